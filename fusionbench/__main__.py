@@ -1,0 +1,3 @@
+from fusionbench.cli import main
+
+main()

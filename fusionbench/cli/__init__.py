@@ -1,0 +1,105 @@
+"""The command line. Commands import what they need when they run, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from fusionbench import __version__
+from fusionbench.errors import DataError, FusionbenchError
+
+# command -> (module, one line of help). Modules are imported when their command is asked for.
+COMMANDS = {
+    "run": ("run", "Train and evaluate one method over the folds of a protocol."),
+    "leaderboard": ("leaderboard", "Show finished runs as a table."),
+    "show": ("show", "Show one finished or failed run."),
+    "list": ("listing", "List fusions, losses, backbones, datasets, protocols, metrics."),
+    "data": ("data", "Look at, prepare and verify a dataset."),
+    "check": ("plugins", "Check a plugin file against its contract."),
+    "new": ("plugins", "Write a working plugin and its test."),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name; imports one only to run it or show its help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = import_module(f"fusionbench.cli.{COMMANDS[name][0]}")
+        return getattr(module, f"{name}_command")
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from fusionbench.registry import unknown_name
+
+            raise click.UsageError(" ".join(unknown_name("command", args[0], COMMANDS)))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fusionbench")
+@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+def cli(debug: bool) -> None:
+    """Benchmark of image + patient-metadata fusion for skin-lesion classification.
+
+    \b
+    fusionbench run --fusion sgmc --backbone resnet18 --dataset synthetic --weights none
+    fusionbench leaderboard
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. Exit code 0, 1 for a failed run or unusable data, 2 for wrong use."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments  # accepted before and after the command's name
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        # A command returns its exit code where finishing is not succeeding.
+        code = cli.main(args=arguments, prog_name="fusionbench", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        if debug:
+            raise
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        hint = f" See {where} --help." if where else ""
+        _fail(error.format_message() + hint, 2)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("Interrupted. Finished folds are kept; the same command goes on from there.", 130)
+    except FusionbenchError as error:
+        if debug:
+            raise
+        _fail(str(error), error.exit_code, error.problems if isinstance(error, DataError) else [])
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        _fail(
+            f"Internal error, {type(error).__name__}: {error}. Run again with --debug for the "
+            "traceback.",
+            1,
+        )
+
+
+def _fail(message: str, code: int, problems: list[dict[str, object]] | None = None) -> None:
+    from fusionbench.cli.terminal import print_error, print_problems
+
+    if problems:
+        print_problems(problems)
+    print_error(message)
+    sys.exit(code)

@@ -1,0 +1,232 @@
+"""A dataset is a card: `datasets/<name>/dataset.toml` says everything the code needs to know.
+
+A user's own dataset is a csv, a folder of images and such a card; no code. The two public datasets
+and the synthetic one are described the same way, so nothing below knows a dataset by name.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fusionbench.errors import DataError
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Part):
+    """Where the data comes from. Shown to a user whose data folder is empty."""
+
+    url: str = ""
+    doi: str = ""
+    licence: str = ""
+    citation: str = ""
+    obtain: str = ""  # how to get it and what to put where, in a few lines
+
+
+class Files(_Part):
+    """Files of the dataset, relative to its data folder."""
+
+    metadata: Text
+    # Folders that are searched for images, recursively, in this order.
+    images: tuple[str, ...] = ("images",)
+    # Data may sit one or two folders deeper (archives, mirrors); these names are tried as roots.
+    roots: tuple[str, ...] = ()
+
+
+class View(_Part):
+    """One photograph per sample: a csv column that names its file."""
+
+    name: Text
+    column: Text
+
+
+class Label(_Part):
+    """The csv column with the diagnosis, and the classes it is mapped to."""
+
+    column: Text
+    classes: tuple[str, ...] = Field(min_length=2)
+    # class -> shell-style patterns of raw labels ("* nevus"); a raw label that is itself a class
+    # name needs no pattern. An unmatched label is an error, never a class of its own.
+    patterns: dict[str, tuple[str, ...]] = {}
+    # Classes that count as malignant: for audits and for "melanoma sensitivity".
+    malignant: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _known(self) -> Label:
+        unknown = (set(self.patterns) | set(self.malignant)) - set(self.classes)
+        if unknown:
+            raise ValueError(f"not in classes: {', '.join(sorted(unknown))}")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes repeat")
+        return self
+
+    def class_of(self, raw: str) -> str | None:
+        """The class of a raw label, or None where no class or pattern fits."""
+        if raw in self.classes:
+            return raw
+        for name in self.classes:
+            if any(fnmatchcase(raw, p) for p in self.patterns.get(name, ())):
+                return name
+        return None
+
+
+class Column(_Part):
+    """One metadata characteristic."""
+
+    name: Text
+    kind: Literal["categorical", "boolean", "numeric"]
+    # Allowed raw values of a categorical column; empty: whatever the file holds.
+    values: tuple[str, ...] = ()
+    # Spellings that mean the same: {"BRASIL" = "BRAZIL"}.
+    aliases: dict[str, str] = {}
+    minimum: float | None = None
+    maximum: float | None = None
+    # input: used by default. optional: available by name. proxy: the clinician's reading, nearly
+    # the label; by name only, and the row says so. forbidden: gives the label away.
+    role: Literal["input", "optional", "proxy", "forbidden"] = "input"
+    note: str = ""
+
+
+class ProtocolSpec(_Part):
+    """How rows are split. The committed file decides; the recipe says how it was made."""
+
+    name: Text
+    # grouped-kfold: StratifiedGroupKFold by the group key. image-kfold: StratifiedKFold by row.
+    # kfold-holdout: StratifiedKFold into folds+1 parts, the last kept as a separate test part.
+    # fixed: train / valid / test as published.
+    kind: Literal["grouped-kfold", "image-kfold", "kfold-holdout", "fixed"]
+    folds: int = 5
+    seed: int = 0
+    file: str = ""  # relative to the card's folder, e.g. splits/grouped-5fold.csv
+    sha256: str = ""  # of the file; checked on reading
+    # Instead of a file of ours: part -> csv in the user's own data folder whose `index_column`
+    # holds 0-based row positions of the metadata file.
+    index_files: dict[Literal["train", "valid", "test"], Text] = {}
+    index_column: str = "indexes"
+    # Known leaks, shown on every row: ("patients",) where a patient may be on both sides.
+    leaks: tuple[str, ...] = ()
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _has_source(self) -> ProtocolSpec:
+        if bool(self.file) == bool(self.index_files):
+            raise ValueError("a protocol names either `file` or `index_files`")
+        if self.index_files and (
+            self.kind != "fixed" or not {"train", "test"} <= set(self.index_files)
+        ):
+            raise ValueError("index_files go with kind 'fixed' and name at least train and test")
+        if self.kind != "fixed" and self.folds < 2:
+            raise ValueError("folds must be at least 2")
+        return self
+
+
+class Expect(_Part):
+    """What the complete, published dataset looks like; `data verify` compares."""
+
+    rows: int | None = None
+    groups: int | None = None
+    classes: dict[str, int] = {}
+
+
+class DatasetCard(_Part):
+    """`dataset.toml`, checked. `folder` is where it was read from (not part of the file)."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    title: Text
+    description: str = ""
+    source: Source = Source()
+    files: Files
+    views: tuple[View, ...] = Field(min_length=1)  # the first is the default
+    # The csv column that names a sample; by default that of the first view.
+    id: str = ""
+    label: Label
+    # Columns that together identify the patient: what a grouped split keeps together.
+    # Empty: every row is its own group.
+    group: tuple[str, ...] = ()
+    # Columns that together identify a lesion (several photographs of one lesion).
+    lesion: tuple[str, ...] = ()
+    # Texts that mean "asked, not known": a value of its own. An empty cell is "not recorded".
+    unknown: tuple[str, ...] = ("UNK",)
+    columns: tuple[Column, ...] = Field(min_length=1)
+    # Further csv columns that may be there and are not read.
+    ignore: tuple[str, ...] = ()
+    protocols: tuple[ProtocolSpec, ...] = ()
+    default_protocol: str = ""
+    expect: Expect = Expect()
+    # A generator that writes the dataset on first use ("synthetic"), instead of a download.
+    generator: str = ""
+    # What the generator is told; see its documentation.
+    generator_options: dict[str, int | float] = {}
+    folder: Path = Field(default=Path(), exclude=True)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DatasetCard:
+        names = [c.name for c in self.columns]
+        if len(set(names)) != len(names):
+            raise ValueError("columns repeat")
+        if len({v.name for v in self.views}) != len(self.views):
+            raise ValueError("views repeat")
+        if self.label.column in names:
+            raise ValueError(f"the label column {self.label.column!r} is also a metadata column")
+        known = {p.name for p in self.protocols}
+        if self.default_protocol and self.default_protocol not in known:
+            raise ValueError(f"default_protocol {self.default_protocol!r} is not declared")
+        return self
+
+    @cached_property
+    def id_column(self) -> str:
+        return self.id or self.views[0].column
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.label.classes
+
+    def view(self, name: str | None = None) -> View:
+        """The view of that name; the default view for None. Raises DataError."""
+        if name is None:
+            return self.views[0]
+        for view in self.views:
+            if view.name == name:
+                return view
+        have = ", ".join(v.name for v in self.views)
+        raise DataError(f"Dataset {self.name} has no view {name!r}.", f"It has: {have}.")
+
+
+def read_card(path: Path) -> DatasetCard:
+    """Read and check a `dataset.toml`.
+
+    Raises DataError naming the file and every field that does not fit.
+    """
+    path = Path(path)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"There is no dataset card at {path}.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"{path} is not readable TOML: {error}.") from error
+    try:
+        return DatasetCard.model_validate({**raw, "folder": path.resolve().parent})
+    except ValidationError as error:
+        problems: list[dict[str, object]] = [
+            {
+                "file": path.name,
+                "field": ".".join(str(part) for part in item["loc"]) or "(card)",
+                "problem": item["msg"],
+            }
+            for item in error.errors()
+        ]
+        raise DataError(
+            f"The card {path} does not fit: {len(problems)} problem(s).",
+            "See datasets/README.md for the format.",
+            problems,
+        ) from None

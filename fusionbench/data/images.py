@@ -1,0 +1,192 @@
+"""Photographs: which file belongs to a row, and how a file becomes pixels."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from fusionbench.data.card import DatasetCard
+from fusionbench.errors import DataError
+from fusionbench.progress import SILENT, Progress
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # MPO (several JPEGs in one file) opens as JPEG
+# Beyond any camera; a file that claims more is taken for a decompression bomb.
+MAX_PIXELS = 80_000_000
+# Part of every cache key: raise it when `decode` gives other pixels for the same file.
+DECODER = "1"
+
+Resize = Literal["squash", "crop"]
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """The image files below a data root, by lower-case file name and by lower-case stem."""
+
+    root: Path
+    by_name: dict[str, tuple[Path, ...]]
+    by_stem: dict[str, tuple[Path, ...]]
+    skipped_links: tuple[Path, ...] = ()
+
+    def __len__(self) -> int:
+        return sum(len(paths) for paths in self.by_name.values())
+
+    def candidates(self, name: str) -> tuple[Path, ...]:
+        """Every file that `name` (a file name, or a relative path such as `NEL/NEL025.JPG`) may
+        mean, the best kind of match only: exact, other case, same stem with another extension.
+        More than one: the caller must see whether they are copies of each other."""
+        wanted = PurePosixPath(name)
+        if wanted.name in ("", ".."):
+            return ()
+        named = [p for p in self.by_name.get(wanted.name.lower(), ()) if _ends_with(p, wanted)]
+        exact = [p for p in named if p.name == wanted.name]
+        if exact or named:
+            return tuple(exact or named)
+        stem = wanted.stem if wanted.suffix.lower() in EXTENSIONS else wanted.name
+        bare = wanted.with_name(stem)
+        return tuple(
+            p for p in self.by_stem.get(stem.lower(), ()) if _ends_with(p.with_suffix(""), bare)
+        )
+
+
+def index_images(root: Path, card: DatasetCard) -> ImageIndex:
+    """Every image file under the card's image folders (shell patterns allowed), at any depth.
+
+    Links that lead out of `root` are not followed and are listed. An image folder that does not
+    exist is passed over: rows without a file are reported where rows are read.
+    """
+    root = root.resolve()
+    files: dict[Path, None] = {}
+    skipped: list[Path] = []
+    for pattern in card.files.images:
+        matches = [root] if pattern in (".", "./") else sorted(root.glob(pattern))
+        for folder in matches:
+            if folder.is_symlink() and not _inside(folder, root):
+                skipped.append(folder)
+            elif folder.is_dir():
+                files.update(dict.fromkeys(_walk(folder, root, skipped)))
+    by_name: dict[str, list[Path]] = {}
+    by_stem: dict[str, list[Path]] = {}
+    for path in files:
+        by_name.setdefault(path.name.lower(), []).append(path)
+        by_stem.setdefault(path.stem.lower(), []).append(path)
+    return ImageIndex(root, _frozen(by_name), _frozen(by_stem), tuple(dict.fromkeys(skipped)))
+
+
+def decode(
+    source: Path | bytes, size: int, *, resize: Resize = "squash", name: str = ""
+) -> np.ndarray:
+    """A photograph (a file or its bytes) as a uint8 array (size, size, 3), RGB.
+
+    The EXIF orientation is applied; transparency is laid on black (opaque alpha, as in most
+    PAD-UFES-20 files, changes nothing); colour profiles are ignored, as ImageNet training does.
+    `squash` scales both sides to `size`; `crop` scales the short side and cuts out the centre.
+    Scaling is bicubic with antialiasing; a JPEG is first reduced while decoding, never below twice
+    `size`. Raises DataError where the file is no whole 8-bit picture of at most MAX_PIXELS.
+    """
+    picture = _open(source, 2 * size, name)
+    if resize == "crop":
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+    else:
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(picture, dtype=np.uint8)
+
+
+def verify_images(
+    paths: Sequence[Path], *, progress: Progress = SILENT, workers: int | None = None
+) -> list[dict[str, object]]:
+    """Decode every file in full; one problem per file that does not open."""
+
+    def why(path: Path) -> str:
+        try:
+            _open(path, None)
+        except DataError as error:
+            return error.message
+        return ""
+
+    problems: list[dict[str, object]] = []
+    with (
+        progress.task("opening photographs", total=len(paths), unit="img") as task,
+        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+    ):
+        for path, reason in zip(paths, pool.map(why, paths), strict=True):
+            task.advance()
+            if reason:
+                problems.append({"file": str(path), "problem": reason})
+    return problems
+
+
+def _open(source: Path | bytes, least: int | None, name: str = "") -> Image.Image:
+    """Decoded, upright RGB. `least`: both sides may be reduced to this while decoding."""
+    if isinstance(source, Path):
+        name = name or source.name
+        try:
+            source = source.read_bytes()
+        except OSError as error:
+            raise DataError(f"{name} cannot be read: {error.strerror or error}.") from None
+    if not source:
+        raise DataError(f"{name} is empty.")
+    try:
+        with Image.open(io.BytesIO(source), formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise DataError(f"{name} has {width} x {height} pixels; at most {MAX_PIXELS:,}.")
+            if least is not None and picture.format in ("JPEG", "MPO"):
+                picture.draft("RGB", (least, least))
+            picture.load()
+            return _rgb(ImageOps.exif_transpose(picture), name)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(f"{name} claims too many pixels; at most {MAX_PIXELS:,}.") from None
+    except (OSError, SyntaxError, ValueError, EOFError):
+        # Pillow's decoders raise each of these for damaged files.
+        raise DataError(f"{name} is damaged or no image.") from None
+
+
+def _rgb(picture: Image.Image, name: str) -> Image.Image:
+    if picture.mode == "RGB":
+        return picture
+    if picture.mode.startswith(("I", "F")):
+        raise DataError(f"{name} has more than 8 bits per channel ({picture.mode}).")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        if np.asarray(picture.getchannel("A")).min() < 255:
+            black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+            picture = Image.alpha_composite(black, picture)
+    return picture.convert("RGB")
+
+
+def _walk(folder: Path, root: Path, skipped: list[Path]) -> Iterable[Path]:
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda e: e.name)
+    for entry in found:
+        path = Path(entry.path)
+        if entry.name.startswith((".", "__MACOSX")):
+            continue
+        if entry.is_symlink() and (entry.is_dir() or not _inside(path, root)):
+            skipped.append(path)
+        elif entry.is_dir():
+            yield from _walk(path, root, skipped)
+        elif path.suffix.lower() in EXTENSIONS and entry.is_file():
+            yield path
+
+
+def _inside(path: Path, root: Path) -> bool:
+    return path.resolve().is_relative_to(root)
+
+
+def _frozen(lists: dict[str, list[Path]]) -> dict[str, tuple[Path, ...]]:
+    return {key: tuple(paths) for key, paths in lists.items()}
+
+
+def _ends_with(path: Path, wanted: PurePosixPath) -> bool:
+    """Whether the folders of `wanted` are the last folders of `path`, ignoring case."""
+    parts = [part.lower() for part in wanted.parts[:-1]]
+    return not parts or [p.lower() for p in path.parts[-1 - len(parts) : -1]] == parts

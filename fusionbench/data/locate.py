@@ -1,0 +1,185 @@
+"""Where a dataset's card and its files are on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fusionbench import registry
+from fusionbench.data.card import DatasetCard, read_card
+from fusionbench.errors import DataError, UsageError
+
+CARD = "dataset.toml"
+# How far below a named folder the data may sit, and how many folders are looked at on the way.
+_DEPTH = 2
+_FOLDERS = 500
+
+
+def open_card(dataset: str, *, plugins: Sequence[str | Path] = ()) -> DatasetCard:
+    """The card of a dataset, by its registered name, or by the path of a `dataset.toml` or of the
+    folder that holds one.
+
+    Raises UsageError (with the nearest names) where there is none, DataError where it does not fit.
+    """
+    cards = registry.dataset_cards(plugins)
+    for name in (dataset, registry.key_of(dataset)):
+        if name in cards:
+            return read_card(cards[name])
+    path = Path(dataset).expanduser()
+    if path.is_dir():
+        if (path / CARD).is_file():
+            return read_card(path / CARD)
+        raise UsageError(f"The folder {path} holds no {CARD}.", "See datasets/README.md.")
+    if path.is_file():
+        return read_card(path)
+    if path.suffix == ".toml" or len(path.parts) > 1:
+        raise UsageError(f"There is no dataset card at {path}.", "See datasets/README.md.")
+    raise UsageError(*registry.unknown_name("dataset", dataset, cards))
+
+
+def find_data(card: DatasetCard, data: Path | None = None) -> Path:
+    """The folder that `card.files` is relative to: the one in which the metadata file exists.
+
+    With `data`, only there: the folder itself, a subfolder named after the dataset, or up to two
+    folders deeper. Without: `$FUSIONBENCH_DATA`, then `default_folder(card)`, then beside the
+    card. A card with a generator needs no search: its data is drawn on first use.
+    Raises DataError saying where it looked, where the data comes from and what to do.
+    """
+    if card.generator and data is None:
+        return generate(card)
+    looked: list[Path] = []
+    for folder, shared in _places(card, data):
+        looked.append(folder)
+        if folder.is_dir():
+            root = _root_in(card, folder, shared)
+            if root is not None:
+                return root
+    raise _absent(card, data, looked)
+
+
+def generate(card: DatasetCard) -> Path:
+    """The data folder of a card with a generator. Raises DataError for a generator unknown here."""
+    if card.generator != "synthetic":
+        raise DataError(
+            f"The card of {card.name} names the generator {card.generator!r}; there is none.",
+            'The only one is "synthetic".',
+        )
+    from fusionbench.data import synthetic  # drawing is needed by few
+
+    return synthetic.ensure(card)
+
+
+def metadata_file(card: DatasetCard, root: Path) -> Path | None:
+    """The metadata file under `root`, whatever the case of its name; None where there is none."""
+    return _find_ignoring_case(root, card.files.metadata)
+
+
+def default_folder(card: DatasetCard) -> Path:
+    """Where a dataset's files belong when nobody says otherwise: `data` beside the card; for a
+    card inside an installed package `./datasets/<name>/data`."""
+    builtin = registry.builtin_root()
+    if builtin.name == "builtin" and card.folder.is_relative_to(builtin.resolve()):
+        return Path.cwd() / "datasets" / card.name / "data"
+    return card.folder / "data"
+
+
+def _places(card: DatasetCard, data: Path | None) -> Iterator[tuple[Path, bool]]:
+    """(folder, whether it may hold other datasets too), in the order of search."""
+    if data is not None:
+        # An explicit folder is the only one: falling back would use other data in silence.
+        base = Path(data).expanduser()
+        yield base / card.name, False
+        yield base, False
+        return
+    if os.environ.get("FUSIONBENCH_DATA"):
+        base = Path(os.environ["FUSIONBENCH_DATA"]).expanduser()
+        yield base / card.name, False
+        yield base, True
+    yield default_folder(card), False
+    yield card.folder, True
+
+
+def _root_in(card: DatasetCard, folder: Path, shared: bool) -> Path | None:
+    """The root at `folder` or below. In a shared folder only subfolders of known names count."""
+    if metadata_file(card, folder):
+        # A folder of another dataset's in the same layout would be read by mistake otherwise.
+        if shared and not _header_fits(card, folder):
+            return None
+        return folder
+    names = {_plain(n) for n in (card.name, card.title, *card.files.roots)}
+    foreign = {_plain(n) for n in registry.dataset_cards()} - names
+    level = [folder]
+    for _ in range(_DEPTH):
+        below = [child for parent in level[:_FOLDERS] for child in _subfolders(parent)]
+        below = [child for child in below if _plain(child.name) not in foreign]
+        if shared:
+            below = [child for child in below if _plain(child.name) in names]
+        below.sort(key=lambda child: (_plain(child.name) not in names, str(child)))
+        found = [c for c in below if metadata_file(card, c) and _header_fits(card, c)]
+        if len(found) > 1 and _plain(found[0].name) not in names:
+            raise DataError(
+                f"{folder} holds {len(found)} folders that look like {card.name}: "
+                f"{', '.join(str(f) for f in found[:5])}.",
+                "Name one of them with --data.",
+            )
+        if found:
+            return found[0]
+        level, shared = below, False
+    return None
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
+    except OSError:
+        return []
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+def _find_ignoring_case(root: Path, relative: str) -> Path | None:
+    if (root / relative).is_file():
+        return root / relative
+    here = root
+    for part in Path(relative).parts:
+        try:
+            entries = sorted(entry.name for entry in here.iterdir())
+        except OSError:
+            return None
+        match = next((e for e in entries if e.lower() == part.lower()), None)
+        if match is None:
+            return None
+        here = here / match
+    return here if here.is_file() else None
+
+
+def _header_fits(card: DatasetCard, root: Path) -> bool:
+    path = metadata_file(card, root)
+    assert path is not None
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            header = file.readline(65536)
+    except OSError:
+        return False
+    return all(name in header for name in (card.id_column, card.label.column))
+
+
+def _absent(card: DatasetCard, data: Path | None, looked: list[Path]) -> DataError:
+    where = "; ".join(dict.fromkeys(str(p) for p in looked))
+    message = f"The data of {card.title} is not here: no {card.files.metadata} in {where}."
+    lines = [card.source.obtain.strip()]
+    if card.source.url and card.source.url not in lines[0]:
+        lines.append(f"Source: {card.source.url}")
+    folders = ", ".join(card.files.images)
+    lines.append(
+        f"Put {card.files.metadata} and the photographs ({folders}/) into {default_folder(card)}, "
+        "or name their folder with --data DIR or $FUSIONBENCH_DATA."
+    )
+    if data is not None:
+        lines.append("Only --data was searched, because it was given.")
+    if card.name != "synthetic":
+        lines.append("To try it meanwhile: --dataset synthetic.")
+    return DataError(message, "\n".join(line for line in lines if line))

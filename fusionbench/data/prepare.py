@@ -1,0 +1,256 @@
+"""From a download to a checked dataset: unpack, check everything, decode, report.
+
+`prepare`, `verify` and `status` answer with a Report that holds every problem, not the first.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+
+from fusionbench.data import cache
+from fusionbench.data.archive import unpack, unpack_inner
+from fusionbench.data.card import DatasetCard
+from fusionbench.data.digests import file_digests
+from fusionbench.data.images import Resize, index_images, verify_images
+from fusionbench.data.locate import default_folder, find_data, metadata_file
+from fusionbench.data.rows import Problem, read_rows
+from fusionbench.data.schema import check_rows, unlisted_columns
+from fusionbench.data.table import load_table, match_images
+from fusionbench.errors import DataError
+from fusionbench.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is there and what is wrong with it."""
+
+    dataset: str
+    found: bool
+    root: str = ""
+    rows: int = 0
+    groups: int = 0
+    images_found: int = 0  # rows' photographs that have a file, over all views looked at
+    images_missing: int = 0
+    classes: dict[str, int] = field(default_factory=dict)
+    fingerprint: str = ""  # of the default view; "" where the data cannot be used as it is
+    caches: tuple[dict[str, object], ...] = ()
+    problems: tuple[Problem, ...] = ()  # each with at least `problem`
+    notes: tuple[str, ...] = ()  # worth knowing, not wrong
+    checked_pixels: bool = False  # every photograph was decoded in full
+
+    @property
+    def ok(self) -> bool:
+        return self.found and not self.problems
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON."""
+        return {**asdict(self), "ok": self.ok}
+
+
+def prepare(
+    card: DatasetCard,
+    source: Path,
+    dest: Path | None = None,
+    *,
+    image_size: int = 224,
+    resize: Resize = "squash",
+    cache_dir: Path | None = None,
+    progress: Progress = SILENT,
+) -> Report:
+    """Make a downloaded archive or folder usable, check it as `verify` does, and build the image
+    cache of the default view where nothing is wrong but missing photographs.
+
+    An archive is unpacked to `dest` (default: locate.default_folder). A folder is used where it
+    is, or copied to `dest` if that is given. Raises DataError where the source cannot be read or
+    holds no such dataset; what is wrong inside the dataset is in the report.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise DataError(f"There is no archive or folder at {source}.")
+    if source.is_file():
+        target = dest or default_folder(card)
+        unpack(source, target, accept=_holds(card, source), progress=progress)
+    elif dest is not None:
+        target = dest
+        _copy(source, target)
+        unpack_inner(target, progress=progress)
+    else:
+        target = source
+        unpack_inner(target, progress=progress)
+    report = verify(card, find_data(card, target), cache_dir=cache_dir, progress=progress)
+    if not report.fingerprint:
+        return report
+    table = load_table(
+        card, Path(report.root), allow_missing_images=True, cache_dir=cache_dir, progress=progress
+    )
+    view = table.views[0]
+    cache.open_or_build(
+        table.images[view],
+        table.digests[view],
+        image_size,
+        resize=resize,
+        name=card.name,
+        cache_dir=cache_dir,
+        progress=progress,
+    )
+    caches = cache.find_caches(table.digests[view], cache_dir=cache_dir)
+    return replace(report, caches=caches)
+
+
+def verify(
+    card: DatasetCard,
+    root: Path,
+    *,
+    cache_dir: Path | None = None,
+    progress: Progress = SILENT,
+) -> Report:
+    """Check the dataset at `root` in full, all views: columns, every row, that every photograph is
+    there and opens, and the counts that the card expects."""
+    return _inspect(card, root, pixels=True, cache_dir=cache_dir, progress=progress)
+
+
+def status(card: DatasetCard, data: Path | None = None, *, cache_dir: Path | None = None) -> Report:
+    """What `verify` says, without decoding photographs; `found` is False where there is no data
+    (then the one problem says where it was looked for and how to get it)."""
+    try:
+        root = find_data(card, data)
+    except DataError as error:
+        problem: Problem = {"problem": error.message, "fix": error.remedy}
+        return Report(card.name, found=False, problems=(problem,))
+    return _inspect(card, root, pixels=False, cache_dir=cache_dir, progress=SILENT)
+
+
+def _holds(card: DatasetCard, source: Path) -> Callable[[Path], None]:
+    """A check that an unpacked folder is the dataset, so that a wrong archive leaves nothing."""
+
+    def check(folder: Path) -> None:
+        try:
+            find_data(card, folder)
+        except DataError:
+            raise DataError(
+                f"{source} does not hold {card.title}: there is no {card.files.metadata} with its "
+                f"columns in it.",
+                card.source.obtain.strip(),
+            ) from None
+
+    return check
+
+
+def _inspect(
+    card: DatasetCard, root: Path, *, pixels: bool, cache_dir: Path | None, progress: Progress
+) -> Report:
+    path = metadata_file(card, root)
+    if path is None:
+        raise DataError(f"There is no {card.files.metadata} in {root}.")
+    views = tuple(view.name for view in card.views)
+    try:
+        frame, problems = read_rows(path)
+    except DataError as error:
+        only: Problem = {"file": path.name, "problem": error.message, "fix": error.remedy}
+        return Report(card.name, found=True, root=str(root), problems=(only,))
+    problems += check_rows(card, frame, path, views)
+    fits = not problems
+    notes = [f"column not in the card: {name}" for name in unlisted_columns(card, frame)]
+    index = index_images(root, card)
+    views = tuple(v.name for v in card.views if v.column in frame)
+    found, missing, doubts = match_images(card, views, frame, index, path)
+    problems += doubts
+    problems += [{"file": name, "problem": "photograph is missing"} for name in missing]
+    files = list(dict.fromkeys(p for paths in found.values() for p in paths if p is not None))
+    used = len(files)
+    if len(index) > used:
+        notes.append(f"{len(index) - used} image file(s) belong to no row")
+    notes += [f"link not followed: {link}" for link in index.skipped_links]
+    if pixels:
+        problems += verify_images(files, progress=progress)
+        notes += _copies(files, root, cache_dir, progress)
+    classes = _class_counts(card, frame)
+    groups = _group_count(card, frame)
+    problems += _unexpected(card, len(frame), groups, classes, path)
+    fingerprint = ""
+    caches: tuple[dict[str, object], ...] = ()
+    if fits and not doubts and len(missing) < len(frame) * len(views):
+        try:
+            table = load_table(card, root, allow_missing_images=True, cache_dir=cache_dir)
+            fingerprint = table.fingerprint
+            caches = cache.find_caches(table.digests[table.views[0]], cache_dir=cache_dir)
+        except DataError as error:
+            problems.append({"problem": error.message, "fix": error.remedy})
+    return Report(
+        dataset=card.name,
+        found=True,
+        root=str(root),
+        rows=len(frame),
+        groups=groups,
+        images_found=sum(p is not None for paths in found.values() for p in paths),
+        images_missing=len(missing),
+        classes=classes,
+        fingerprint=fingerprint,
+        caches=caches,
+        problems=tuple(problems),
+        notes=tuple(notes),
+        checked_pixels=pixels,
+    )
+
+
+def _class_counts(card: DatasetCard, frame: pd.DataFrame) -> dict[str, int]:
+    if card.label.column not in frame:
+        return {}
+    counts = Counter(card.label.class_of(raw) for raw in frame[card.label.column])
+    return {name: counts[name] for name in card.classes}
+
+
+def _group_count(card: DatasetCard, frame: pd.DataFrame) -> int:
+    columns = [c for c in card.group if c in frame]
+    return len(frame[columns].drop_duplicates()) if columns else len(frame)
+
+
+def _unexpected(
+    card: DatasetCard, rows: int, groups: int, classes: dict[str, int], path: Path
+) -> Iterable[Problem]:
+    expect = card.expect
+    pairs = [("rows", rows, expect.rows), ("groups", groups, expect.groups)]
+    pairs += [(f"class {name}", classes.get(name, 0), n) for name, n in expect.classes.items()]
+    for what, have, want in pairs:
+        if want is not None and have != want:
+            text = f"{have} {what}, expected {want}"
+            yield {"file": path.name, "value": have, "problem": text}
+
+
+def _copies(files: list[Path], root: Path, cache_dir: Path | None, progress: Progress) -> list[str]:
+    """Photographs that are byte for byte the same under several names."""
+    same: dict[str, list[str]] = {}
+    digests = file_digests(files, root=root, cache_dir=cache_dir, progress=progress)
+    for path, digest in zip(files, digests, strict=True):
+        same.setdefault(digest, []).append(path.name)
+    return [f"same photograph: {', '.join(names)}" for names in same.values() if len(names) > 1]
+
+
+def _copy(source: Path, dest: Path) -> None:
+    """Copy a folder without its links; `dest` appears only when all of it is there."""
+    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+        raise DataError(f"{dest} is not empty.", "Name another folder, or remove it first.")
+    if dest.resolve().is_relative_to(source.resolve()):
+        raise DataError(f"{dest} lies inside {source}.", "Name a folder outside of it.")
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{dest.name}-", dir=dest.parent))
+
+    def links(folder: str, names: list[str]) -> list[str]:
+        return [name for name in names if (Path(folder) / name).is_symlink()]
+
+    try:
+        shutil.copytree(source, work / "data", ignore=links)
+        if dest.exists():
+            dest.rmdir()
+        (work / "data").rename(dest)
+    except (OSError, shutil.Error) as error:
+        raise DataError(f"{source} cannot be copied to {dest}: {error}.") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

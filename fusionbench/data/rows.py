@@ -1,0 +1,94 @@
+"""The metadata csv as text, cell by cell: nothing is guessed, nothing is lost.
+
+Everything is read as text, so that an empty cell ("not recorded"), `UNK` ("asked, not known") and
+`NA` stay what they are. The index of the frame is the line of the file (header = 1), so that a
+finding can name it.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pandas as pd
+
+from fusionbench.errors import DataError
+
+Problem = dict[str, object]
+
+
+def read_rows(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
+    """All rows of a csv file as stripped text, and the rows that have too few or too many cells.
+
+    Raises DataError where the file cannot be read as a csv at all: absent, empty, binary, not
+    UTF-8, a header with repeated names or another separator than a comma.
+    """
+    header, records, lines, problems = _parse(path)
+    frame = pd.DataFrame(
+        records, columns=header, index=pd.Index(lines, dtype="int64"), dtype=object
+    )
+    return frame, problems
+
+
+def problem(path: Path, row: int | None, column: str, value: object, text: str) -> Problem:
+    """One finding, in the form that the command line prints as a table."""
+    return {
+        "file": path.name,
+        "row": row,
+        "column": column,
+        "value": "" if value is None else str(value)[:80],
+        "problem": text,
+    }
+
+
+def _parse(path: Path) -> tuple[list[str], list[list[str]], list[int], list[Problem]]:
+    records: list[list[str]] = []
+    lines: list[int] = []
+    problems: list[Problem] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            _check_header(path, header)
+            line = reader.line_num + 1
+            for cells in reader:
+                here, line = line, reader.line_num + 1
+                cells = [cell.strip() for cell in cells]
+                if not any(cells):
+                    continue
+                if len(cells) != len(header):
+                    text = f"has {len(cells)} cells, the header has {len(header)}"
+                    problems.append(problem(path, here, "(row)", cells[0], text))
+                    continue
+                records.append(cells)
+                lines.append(here)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not a UTF-8 csv file ({error.reason} at byte {error.start}).",
+            "Save it as UTF-8, comma separated.",
+        ) from None
+    except csv.Error as error:
+        raise DataError(
+            f"{path} is not a readable csv file: line {reader.line_num}: {error}.",
+            "Check the quotation marks around that line.",
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+    if not records and not problems:
+        raise DataError(f"{path} has a header but no rows.")
+    return header, records, lines, problems
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if not any(header):
+        raise DataError(f"{path} is empty.", "A header line and one line per sample are needed.")
+    if any("\x00" in name for name in header):
+        raise DataError(f"{path} is a binary file, not a csv.")
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
+        raise DataError(
+            f"{path} is not separated by commas (its header is one cell: {header[0][:60]!r}).",
+            "Save it comma separated.",
+        )
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise DataError(f"{path} has columns of the same name: {', '.join(map(repr, repeated))}.")

@@ -1,0 +1,236 @@
+"""The planted truth of the synthetic dataset, and what can be known from which part of it.
+
+Six classes are three families, benign or malignant. A lesion shows two colours, its core's and its
+rim's; each stands for a family. One answer (`elevation`) says which of the two counts, another
+(`bleed`, repeated by `itch` and `hurt`) whether the lesion is malignant. So
+
+* what the image alone tells: the family, where core and rim agree (`agree` of the lesions);
+* what the metadata alone tell: benign or malignant;
+* what only both together tell: the family where core and rim differ.
+
+Everything here is drawn from raw 64-bit words with additions, multiplications and comparisons, so
+a seed gives the same dataset on every machine and with every version of numpy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from fusionbench.errors import UsageError
+
+CLASSES = ("ACK", "BCC", "MEL", "NEV", "SCC", "SEK")
+# family -> (benign, malignant); families: keratotic, melanocytic, basaloid.
+FAMILIES = (("ACK", "SCC"), ("NEV", "MEL"), ("SEK", "BCC"))
+FAMILY = np.array([next(f for f, pair in enumerate(FAMILIES) if c in pair) for c in CLASSES])
+MALIGNANT = np.array([any(c == pair[1] for pair in FAMILIES) for c in CLASSES])
+PAD_COUNTS = np.array([730, 845, 52, 244, 192, 235])  # in the order of CLASSES
+# Of PAD-UFES-20's 1,209 benign rows 804 lack the thirteen columns, of its malignant rows none.
+PAD_MISSING = 804 / 1209
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """What can be turned. The defaults are the committed dataset; its splits fit only those.
+
+    patients        number of patients
+    noise           share of lesions whose diagnosis is replaced by any of the six
+    agree           share of lesions whose core and rim show the same family
+    habit           share of a patient's lesions that take the patient's favourite class: makes
+                    patients alike, so that a split by image leaks
+    imbalance       0: classes equally frequent; 1: as in PAD-UFES-20; geometric in between
+    missing         share of lesions that lack the thirteen columns, whatever their class
+    missing_block   0: that missingness is independent of the class; 1: as in PAD-UFES-20, only
+                    benign lesions lack them, two of three; linear in between
+    """
+
+    seed: int = 0
+    patients: int = 240
+    noise: float = 0.1
+    agree: float = 0.4
+    habit: float = 0.3
+    imbalance: float = 0.0
+    missing: float = 0.2
+    missing_block: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("seed", "patients"):
+                low = 1 if field.name == "patients" else 0
+                fits = isinstance(value, int) and not isinstance(value, bool) and value >= low
+                rule = f"a whole number from {low}"
+            else:
+                fits = isinstance(value, int | float) and 0 <= value <= 1
+                rule = "between 0 and 1"
+            if not fits:
+                raise UsageError(f"synthetic: {field.name} must be {rule}, not {value!r}.")
+
+    def prior(self) -> Floats:
+        """(6,) probabilities of CLASSES."""
+        weights = (PAD_COUNTS / PAD_COUNTS.sum()) ** float(self.imbalance)
+        return weights / weights.sum()
+
+    def missing_by_class(self) -> Floats:
+        """(6,) probability that a lesion of each class lacks the thirteen columns."""
+        d = float(self.missing_block)
+        return (1 - d) * self.missing + d * np.where(MALIGNANT, 0.0, PAD_MISSING)
+
+
+class Stream:
+    """Uniform numbers from raw generator words: numpy's distributions may change, these do not."""
+
+    def __init__(self, *key: int) -> None:
+        self._bits = np.random.PCG64(np.random.SeedSequence(list(key)))
+
+    def uniform(self, n: int, low: float = 0.0, high: float = 1.0) -> Floats:
+        words = np.asarray(self._bits.random_raw(n), dtype=np.uint64)
+        return low + (high - low) * ((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+    def chance(self, n: int, p: float | Floats) -> Bools:
+        return self.uniform(n) < p
+
+    def pick(self, n: int, weights: Floats | tuple[float, ...]) -> Ints:
+        """n indices into `weights`, with those odds."""
+        total = np.cumsum(np.asarray(weights, dtype=np.float64))
+        index = np.searchsorted(total, self.uniform(n) * total[-1], side="right")
+        return np.minimum(index, len(total) - 1).astype(np.int64)
+
+    def shuffled(self, n: int) -> Ints:
+        return np.argsort(self.uniform(n), kind="stable").astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """One entry per lesion."""
+
+    patient: Ints  # 0 .. patients - 1, ascending
+    label: Ints  # the diagnosis, an index into CLASSES
+    planted: Ints  # the class that image and answers show; not `label` where noise struck
+    core: Ints  # family shown by the core's colour
+    rim: Ints  # family shown by the rim's colour
+    core_counts: Bools  # the selector (`elevation`)
+    malignant: Bools  # the metadata part (`bleed`)
+    missing: Bools  # the thirteen columns are empty
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+def sample(knobs: Knobs, lesions: int | None = None) -> Truth:
+    """Draw the lesions of all patients, one to three each; or exactly `lesions` from as many
+    patients, for a large table without images."""
+    draw = Stream(knobs.seed, 1)
+    prior = knobs.prior()
+    if lesions is None:
+        each = 1 + draw.pick(knobs.patients, (0.5, 0.33, 0.17))
+        patient = np.repeat(np.arange(knobs.patients, dtype=np.int64), each)
+    else:
+        patient = np.arange(lesions, dtype=np.int64)
+    n = len(patient)
+    favourite = draw.pick(int(patient[-1]) + 1, prior)[patient]
+    label = np.where(draw.chance(n, knobs.habit), favourite, draw.pick(n, prior))
+    planted = np.where(draw.chance(n, knobs.noise), draw.pick(n, (1,) * 6), label)
+    family = FAMILY[planted]
+    # A decoy is one of the two other families.
+    other = (family + 1 + draw.pick(n, (1, 1))) % 3
+    decoy = np.where(draw.chance(n, knobs.agree), family, other)
+    core_counts = draw.chance(n, 0.5)
+    return Truth(
+        patient=patient,
+        label=label,
+        planted=planted,
+        core=np.where(core_counts, family, decoy),
+        rim=np.where(core_counts, decoy, family),
+        core_counts=core_counts,
+        malignant=MALIGNANT[planted],
+        missing=draw.chance(n, knobs.missing_by_class()[label]),
+    )
+
+
+def joint(knobs: Knobs) -> Floats:
+    """(6, 9, 8) probability of (class, image cell, metadata cell).
+
+    Image cell: 3 * core + rim. Metadata cell: 4 * core_counts + 2 * malignant + missing.
+    """
+    prior, lacking = knobs.prior(), knobs.missing_by_class()
+    table = np.zeros((6, 9, 8))
+    for label in range(6):
+        for planted in range(6):
+            p_planted = knobs.noise / 6 + (1 - knobs.noise) * (planted == label)
+            family = FAMILY[planted]
+            for decoy in range(3):
+                p_decoy = knobs.agree if decoy == family else (1 - knobs.agree) / 2
+                for core_counts in (0, 1):
+                    core, rim = (family, decoy) if core_counts else (decoy, family)
+                    for missing in (0, 1):
+                        p_missing = lacking[label] if missing else 1 - lacking[label]
+                        cell = 4 * core_counts + 2 * int(MALIGNANT[planted]) + missing
+                        table[label, 3 * core + rim, cell] += (
+                            prior[label] * p_planted * p_decoy * 0.5 * p_missing
+                        )
+    return table
+
+
+def bayes_accuracies(knobs: Knobs | None = None) -> dict[str, float]:
+    """The best expected accuracy, by enumeration, of a classifier that sees
+
+    image        the image alone
+    metadata     the metadata alone
+    additive     both, but only adds their logits: f(image) + g(metadata), any f and g, at the
+                 optimum of the cross-entropy. What concatenation before a linear head converges to
+    interaction  both, without restriction
+    """
+    table = joint(knobs or Knobs())
+    logits = _additive_logits(table)
+    # A float's breadth of ties is broken the same way everywhere.
+    choice = np.argmax(np.round(logits, 6), axis=0)
+    added = np.take_along_axis(table, choice[None], axis=0).sum()
+    return {
+        "image": float(table.sum(axis=2).max(axis=0).sum()),
+        "metadata": float(table.sum(axis=1).max(axis=0).sum()),
+        "additive": float(added),
+        "interaction": float(table.max(axis=0).sum()),
+    }
+
+
+def _additive_logits(table: Floats) -> Floats:
+    """(6, 9, 8): f + g at the minimum of the expected cross-entropy under `table`; convex."""
+    classes, cells, answers = table.shape
+    weight = table.sum(axis=0)
+    target_image, target_meta = table.sum(axis=2), table.sum(axis=1)
+
+    def loss(flat: Floats) -> tuple[float, Floats]:
+        f = flat[: classes * cells].reshape(classes, cells)
+        g = flat[classes * cells :].reshape(classes, answers)
+        z = f[:, :, None] + g[:, None, :]
+        z = z - z.max(axis=0)
+        log_p = z - np.log(np.exp(z).sum(axis=0))
+        expected = np.exp(log_p) * weight
+        gradient = np.concatenate(
+            [
+                (expected.sum(axis=2) - target_image).ravel(),
+                (expected.sum(axis=1) - target_meta).ravel(),
+            ]
+        )
+        # A breath of ridge: without noise the optimum lies at infinity.
+        return float(-(table * log_p).sum() + 5e-9 * flat @ flat), gradient + 1e-8 * flat
+
+    start = np.zeros(classes * (cells + answers))
+    result = minimize(
+        loss,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 5000, "gtol": 1e-10, "ftol": 1e-15},
+    )
+    f = result.x[: classes * cells].reshape(classes, cells)
+    g = result.x[classes * cells :].reshape(classes, answers)
+    return f[:, :, None] + g[:, None, :]

@@ -1,0 +1,262 @@
+"""A dataset as the rest of the code sees it: one row per sample, checked, with a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fusionbench.data.card import DatasetCard
+from fusionbench.data.digests import file_digests
+from fusionbench.data.images import ImageIndex, index_images
+from fusionbench.data.locate import metadata_file
+from fusionbench.data.rows import Problem, problem, read_rows
+from fusionbench.data.schema import canonical, check_rows, number, unlisted_columns
+from fusionbench.errors import DataError
+from fusionbench.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class Table:
+    """n samples in the order of the file."""
+
+    card: DatasetCard
+    views: tuple[str, ...]
+    ids: np.ndarray  # (n,) str
+    labels: np.ndarray  # (n,) int64, positions in card.classes
+    groups: np.ndarray  # (n,) str: the patient; the id where the card names no group
+    lesions: np.ndarray  # (n,) str: the lesion within its group; the id where nothing names it
+    rows: np.ndarray  # (n,) int64: 0-based position among the rows of the file
+    # One column per card.columns. Categorical and boolean: text ('True' / 'False'), None where
+    # nothing was recorded, unknown marks as text. Numeric: float64, NaN where not recorded.
+    metadata: pd.DataFrame
+    images: dict[str, tuple[Path, ...]]  # view -> n files
+    digests: dict[str, tuple[str, ...]]  # view -> n sha256 of those files
+    fingerprint: str  # 16 hex digits; changes with anything that may change a result
+    complete: bool  # every row of the file, and as many as card.expect says
+    missing_images: tuple[str, ...] = ()  # file names in the csv that have no file
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, indices: np.ndarray) -> Table:
+        """Those rows (positions or a mask), in that order. The fingerprint stays that of the
+        whole: a fold is part of the same data."""
+        chosen = np.arange(len(self))[indices]
+        return replace(
+            self,
+            ids=self.ids[chosen],
+            labels=self.labels[chosen],
+            groups=self.groups[chosen],
+            lesions=self.lesions[chosen],
+            rows=self.rows[chosen],
+            metadata=self.metadata.iloc[chosen].reset_index(drop=True),
+            images={view: tuple(paths[i] for i in chosen) for view, paths in self.images.items()},
+            digests={view: tuple(all_[i] for i in chosen) for view, all_ in self.digests.items()},
+        )
+
+
+def load_table(
+    card: DatasetCard,
+    root: Path,
+    *,
+    view: str | Sequence[str] | None = None,
+    allow_missing_images: bool = False,
+    cache_dir: Path | None = None,
+    progress: Progress = SILENT,
+) -> Table:
+    """Read, check and fingerprint the dataset at `root` (from find_data).
+
+    `view`: a view's name, several, or None for the card's first. Nothing is written but the
+    digests of files below the cache folder, and that only after every row was found to fit.
+
+    Raises DataError with every offending row in `problems`, or naming the missing photographs
+    unless `allow_missing_images`, which leaves their rows out and gives another fingerprint.
+    """
+    names = (view,) if isinstance(view, str) or view is None else tuple(view)
+    views = tuple(card.view(name).name for name in names)
+    path = metadata_file(card, root)
+    if path is None:
+        raise DataError(f"There is no {card.files.metadata} in {root}.")
+    frame, problems = read_rows(path)
+    problems += check_rows(card, frame, path, views)
+    if problems:
+        raise bad_rows(path, problems)
+    extra = unlisted_columns(card, frame)
+    if extra:
+        progress.note(f"{path.name} has columns that the card does not name: {', '.join(extra)}.")
+    index = index_images(root, card)
+    found, missing, doubts = match_images(card, views, frame, index, path)
+    if doubts:
+        raise bad_rows(path, doubts)
+    if missing and not allow_missing_images:
+        raise missing_photographs(card, index, missing, len(frame))
+    keep = np.array([all(row) for row in zip(*found.values(), strict=True)], dtype=bool)
+    if not keep.any():
+        raise DataError(f"Not one photograph of {card.title} is in {root}.", _looked_in(card))
+    images = {
+        name: tuple(p for p, kept in zip(paths, keep, strict=True) if kept and p is not None)
+        for name, paths in found.items()
+    }
+    digests = {
+        name: tuple(file_digests(paths, root=root, cache_dir=cache_dir, progress=progress))
+        for name, paths in images.items()
+    }
+    used = frame[keep]
+    ids = used[card.id_column].to_numpy(dtype=str)
+    groups = _joined(used, card.group, ids)
+    metadata = _typed(card, used)
+    labels = np.array(
+        [card.classes.index(card.label.class_of(raw) or "") for raw in used[card.label.column]],
+        dtype=np.int64,
+    )
+    lesions = _lesions(card, used, ids)
+    return Table(
+        card=card,
+        views=views,
+        ids=ids,
+        labels=labels,
+        groups=groups,
+        lesions=lesions,
+        rows=np.flatnonzero(keep),
+        metadata=metadata,
+        images=images,
+        digests=digests,
+        fingerprint=_fingerprint(card, ids, labels, groups, lesions, metadata, digests),
+        complete=not missing and card.expect.rows in (None, len(frame)),
+        missing_images=tuple(dict.fromkeys(missing)),
+    )
+
+
+def match_images(
+    card: DatasetCard,
+    views: Sequence[str],
+    frame: pd.DataFrame,
+    index: ImageIndex,
+    path: Path,
+) -> tuple[dict[str, list[Path | None]], list[str], list[Problem]]:
+    """(files per view and row, names without a file, names that mean several different files)."""
+    found: dict[str, list[Path | None]] = {}
+    missing: list[str] = []
+    doubts: list[Problem] = []
+    for view in views:
+        column = card.view(view).column
+        taken: dict[Path, int] = {}
+        found[view] = []
+        for row, name in zip(frame.index.tolist(), frame[column], strict=True):
+            options = index.candidates(name)
+            if len(options) > 1 and len({p.read_bytes() for p in options}) > 1:
+                where = ", ".join(str(p.relative_to(index.root)) for p in options)
+                doubts.append(problem(path, row, column, name, f"several files: {where}"))
+            chosen = options[0] if options else None
+            found[view].append(chosen)
+            if chosen is None:
+                missing.append(name)
+            elif column == card.id_column and taken.setdefault(chosen, row) != row:
+                text = f"the same file as row {taken[chosen]}: {chosen.name}"
+                doubts.append(problem(path, row, column, name, text))
+    return found, missing, doubts
+
+
+def bad_rows(path: Path, problems: list[Problem]) -> DataError:
+    rows = {p["row"] for p in problems}
+    first = problems[0]
+    return DataError(
+        f"{path} does not fit its card: {len(problems)} problem(s) in {len(rows)} row(s); the "
+        f"first: row {first['row']}, {first['column']}: {first['problem']}.",
+        "Correct the rows listed, or the card (datasets/README.md).",
+        problems,
+    )
+
+
+def missing_photographs(
+    card: DatasetCard, index: ImageIndex, missing: list[str], rows: int
+) -> DataError:
+    names = list(dict.fromkeys(missing))
+    some = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+    links = ""
+    if index.skipped_links:
+        links = f" Links that leave the folder are not followed: {index.skipped_links[0]}."
+    return DataError(
+        f"{len(names)} photographs of {card.title} are missing (of {rows} rows; {len(index)} image "
+        f"files in {index.root}): {some}.{links}",
+        f"{_looked_in(card)} Add them, or run on the rest with --allow-missing-images; its results "
+        "are never ranked beside those on the whole set.",
+        [{"file": name, "problem": "missing"} for name in names],
+    )
+
+
+def _looked_in(card: DatasetCard) -> str:
+    return f"Image folders of the card: {', '.join(card.files.images)}."
+
+
+def _joined(frame: pd.DataFrame, columns: Sequence[str], ids: np.ndarray) -> np.ndarray:
+    """One key per row from several columns; escaped, so that two keys are equal only if every
+    part is."""
+    if not columns:
+        return ids
+    parts = [frame[c].str.replace("\\", "\\\\").str.replace("|", "\\|") for c in columns]
+    return np.array(["|".join(key) for key in zip(*parts, strict=True)], dtype=str)
+
+
+def _lesions(card: DatasetCard, frame: pd.DataFrame, ids: np.ndarray) -> np.ndarray:
+    if not card.lesion:
+        return ids
+    columns = list(dict.fromkeys((*card.group, *card.lesion)))
+    keys = _joined(frame, columns, ids)
+    own = [c for c in card.lesion if c not in card.group]
+    # A row whose lesion nobody numbered is a lesion of its own.
+    nameless = (frame[own] == "").any(axis=1).to_numpy() if own else np.zeros(len(ids), bool)
+    return np.where(nameless, ids, keys)
+
+
+def _typed(card: DatasetCard, frame: pd.DataFrame) -> pd.DataFrame:
+    columns: dict[str, pd.Series] = {}
+    for column in card.columns:
+        cells = frame[column.name]
+        if column.kind == "numeric":
+            numbers = [number(column, cell, card.unknown) for cell in cells]
+            columns[column.name] = pd.Series(numbers, dtype="float64")
+        else:
+            texts = [canonical(column, cell, card.unknown) for cell in cells]
+            columns[column.name] = pd.Series(texts, dtype=object)
+    return pd.DataFrame(columns)
+
+
+def _fingerprint(
+    card: DatasetCard,
+    ids: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    lesions: np.ndarray,
+    metadata: pd.DataFrame,
+    digests: dict[str, tuple[str, ...]],
+) -> str:
+    """sha256 of what a result depends on: classes, columns, unknown marks, every row's id, class,
+    patient, lesion and typed cells, and the contents of every photograph. Not: paths, the order of
+    columns in the file, columns that are not read, notes, expected counts."""
+    meaning = {
+        "classes": card.classes,
+        "unknown": card.unknown,
+        "columns": [(c.name, c.kind, c.values) for c in card.columns],
+        "views": sorted(digests),
+    }
+    digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
+    cells = [[None if c != c else c for c in metadata[name]] for name in metadata.columns]
+    photos = [digests[view] for view in sorted(digests)]
+    for row in zip(
+        ids.tolist(),
+        labels.tolist(),
+        groups.tolist(),
+        lesions.tolist(),
+        *cells,
+        *photos,
+        strict=True,
+    ):
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,50 @@
+"""What can go wrong, as a user sees it: one clear message and a remedy, no traceback."""
+
+from __future__ import annotations
+
+
+class FusionbenchError(Exception):
+    """Base of every expected error. `message` says what is wrong, `remedy` what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message if not remedy else f"{message} {remedy}")
+        self.message = message
+        self.remedy = remedy
+
+
+class UsageError(FusionbenchError):
+    """Wrong use: an unknown name, an option that does not fit. Exit code 2."""
+
+    exit_code = 2
+
+
+class DataError(FusionbenchError):
+    """A dataset that is absent or does not fit its card.
+
+    `problems` holds one dict per finding (for example file, row, column, value, problem, fix);
+    the command line prints them as one table.
+    """
+
+    def __init__(
+        self, message: str, remedy: str = "", problems: list[dict[str, object]] | None = None
+    ) -> None:
+        super().__init__(message, remedy)
+        self.problems = problems or []
+
+
+class PluginError(FusionbenchError):
+    """A plugin that cannot be loaded, or that breaks its contract."""
+
+
+class BackboneError(FusionbenchError):
+    """A backbone that cannot be tapped or built, with the reason."""
+
+
+class RunFailedError(FusionbenchError):
+    """A fold that could not be trained to the end: non-finite loss, out of memory, ..."""
+
+
+class RecordError(FusionbenchError):
+    """A record file that cannot be trusted: cut off, of an unknown schema, or edited."""

@@ -1,0 +1,63 @@
+"""One Record = one (method, fold, seed): what ran, what came out, and where it is kept.
+
+    run_id(identity) -> str             readable prefix + 12 hex digits of what changes the number
+    cohort(data_fingerprint, split_hash, {part: ids}) -> str    which photographs were evaluated
+    Record, Result, PartResult, Measured, Failure               the file's schema (pydantic)
+    Predictions(ids, parts, fold, labels, probabilities, classes)
+
+    store = Store(folder)
+    store.has(run_id) -> bool                       a success is there
+    store.write(record, predictions) -> Record      the record as stored (predictions_sha256 set)
+    store.write_failure(record) -> Record           a record with status "failed"
+    store.write_weights(run_id, data: bytes) -> Path            before write(); safetensors bytes
+    store.read(run_id) -> Record                    strict; the failure where there is no success
+    store.predictions(run_id) -> Predictions        verified against the record's sha256
+    store.records() -> Iterator[Record]             strict; raises at the first bad file
+    store.scan() -> (list[Record], list[Problem])   everything readable, and what is not
+    store.find(text) -> str                         the one run_id that starts with / contains text
+    with store.lock(run_id): ...                    raises BusyError where another process has it
+
+The layout, which can be merged with another folder by copying:
+
+    records/<run_id>.json   predictions/<run_id>.csv   weights/<run_id>.safetensors
+    failed/<run_id>.json    locks/<run_id>.lock
+
+The JSON is written last, by temporary file and rename: it exists = the run is done. Its sections
+stand on one line each. The same command twice gives the same file except the lines `environment`
+and `measured`.
+"""
+
+from __future__ import annotations
+
+from fusionbench.records.predictions import Predictions
+from fusionbench.records.schema import (
+    IDENTITY_KEYS,
+    SCHEMA_VERSION,
+    Failure,
+    Measured,
+    PartResult,
+    Record,
+    Result,
+    canonical_json,
+    cohort,
+    run_id,
+)
+from fusionbench.records.store import BusyError, Problem, Store, read_record
+
+__all__ = [
+    "IDENTITY_KEYS",
+    "SCHEMA_VERSION",
+    "BusyError",
+    "Failure",
+    "Measured",
+    "PartResult",
+    "Predictions",
+    "Problem",
+    "Record",
+    "Result",
+    "Store",
+    "canonical_json",
+    "cohort",
+    "read_record",
+    "run_id",
+]

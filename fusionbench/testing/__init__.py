@@ -1,0 +1,26 @@
+"""The contracts that every plugin keeps, for anyone's plugin: the code behind `fusionbench check`.
+
+In a test of your own:
+
+    from fusionbench.testing import assert_ok, check_file
+    assert_ok(check_file("my_fusion.py"))
+"""
+
+from __future__ import annotations
+
+from fusionbench.testing.checks import Check, assert_ok
+from fusionbench.testing.files import check_file, load_file
+from fusionbench.testing.fusion_contract import FUSION_CHECKS, MICRO_BACKBONES, check_fusion
+from fusionbench.testing.loss_contract import LOSS_CHECKS, check_loss
+
+__all__ = [
+    "FUSION_CHECKS",
+    "LOSS_CHECKS",
+    "MICRO_BACKBONES",
+    "Check",
+    "assert_ok",
+    "check_file",
+    "check_fusion",
+    "check_loss",
+    "load_file",
+]

@@ -1,0 +1,58 @@
+"""Checking a plugin file: which kind it is, and its suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from fusionbench import registry
+from fusionbench.errors import PluginError, UsageError
+from fusionbench.fusion import Fusion
+from fusionbench.losses import Loss
+from fusionbench.progress import SILENT, Progress
+from fusionbench.testing.checks import Check
+from fusionbench.testing.fusion_contract import check_fusion
+from fusionbench.testing.loss_contract import check_loss
+
+BASES: dict[str, type] = {"fusions": Fusion, "losses": Loss}
+
+
+def load_file(path: str | Path) -> tuple[Literal["fusions", "losses"], type]:
+    """The kind and the class of a plugin file.
+
+    Raises UsageError where there is no such file or it is not a plugin's, PluginError where it
+    fails to import or claims a name that is taken.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder.", "Name one plugin file.")
+    kinds: tuple[Literal["fusions", "losses"], ...] = ("fusions", "losses")
+    for kind in kinds:
+        for entry in registry.discover(kind, [path]).values():
+            if entry.path == path.resolve():
+                if entry.broken:
+                    raise PluginError(f"{path} is not a plugin: {entry.broken}")
+                return kind, registry.load(entry, BASES[kind])
+    raise UsageError(
+        f"{path} is not a plugin file.",
+        "It must be a .py file, not called test_* or _*, with one class derived from Fusion or "
+        "Loss.",
+    )
+
+
+def check_file(
+    path: str | Path, *, thorough: bool = False, progress: Progress = SILENT
+) -> list[Check]:
+    """Every check of the plugin in a file, fusion or loss; see check_fusion and check_loss.
+
+    A file that fails to import is one failed check. Raises UsageError for a file that is absent
+    or no plugin.
+    """
+    try:
+        kind, cls = load_file(path)
+    except PluginError as error:
+        return [Check("loads", Path(path).name, "fail", str(error))]
+    loads = Check("loads", Path(path).name, "pass", f"{kind.rstrip('s')} {cls.__name__}")
+    if kind == "fusions":
+        return [loads, *check_fusion(cls, thorough=thorough, progress=progress)]
+    return [loads, *check_loss(cls, progress=progress)]

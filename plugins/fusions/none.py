@@ -1,0 +1,7 @@
+"""Image only: the backbone's own features, no metadata."""
+
+from fusionbench.fusion import Fusion
+
+
+class ImageOnly(Fusion):
+    uses_metadata = False

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+
+import numpy as np
+import pytest
+from conftest import Notes, photo
+
+from fusionbench.data import cache
+from fusionbench.data.cache import cache_key, find_caches, open_or_build
+from fusionbench.data.images import decode
+from fusionbench.errors import DataError
+
+
+@pytest.fixture
+def photos(tmp_path):
+    paths = [photo(tmp_path / "in" / f"{i}.png", i) for i in range(10)]
+    return paths, [hashlib.sha256(p.read_bytes()).hexdigest() for p in paths]
+
+
+def expected(paths, size):
+    return np.stack([decode(p, size) for p in paths])
+
+
+def test_the_cache_holds_exactly_the_decoded_photographs_and_is_read_only(photos):
+    paths, digests = photos
+    first = open_or_build(paths, digests, 12)
+    assert first.built and first.array.dtype == np.uint8
+    assert (first.array == expected(paths, 12)).all()
+    again = open_or_build(paths, digests, 12)
+    assert not again.built and (again.array == first.array).all()
+    assert isinstance(again.array, np.memmap) and len(again) == 10
+    with pytest.raises(ValueError, match="read-only"):
+        again.array[0] = 0
+    leftovers = {p.suffix for p in first.path.parent.iterdir()} - {".lock"}
+    assert leftovers == {".u8", ".json"}
+
+
+def test_reopening_decodes_nothing(photos, monkeypatch):
+    open_or_build(*photos, 12)
+    monkeypatch.setattr(cache, "decode", None)
+    assert not open_or_build(*photos, 12).built
+
+
+def test_the_key_follows_contents_order_and_settings(photos, monkeypatch):
+    _, digests = photos
+    keys = {
+        cache_key(digests, 12),
+        cache_key(digests, 13),
+        cache_key(digests, 12, "crop"),
+        cache_key(digests[::-1], 12),
+        cache_key(digests[1:], 12),
+    }
+    monkeypatch.setattr(cache, "DECODER", "other")
+    keys.add(cache_key(digests, 12))
+    assert len(keys) == 6
+
+
+def spoil_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def spoil_length(path):
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def spoil_manifest(path):
+    path.with_suffix(".json").write_text('{"key": ')
+
+
+def spoil_sums(path):
+    manifest = path.with_suffix(".json")
+    raw = json.loads(manifest.read_text())
+    raw["crc32"][3] += 1
+    manifest.write_text(json.dumps(raw))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_bit,
+        spoil_length,
+        spoil_manifest,
+        spoil_sums,
+        lambda p: p.unlink(),
+        lambda p: p.write_bytes(b""),
+    ],
+)
+def test_a_damaged_cache_is_noticed_and_built_anew(photos, spoil):
+    built = open_or_build(*photos, 12)
+    path = built.path
+    del built
+    spoil(path)
+    notes = Notes()
+    again = open_or_build(*photos, 12, progress=notes)
+    assert again.built and (again.array == expected(photos[0], 12)).all()
+    assert any("damaged" in line for line in notes.lines)
+    assert not open_or_build(*photos, 12).built
+
+
+def interrupted(photos, monkeypatch, after):
+    """A build that is stopped by Ctrl-C at the photograph number `after`."""
+    calls = []
+
+    def stopping(data, size, **kwargs):
+        if len(calls) == after:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return decode(data, size, **kwargs)
+
+    monkeypatch.setattr(cache, "decode", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        open_or_build(*photos, 12, workers=1)
+
+
+def test_an_interrupted_build_is_no_cache_and_goes_on_where_it_stopped(photos, monkeypatch):
+    interrupted(photos, monkeypatch, after=6)
+    assert find_caches(photos[1]) == ()
+    decoded = []
+    monkeypatch.setattr(
+        cache, "decode", lambda data, size, **kw: decoded.append(1) or decode(data, size, **kw)
+    )
+    notes = Notes()
+    resumed = open_or_build(*photos, 12, workers=1, progress=notes)
+    assert (resumed.array == expected(photos[0], 12)).all()
+    assert len(decoded) == 4 and any("6 of 10" in line for line in notes.lines)
+
+
+def test_rows_that_did_not_reach_the_disk_are_decoded_again(photos, monkeypatch):
+    interrupted(photos, monkeypatch, after=6)
+    (part,) = cache.cache_folder().glob("images/*.part")
+    data = bytearray(part.read_bytes())
+    row = 12 * 12 * 3
+    data[2 * row : 3 * row] = bytes(row)  # as after a power cut
+    part.write_bytes(data)
+    monkeypatch.setattr(cache, "decode", decode)
+    assert (open_or_build(*photos, 12).array == expected(photos[0], 12)).all()
+    journal = part.with_suffix(".journal")
+    assert not journal.exists() and not part.exists()
+
+
+def test_photographs_that_do_not_decode_or_changed_are_all_named(photos):
+    paths, digests = photos
+    photo(paths[3], 99)
+    paths[5].write_bytes(b"no picture")
+    digests[5] = hashlib.sha256(b"no picture").hexdigest()
+    paths[7].unlink()
+    with pytest.raises(DataError) as caught:
+        open_or_build(paths, digests, 12)
+    found = {p["file"]: str(p["problem"]) for p in caught.value.problems}
+    assert set(found) == {str(paths[i]) for i in (3, 5, 7)}
+    assert "changed" in found[str(paths[3])] and "5.png" in found[str(paths[5])]
+    assert find_caches(digests) == ()
+
+
+def _build(args):
+    paths, digests, folder = args
+    return open_or_build(paths, digests, 12, cache_dir=folder).built
+
+
+def test_of_several_processes_one_builds_and_all_can_read(photos, tmp_path):
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        built = pool.map(_build, [(*photos, tmp_path / "c")] * 4, chunksize=1)
+    assert sum(built) == 1
+    assert (
+        open_or_build(*photos, 12, cache_dir=tmp_path / "c").array == expected(photos[0], 12)
+    ).all()
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(photos, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="FUSIONBENCH_CACHE"):
+        open_or_build(*photos, 12, cache_dir=tmp_path / "file")
+
+
+def test_finished_caches_are_listed(photos):
+    open_or_build(*photos, 12)
+    open_or_build(*photos, 8, resize="crop")
+    found = {(c["size"], c["resize"], c["bytes"]) for c in find_caches(photos[1])}
+    assert found == {(12, "squash", 10 * 12 * 12 * 3), (8, "crop", 10 * 8 * 8 * 3)}
+    assert find_caches(photos[1][1:]) == ()
+    shutil.rmtree(cache.cache_folder())
+    assert find_caches(photos[1]) == ()
+
+
+def test_any_number_of_views_can_be_cached_side_by_side(photos):
+    paths, digests = photos
+    one = open_or_build(paths[:5], digests[:5], 12, name="d-top")
+    two = open_or_build(paths[5:], digests[5:], 12, name="d-side")
+    assert one.path != two.path and (two.array == expected(paths[5:], 12)).all()

@@ -1,0 +1,118 @@
+"""Records and predictions for tests: made up, small, deterministic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fusionbench.metrics import compute, confusion
+from fusionbench.records import (
+    Failure,
+    Measured,
+    PartResult,
+    Predictions,
+    Record,
+    Result,
+    cohort,
+    run_id,
+)
+
+CLASSES = ("ACK", "BCC", "MEL")
+
+
+def identity(**changes: Any) -> dict[str, Any]:
+    """A complete identity; keyword arguments replace its keys."""
+    base: dict[str, Any] = {
+        "dataset": "synthetic",
+        "data_fingerprint": "d" * 16,
+        "protocol": "grouped-5fold",
+        "split_hash": "5" * 16,
+        "fold": 0,
+        "seed": 0,
+        "fusion": "sgmc",
+        "fusion_params": {"hidden": 256},
+        "fusion_source": "f" * 16,
+        "backbone": "resnet18",
+        "weights": "none",
+        "loss": "ce+self-contrastive",
+        "loss_params": {"self-contrastive": {"delta": 0.1}},
+        "loss_sources": {"ce": "1" * 16, "self-contrastive": "2" * 16},
+        "settings": {"epochs": 5, "lr": 1e-4, "select": "last"},
+    }
+    return base | changes
+
+
+def record(
+    metrics: Mapping[str, float | None] | None = None,
+    *,
+    n: int = 10,
+    holdout: Mapping[str, float | None] | None = None,
+    images_per_s: float | None = 100.0,
+    started: str = "2025-01-01T00:00:00Z",
+    environment: Mapping[str, Any] | None = None,
+    result: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> Record:
+    """A finished record; `changes` go into the identity, `result` into the result."""
+    ident = identity(**changes)
+    parts = {"test": _part(metrics if metrics is not None else {"acc": 0.5, "bacc": 0.5}, n)}
+    if holdout is not None:
+        parts["holdout"] = _part(holdout, n)
+    values: dict[str, Any] = {
+        "classes": CLASSES,
+        "parts": parts,
+        "n_train": 40,
+        "n_test": n,
+        "best_epoch": 5,
+        "epochs_run": 5,
+        "folds_expected": 5,
+        "cohort": cohort(ident["data_fingerprint"], ident["split_hash"], {"test": [f"i{n}"]}),
+        "complete_data": True,
+        "n_rows_dataset": 50,
+        "n_rows_used": 50,
+        "parameters": {"backbone": 11_000_000, "fusion": 500_000, "total": 11_500_000},
+        "history": ({"epoch": 1, "loss": 1.0},),
+    }
+    return Record(
+        run_id=run_id(ident),
+        status="ok",
+        identity=ident,
+        result=Result(**{**values, **(result or {})}),
+        environment=dict(environment or {"python": "3.11"}),
+        measured=Measured(durations={"train": 1.5}, images_per_s=images_per_s, started=started),
+    )
+
+
+def failed(**changes: Any) -> Record:
+    ident = identity(**changes)
+    error = Failure(type="RunFailedError", message="loss is NaN in epoch 2, step 7")
+    return Record(run_id=run_id(ident), status="failed", identity=ident, error=error)
+
+
+def finished(n: int = 12, seed: int = 0, **changes: Any) -> tuple[Record, Predictions]:
+    """A record with the predictions that it was computed from."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, len(CLASSES), n)
+    p = rng.dirichlet(np.ones(len(CLASSES)), n)
+    made = record(compute(y, p, CLASSES), n=n, **changes)
+    table = tuple(tuple(row) for row in confusion(y, p, len(CLASSES)).tolist())
+    assert made.result is not None
+    part = made.result.parts["test"].model_copy(update={"confusion": table})
+    made = made.model_copy(
+        update={"result": made.result.model_copy(update={"parts": {"test": part}})}
+    )
+    predictions = Predictions(
+        ids=tuple(f"PAT_{i}.png" for i in range(n)),
+        parts=("test",) * n,
+        fold=made.identity["fold"],
+        labels=tuple(CLASSES[c] for c in y),
+        probabilities=p,
+        classes=CLASSES,
+    )
+    return made, predictions
+
+
+def _part(metrics: Mapping[str, float | None], n: int) -> PartResult:
+    return PartResult(n=n, metrics=dict(metrics), confusion=((n, 0, 0), (0, 0, 0), (0, 0, 0)))

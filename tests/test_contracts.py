@@ -1,0 +1,111 @@
+"""Every registered plugin keeps its contract; nothing registered goes without one."""
+
+from __future__ import annotations
+
+import pytest
+
+from fusionbench import registry
+from fusionbench.fusion import Fusion
+from fusionbench.losses import Loss
+from fusionbench.testing import (
+    FUSION_CHECKS,
+    LOSS_CHECKS,
+    MICRO_BACKBONES,
+    assert_ok,
+    check_fusion,
+    check_loss,
+)
+
+FUSIONS = sorted(registry.discover("fusions"))
+LOSSES = sorted(registry.discover("losses"))
+SUITES = {"fusions": FUSIONS, "losses": LOSSES}
+UNCOMPILED = set(FUSION_CHECKS) - {"compiled"}
+
+# Options that change what is computed, each on one backbone.
+FUSION_OPTIONS = [
+    ("concat", {"hidden": 16}),
+    ("metanet", {"mode": "map"}),
+    ("metanet", {"reduce": 16}),
+    ("metablock", {"mode": "map"}),
+    ("metablock", {"reduce": 16}),
+    ("sgmc", {"fr": "channel"}),
+    ("sgmc", {"fr": "off"}),
+    ("sgmc", {"cf": False}),
+    ("sgmc", {"sf": False}),
+    ("sgmc", {"sem_sigmoid": False}),
+    ("sgmc", {"stages": (2, 4)}),
+]
+LOSS_OPTIONS = [
+    ("ce", {"class_weights": "balanced", "label_smoothing": 0.1}),
+    ("self-contrastive", {"exclude_self": True}),
+    ("self-contrastive", {"per_positive": True, "tau": 0.01}),
+    ("deep-supervision", {"weight": 1.0}),
+]
+
+
+def fusion(name: str) -> type[Fusion]:
+    return registry.load(registry.find("fusions", name), Fusion)
+
+
+def loss(name: str) -> type[Loss]:
+    return registry.load(registry.find("losses", name), Loss)
+
+
+@pytest.mark.parametrize("backbone", MICRO_BACKBONES)
+@pytest.mark.parametrize("name", FUSIONS)
+def test_fusion_keeps_its_contract(name: str, backbone: str) -> None:
+    checks = check_fusion(fusion(name), backbones=(backbone,), only=UNCOMPILED)
+    assert_ok(checks)
+    passed = {c.name for c in checks if c.status == "pass"}
+    assert passed >= UNCOMPILED, "a built-in fusion is tried on every micro-backbone"
+    assert {c.subject.split(" + ")[-1] for c in checks if c.name == "loss"} == set(LOSSES)
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_fusion_compiles_whole(name: str) -> None:
+    checks = check_fusion(fusion(name), backbones=MICRO_BACKBONES[:1], losses={}, only={"compiled"})
+    assert_ok(checks)
+    assert [c.status for c in checks if c.name == "compiled"] == ["pass"]
+
+
+@pytest.mark.parametrize(("name", "params"), FUSION_OPTIONS, ids=str)
+def test_fusion_options_keep_the_contract(name: str, params: dict[str, object]) -> None:
+    on = ("test_mambaout",)
+    assert_ok(check_fusion(fusion(name), params=params, backbones=on, losses={}, only=UNCOMPILED))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_keeps_its_contract(name: str) -> None:
+    checks = check_loss(loss(name))
+    assert_ok(checks)
+    assert {c.name for c in checks if c.status == "pass"} >= set(LOSS_CHECKS)
+
+
+@pytest.mark.parametrize(("name", "params"), LOSS_OPTIONS, ids=str)
+def test_loss_options_keep_the_contract(name: str, params: dict[str, object]) -> None:
+    assert_ok(check_loss(loss(name), params=params, only=set(LOSS_CHECKS) - {"compiled"}))
+
+
+def test_nothing_registered_goes_without_a_contract() -> None:
+    assert set(SUITES) == set(registry.KINDS), "a kind of plugin has no contract suite"
+    for kind, names in SUITES.items():
+        folder = registry.builtin_root() / "plugins" / kind
+        files = {registry.key_of(p.stem) for p in folder.glob("*.py")}
+        assert files <= set(names), f"{kind} without a contract run: {files - set(names)}"
+        broken = {n: e.broken for n, e in registry.discover(kind).items() if e.broken}
+        assert not broken
+    assert {name for name, _ in FUSION_OPTIONS} <= set(FUSIONS)
+    assert {name for name, _ in LOSS_OPTIONS} <= set(LOSSES)
+
+
+def test_micro_backbones_are_of_different_layouts() -> None:
+    from fusionbench.backbones import build_backbone
+
+    kinds = set()
+    for name in MICRO_BACKBONES:
+        backbone = build_backbone(name, 64)
+        for tap in backbone.taps:
+            (hook,) = backbone.net.get_submodule(tap)._forward_hooks.values()
+            kinds.add((hook.layout.kind, hook.layout.prefix > 0))
+    assert len(MICRO_BACKBONES) >= 4
+    assert kinds == {("NCHW", False), ("NHWC", False), ("tokens", True)}

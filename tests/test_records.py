@@ -1,0 +1,446 @@
+"""Records that can be trusted: named by what they are, all there or not there, never misread."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from made_up_records import CLASSES, failed, finished, identity, record
+from pydantic import ValidationError
+
+from fusionbench.errors import FusionbenchError, RecordError
+from fusionbench.records import (
+    IDENTITY_KEYS,
+    BusyError,
+    Predictions,
+    Record,
+    Store,
+    canonical_json,
+    cohort,
+    run_id,
+)
+
+# ---- the name of a run
+
+
+def test_a_run_id_reads_and_is_stable() -> None:
+    name = run_id(identity())
+    assert re.fullmatch(r"synthetic_grouped-5fold_sgmc_resnet18_f0_s0_[0-9a-f]{12}", name)
+    # Written down: a change of the spelling would disown every record there is.
+    assert name.endswith("_" + PINNED)
+    assert run_id(dict(reversed(identity().items()))) == name
+
+
+PINNED = "502f8cd0185e"
+
+
+@pytest.mark.parametrize("key", IDENTITY_KEYS)
+def test_every_part_of_the_identity_changes_the_run_id(key: str) -> None:
+    other: Any = 1 if key in ("fold", "seed") else "other"
+    assert run_id(identity(**{key: other})) != run_id(identity())
+    lacking = identity()
+    del lacking[key]
+    with pytest.raises(RecordError, match=key):
+        run_id(lacking)
+
+
+def test_nested_settings_change_the_run_id_and_tuples_do_not() -> None:
+    a = identity(settings={"crop": (0.5, 1.0), "deep": {"x": 1}})
+    assert run_id(a) == run_id(identity(settings={"deep": {"x": 1}, "crop": [0.5, 1.0]}))
+    assert run_id(a) != run_id(identity(settings={"crop": (0.5, 1.0), "deep": {"x": 2}}))
+    # Keys that are numbers become text in the file, and sort otherwise there.
+    numbered = record(settings={"by stage": {2: "a", 10: "b"}})
+    assert Record.model_validate_json(numbered.to_json()).run_id == numbered.run_id
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, Path("x"), {1, 2}, np.float32(1)])
+def test_an_identity_is_plain_json(bad: object) -> None:
+    with pytest.raises(RecordError, match="plain JSON"):
+        run_id(identity(settings={"x": bad}))
+
+
+@pytest.mark.parametrize("bad", ["0", 0.0, True, None])
+def test_fold_and_seed_are_whole_numbers(bad: object) -> None:
+    with pytest.raises(RecordError, match="whole numbers"):
+        run_id(identity(fold=bad))
+
+
+@given(st.text(max_size=80), st.text(max_size=80))
+@settings(deadline=None, max_examples=100)
+def test_any_name_makes_a_safe_file_name(dataset: str, backbone: str) -> None:
+    name = run_id(identity(dataset=dataset, backbone=backbone))
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) and len(name) < 240
+
+
+def test_a_hub_name_stays_readable() -> None:
+    name = run_id(identity(backbone="hf_hub:timm/resnet18.a1_in1k"))
+    assert "_hf_hub-timm-resnet18.a1_in1k_f0_" in name
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab_é", max_size=4), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text("abc", min_size=1, max_size=3), json_values, max_size=4))
+@settings(deadline=None, max_examples=100)
+def test_an_identity_survives_the_file(values: dict[str, Any]) -> None:
+    made = record(settings=values)
+    back = Record.model_validate_json(made.to_json())
+    assert canonical_json(back.identity) == canonical_json(made.identity)
+    assert back.to_json() == made.to_json()
+
+
+def test_a_cohort_is_what_was_evaluated() -> None:
+    base = cohort("data", "split", {"test": ["b", "a"]})
+    assert base == cohort("data", "split", {"test": ["a", "b"]})
+    others = [
+        cohort("other", "split", {"test": ["a", "b"]}),
+        cohort("data", "other", {"test": ["a", "b"]}),
+        cohort("data", "split", {"test": ["a"]}),
+        cohort("data", "split", {"holdout": ["a", "b"]}),
+        cohort("data", "split", {"test": ["ab"]}),
+    ]
+    assert len({base, *others}) == 6
+
+
+# ---- the file
+
+
+def test_reading_gives_back_what_was_written(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    made, predictions = finished()
+    assert not store.has(made.run_id)
+    written = store.write(made, predictions)
+    assert store.has(made.run_id)
+    assert store.read(made.run_id) == written == next(iter(store))
+    assert written.predictions_sha256
+    assert written == made.model_copy(update={"predictions_sha256": written.predictions_sha256})
+    back = store.predictions(made.run_id)
+    assert (back.ids, back.parts, back.fold, back.labels, back.classes) == (
+        predictions.ids,
+        predictions.parts,
+        predictions.fold,
+        predictions.labels,
+        predictions.classes,
+    )
+    assert back.probabilities.tobytes() == predictions.probabilities.tobytes()
+    assert not [p for p in tmp_path.rglob("*") if p.suffix == ".tmp"]
+
+
+def test_the_same_run_twice_differs_in_two_lines_only(tmp_path: Path) -> None:
+    texts = []
+    for name, speed in (("a", 10.0), ("b", 20.0)):
+        made, predictions = finished(
+            images_per_s=speed, started=f"2025-01-01T00:00:0{speed:.0f}Z", environment={"on": name}
+        )
+        written = Store(tmp_path / name).write(made, predictions)
+        texts.append((tmp_path / name / "records" / f"{made.run_id}.json").read_text())
+        texts.append(written.reproducible())
+    lines = zip(texts[0].splitlines(), texts[2].splitlines(), strict=True)
+    differ = [a.split(":")[0] for a, b in lines if a != b]
+    assert differ == ['"environment"', '"measured"']
+    assert texts[1] == texts[3]
+
+
+def test_an_undefined_number_is_null_in_the_file() -> None:
+    made = record({"acc": 0.5, "recall/MEL": math.nan}, result={"history": ({"x": math.nan},)})
+    assert json.loads(made.to_json())["result"]["history"] == [{"x": None}]
+    assert json.loads(made.to_json())["result"]["parts"]["test"]["metrics"]["recall/MEL"] is None
+    with pytest.raises(ValidationError, match="finite"):
+        record({"acc": math.inf})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"status": "failed"},
+        {"result": None},
+        {"surprise": 1},
+        {"run_id": "../escape"},
+        {"run_id": "another"},
+    ],
+)
+def test_a_record_that_contradicts_itself_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Record.model_validate(record().model_dump() | change)
+
+
+def test_a_result_must_have_a_test_part() -> None:
+    with pytest.raises(ValidationError, match="test"):
+        record(result={"parts": {}})
+
+
+def edit(old: str, new: str) -> Any:
+    def apply(text: str) -> str:
+        assert old in text
+        return text.replace(old, new)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "cannot be trusted"),
+        (lambda text: "", "cannot be trusted"),
+        (lambda text: "[]", "cannot be trusted"),
+        (lambda text: "\x00\xff", "cannot be trusted"),
+        (edit('"schema_version": 1', '"schema_version": 2'), "schema version 2"),
+        (edit('"lr":0.0001', '"lr":0.001'), "run_id does not belong"),
+        (edit('"n_train":40', '"n_train":40,"n_extra":1'), "result.n_extra"),
+        (edit('"n_train":40,', ""), "result.n_train"),
+        (edit('"n_train":40', '"n_train":NaN'), "cannot be trusted"),
+    ],
+)
+def test_a_damaged_file_is_named_and_never_counted(
+    tmp_path: Path, damage: Any, message: str
+) -> None:
+    store = Store(tmp_path)
+    runs = [store.write(*finished(fold=fold)).run_id for fold in range(3)]
+    path = tmp_path / "records" / f"{runs[1]}.json"
+    path.write_text(damage(path.read_text()), encoding="latin-1")
+    with pytest.raises(RecordError, match=message) as caught:
+        store.read(runs[1])
+    assert str(path) in caught.value.message and caught.value.remedy
+    with pytest.raises(RecordError, match=re.escape(str(path))):
+        list(store)
+    good, bad = store.scan()
+    assert [r.run_id for r in good] == [runs[0], runs[2]]
+    assert [p.path for p in bad] == [path] == [p.path for p in store.problems()]
+
+
+def test_a_renamed_file_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    run = store.write(*finished()).run_id
+    path = tmp_path / "records" / f"{run}.json"
+    path.rename(path.with_name("other.json"))
+    with pytest.raises(RecordError, match=f"Rename it to {run}.json"):
+        store.read("other")
+
+
+def test_changed_predictions_are_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    run = store.write(*finished()).run_id
+    path = tmp_path / "predictions" / f"{run}.csv"
+    path.write_text(path.read_text().replace("PAT_3.png", "PAT_99.png"))
+    with pytest.raises(RecordError, match="not the file"):
+        store.predictions(run)
+    path.unlink()
+    with pytest.raises(RecordError, match="not readable"):
+        store.predictions(run)
+
+
+def test_predictions_of_another_run_are_not_taken(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made, predictions = finished()
+    for other in (finished(n=11)[1], finished(fold=1)[1]):
+        with pytest.raises(RecordError, match="do not belong"):
+            store.write(made, other)
+    assert not store.has(made.run_id)
+    with pytest.raises(RecordError, match="no result"):
+        store.write(failed(), predictions)
+    with pytest.raises(RecordError, match="did not fail"):
+        store.write_failure(made)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
+            st.sampled_from(["test", "holdout"]),
+            st.sampled_from(CLASSES),
+            st.lists(st.floats(0, 1), min_size=3, max_size=3),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.integers(0, 9),
+)
+@example([('a\r\n,"b"', "test", CLASSES[0], [0.1, 0.2, 0.7])], 3)
+@settings(deadline=None, max_examples=150)
+def test_predictions_read_back_to_the_bit(rows: list[Any], fold: int) -> None:
+    ids, parts, labels, p = zip(*rows, strict=True)
+    made = Predictions(ids, parts, fold, labels, np.array(p), CLASSES)
+    back = Predictions.from_csv(made.to_csv())
+    assert (back.ids, back.parts, back.labels, back.fold) == (ids, parts, labels, fold)
+    assert back.probabilities.tobytes() == made.probabilities.tobytes()
+    assert back.to_csv() == made.to_csv()
+
+
+def test_predictions_must_fit_together() -> None:
+    good = finished()[1]
+    with pytest.raises(ValueError, match="do not fit"):
+        Predictions(good.ids[1:], good.parts, 0, good.labels, good.probabilities, CLASSES)
+    with pytest.raises(ValueError, match="not finite"):
+        Predictions(good.ids, good.parts, 0, good.labels, good.probabilities * np.nan, CLASSES)
+    with pytest.raises(ValueError, match="no class"):
+        Predictions(good.ids, good.parts, 0, ("XXX", *good.labels[1:]), good.probabilities, CLASSES)
+
+
+# ---- the folder
+
+
+def test_a_success_removes_the_failure_before_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    bad = store.write_failure(failed())
+    assert not store.has(bad.run_id)
+    assert list(store) == [] and store.failures() == [bad.run_id]
+    assert store.read(bad.run_id).error == bad.error
+    assert store.find("sgmc") == bad.run_id
+    store.write(*finished())
+    assert store.read(bad.run_id).status == "ok"
+    assert store.failures() == [] and not list((tmp_path / "failed").iterdir())
+
+
+def test_redo_replaces_the_result(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    run = store.write(*finished(seed=0)).run_id
+    second, predictions = finished(n=15)
+    assert second.run_id == run
+    store.write(second, predictions)
+    assert store.read(run).result == second.result
+    assert len(store.predictions(run).ids) == 15
+
+
+def test_a_full_disk_leaves_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "store")
+    real, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:  # the predictions fit, the record does not
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    made, predictions = finished()
+    with pytest.raises(FusionbenchError, match="No space left") as caught:
+        store.write(made, predictions)
+    assert str(tmp_path / "store") in caught.value.message and caught.value.remedy
+    assert not store.has(made.run_id) and list(store) == []
+    assert not list((tmp_path / "store").rglob("*.tmp"))
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    store = Store(tmp_path / "file")
+    with pytest.raises(FusionbenchError, match=re.escape(str(tmp_path / "file"))):
+        store.write(*finished())
+    with pytest.raises(FusionbenchError, match="cannot be written"), store.lock("a-run"):
+        pass
+
+
+def test_stopped_between_predictions_and_record_the_run_is_not_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    run = store.write(*finished(seed=0)).run_id
+    monkeypatch.setattr(Record, "to_json", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        store.write(*finished(n=15))
+    assert not store.has(run)
+
+
+def test_find_takes_any_telling_part(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(RecordError, match="0 are there"):
+        store.find("x")
+    runs = [store.write(*finished(fold=f, backbone=b)).run_id for f in (0, 1) for b in ("r", "rx")]
+    for run in runs:
+        assert store.find(run) == store.find(run[-12:]) == store.find(run[:-6]) == run
+    with pytest.raises(RecordError, match="4 runs"):
+        store.find("synthetic")
+    with pytest.raises(RecordError, match="No run"):
+        store.find("absent")
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "", ".hidden", "a/b", "a\n"])
+def test_a_name_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RecordError, match="not the name of a run"):
+        Store(tmp_path).has(name)
+
+
+def test_a_missing_record_says_so(tmp_path: Path) -> None:
+    assert list(Store(tmp_path / "nowhere")) == []
+    with pytest.raises(RecordError, match="no record"):
+        Store(tmp_path / "nowhere").read("some-run")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_one_process_computes_a_run_at_a_time(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    code = (
+        "import sys; from fusionbench.records import BusyError, Store\n"
+        "try:\n    with Store(sys.argv[1]).lock('run-a'): print('got')\n"
+        "except BusyError: print('busy')"
+    )
+
+    def other() -> str:
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    with store.lock("run-a"):
+        assert other() == "busy"
+        start = time.perf_counter()
+        with store.lock("run-b"), pytest.raises(BusyError, match="run-a"), store.lock("run-a"):
+            pass
+        assert time.perf_counter() - start < 2  # it does not wait
+    assert other() == "got"
+
+
+def test_weights_lie_beside_the_record(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    run = run_id(identity())
+    assert store.write_weights(run, b"bytes") == store.weights_path(run)
+    assert store.weights_path(run).read_bytes() == b"bytes"
+    assert not store.has(run)
+
+
+def test_stores_merge_by_copying(tmp_path: Path) -> None:
+    a, b = Store(tmp_path / "a"), Store(tmp_path / "b")
+    first, second = a.write(*finished(fold=0)), b.write(*finished(fold=1))
+    for kind in ("records", "predictions"):
+        for path in (tmp_path / "b" / kind).iterdir():
+            (tmp_path / "a" / kind / path.name).write_bytes(path.read_bytes())
+    assert list(a) == [first, second]
+    assert a.predictions(second.run_id).fold == 1
+
+
+def test_reading_is_quick(tmp_path: Path) -> None:
+    """A guard against something quadratic, not a timing: 300 records in far under five seconds."""
+    history = tuple({"epoch": e, "loss": 1 / e, "lr": 1e-4, "bacc": 0.5} for e in range(1, 51))
+    folder = tmp_path / "records"
+    folder.mkdir()
+    for seed in range(300):
+        made = record(seed=seed, result={"history": history})
+        (folder / f"{made.run_id}.json").write_text(made.to_json())
+    start = time.perf_counter()
+    assert len(list(Store(tmp_path))) == 300
+    assert time.perf_counter() - start < 5
+
+
+def test_records_need_no_torch() -> None:
+    code = (
+        "import sys, fusionbench.records;"
+        "bad = {'torch', 'timm', 'sklearn', 'pandas'} & set(sys.modules); assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
