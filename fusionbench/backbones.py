@@ -16,7 +16,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from fusionbench.errors import BackboneError, UsageError
+from fusionbench.errors import BackboneError, PluginError, UsageError
 from fusionbench.fusion import Stage
 from fusionbench.registry import unknown_name
 
@@ -69,6 +69,12 @@ class _Tap:
             return output
         before = self.layout.read(output)
         after = self.flow.stage(self.k, before)
+        if after.shape != before.shape:
+            raise PluginError(
+                f"The fusion's stage({self.k}, …) returned {tuple(after.shape)} for tokens of "
+                f"{tuple(before.shape)}.",
+                "It must return the shape it was given, (B, N, C).",
+            )
         self.flow.tokens.append(after)
         if after is before:
             return output

@@ -260,13 +260,14 @@ def test_inner_split_is_about_a_fifth_and_depends_on_the_seed() -> None:
         inner_split(np.arange(6), [0, 1] * 3, [0, 0, 1, 1, 2, 2], 0)
 
 
-def test_inner_split_leaves_a_rare_class_to_fit() -> None:
-    # Class 1 lives in one group only: it must never be the validation's alone.
-    labels = [1, 1] + [0] * 58
+def test_inner_split_leaves_rare_classes_to_fit() -> None:
+    # Three classes of one group each: whichever part they fall into, that one is not chosen.
+    labels = [1, 1, 2, 2, 3, 3] + [0] * 54
     groups = [i // 2 for i in range(60)]
     for seed in range(10):
-        fit, _ = inner_split(np.arange(60), labels, groups, seed)
-        assert 0 in fit
+        fit, valid = inner_split(np.arange(60), labels, groups, seed)
+        assert {labels[i] for i in fit} == {0, 1, 2, 3}
+        assert len(valid)
 
 
 # Made once

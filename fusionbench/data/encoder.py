@@ -23,6 +23,8 @@ ENCODINGS: tuple[Encoding, ...] = ("onehot", "ordinal")
 MISSING: tuple[Missing, ...] = ("zero", "indicator", "impute", "drop-rows")
 # What a category that no training row had becomes in an ordinal code; not recorded is 0.
 UNSEEN = -1.0
+# Beyond any measurement; keeps squares finite in float64 and features finite in float32.
+_FAR = 1e30
 
 
 def input_columns(card: DatasetCard, names: Sequence[str] | None = None) -> tuple[Column, ...]:
@@ -160,7 +162,7 @@ class MetadataEncoder:
         return _FittedColumn(column, names, encode, flag, {**state, "missing_flag": flag})
 
     def _numeric(self, column: Column, cells: pd.Series) -> _Learnt:
-        values = cells.to_numpy(dtype=np.float64)[:, None]
+        values = _numbers(cells)
         recorded = values[~np.isnan(values[:, 0])]
         state: dict[str, object] = {"name": column.name, "kind": column.kind}
         if len(recorded) == 0:  # nothing to learn: a constant 0
@@ -172,10 +174,10 @@ class MetadataEncoder:
             state["fill"] = float(fill.statistics_[0])
 
         def encode(cells: pd.Series) -> np.ndarray:
-            values = cells.to_numpy(dtype=np.float64)[:, None]
+            values = _numbers(cells)
             if fill is not None:
                 values = fill.transform(values)
-            return np.nan_to_num(scaler.transform(values), nan=0.0)
+            return np.clip(np.nan_to_num(scaler.transform(values), nan=0.0), -_FAR, _FAR)
 
         return (column.name,), encode, state
 
@@ -240,6 +242,11 @@ class _FittedColumn:
         if self.flag:
             features = np.column_stack([features, cells.isna().to_numpy(dtype=np.float64)])
         return features
+
+
+def _numbers(cells: pd.Series) -> np.ndarray:
+    """(n, 1) float64, NaN for nothing recorded."""
+    return np.clip(cells.to_numpy(dtype=np.float64)[:, None], -_FAR, _FAR)
 
 
 def _text(cells: pd.Series, as_missing: tuple[str, ...]) -> np.ndarray:

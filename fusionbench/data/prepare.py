@@ -96,7 +96,7 @@ def prepare(
         table.digests[view],
         image_size,
         resize=resize,
-        name=card.name,
+        name=f"{card.name}-{view}",  # as a run names it, so that it is found again
         cache_dir=cache_dir,
         progress=progress,
     )

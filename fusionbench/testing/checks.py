@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 from fusionbench.errors import FusionbenchError
 
-MAX_DETAIL_LINES = 14
+MAX_MESSAGE_LINES = 6
+TORCH = Path(torch.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,20 @@ def run(name: str, subject: str, body: Callable[[], str | None]) -> Check:
 
 
 def explain(error: Exception) -> str:
-    """The error in a few lines: what was raised, and the last places it came through."""
+    """The error in a few lines: what was raised, and the last places outside torch it came
+    through (of a compiler's error: the lines of the code it could not take)."""
     if isinstance(error, FusionbenchError):
         return str(error)
-    lines = f"{type(error).__name__}: {error}".splitlines()
-    if len(lines) > MAX_DETAIL_LINES:
-        lines = [*lines[:MAX_DETAIL_LINES], "…"]
-    for frame in traceback.extract_tb(error.__traceback__)[-3:]:
-        lines.append(f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}")
+    message, _, place = f"{type(error).__name__}: {error}".partition("from user code:")
+    lines = [line for line in message.splitlines() if line.strip()]
+    lines = lines[:MAX_MESSAGE_LINES] + (["…"] if len(lines) > MAX_MESSAGE_LINES else [])
+    lines += [line for line in place.split("Set TORCH")[0].splitlines() if line.strip()]
+    own = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if TORCH not in Path(f.filename).parents
+    ]
+    lines += [f"  {f.filename}:{f.lineno} in {f.name}: {f.line}" for f in own[-3:]]
     return "\n".join(lines)
 
 

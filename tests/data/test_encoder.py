@@ -185,6 +185,15 @@ def test_degenerate_columns_are_constant_not_nan():
     assert MetadataEncoder(()).fit(rows).transform(rows).shape == (2, 0)
 
 
+@pytest.mark.parametrize("ages", [(0.0, 1e-137), (-1e308, 1e308), (1e308, 1e308), (0.0, 5e-324)])
+def test_far_apart_numbers_stay_finite(ages):
+    train = frame(*[(age, "arm", "f", "True", "True") for age in ages])
+    encoder = MetadataEncoder(COLUMNS[:1]).fit(train)
+    far = frame(*[(age, "arm", "f", "True", "True") for age in (1.0, -1e308, 1e308)])
+    assert np.isfinite(encoder.transform(far)).all()
+    json.dumps(encoder.state(), allow_nan=False)
+
+
 def test_wrong_use_is_refused():
     with pytest.raises(UsageError, match="onehot, ordinal"):
         MetadataEncoder(COLUMNS, encoding="embedding")

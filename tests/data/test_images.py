@@ -157,7 +157,17 @@ def test_damaged_files_are_named(tmp_path):
     (tmp_path / "bitrot.png").write_bytes(png)
     (tmp_path / "script.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "deep.png")
-    names = ["good.jpg", "cut.jpg", "text.png", "empty.png", "bitrot.png", "script.png", "deep.png"]
+    Image.new("RGB", (9, 9)).save(tmp_path / "drawing.png", format="GIF")
+    names = [
+        "good.jpg",
+        "cut.jpg",
+        "drawing.png",
+        "text.png",
+        "empty.png",
+        "bitrot.png",
+        "script.png",
+        "deep.png",
+    ]
     paths = [tmp_path / n for n in names] + [tmp_path / "absent.png"]
     problems = verify_images(paths)
     assert [p["file"] for p in problems] == [str(p) for p in paths[1:]]

@@ -90,6 +90,9 @@ def test_another_dataset_of_the_same_layout_is_not_taken_for_it(pad, tmp_path, m
     monkeypatch.setenv("FUSIONBENCH_DATA", str(tmp_path / "collection"))
     with pytest.raises(DataError):
         find_data(pad)
+    put(tmp_path / "collection", header="id,name\n")
+    with pytest.raises(DataError):
+        find_data(pad)
     put(tmp_path / "given" / "synthetic")
     with pytest.raises(DataError):
         find_data(pad, tmp_path / "given")

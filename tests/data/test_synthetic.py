@@ -180,12 +180,12 @@ def test_colours_of_core_and_rim_are_legible_at_64_pixels(default: Path) -> None
                 *small[(radius > 0.45) & (radius < 0.6)].mean(axis=0),
             ]
         )
-    features = np.array(seen) / 255
+    middle, ring = np.split(np.array(seen) / 255, 2, axis=1)
     half = len(truth) // 2
-    for part in ("core", "rim"):
+    for part, colour in (("core", middle), ("rim", ring)):
         family = [t[part] for t in truth]
-        model = LogisticRegression(C=100, max_iter=2000).fit(features[:half], family[:half])
-        assert model.score(features[half:], family[half:]) > 0.97
+        model = LogisticRegression(C=1000, max_iter=2000).fit(colour[:half], family[:half])
+        assert model.score(colour[half:], family[half:]) > 0.95
 
 
 def test_patients_have_a_style_of_their_own(default: Path) -> None:

@@ -131,6 +131,14 @@ def test_row_numbers_are_lines_of_the_file(pebbles):
     assert list(problems_of(pebbles)) == [(5, "grams")]
 
 
+def test_row_numbers_count_line_breaks_inside_cells(pebbles):
+    for row in pebbles.rows:
+        row["remark"] = "two\nlines" if row["file"] == "p01.png" else ""
+    pebbles.rows[0]["grams"] = pebbles.rows[1]["grams"] = pebbles.rows[2]["grams"] = "ten"
+    pebbles.write([*HEADER, "remark"])
+    assert list(problems_of(pebbles)) == [(2, "grams"), (3, "grams"), (5, "grams")]
+
+
 def test_rows_of_the_wrong_length_are_listed(pebbles):
     lines = pebbles.csv.read_text().splitlines()
     lines[2] += ",more"
@@ -213,6 +221,35 @@ def test_the_fingerprint_follows_the_data_and_nothing_else(pebbles, tmp_path):
     pebbles.write(HEADER[::-1])
     moved = pebbles.folder.rename(tmp_path / "moved")
     assert load_table(card, moved).fingerprint == first
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"flat", "round", "odd"]', '"flat", "round", "odd", "new"]'),
+        ('["granite", "slate"]', '["slate", "granite"]'),
+        ('group = ["beach"]', 'group = ["beach", "stone"]'),
+        ('name = "pebbles"', 'name = "pebbles"\nunknown = ["UNK", "?"]'),
+    ],
+)
+def test_the_fingerprint_follows_what_the_card_means(pebbles, old, new):
+    first = load_table(pebbles.card(), pebbles.folder).fingerprint
+    assert old in CARD
+    card = pebbles.card(CARD.replace(old, new))
+    assert load_table(card, pebbles.folder).fingerprint != first
+    noted = pebbles.card(CARD.replace("minimum = 0", 'minimum = -1\nnote = "weighed wet"'))
+    assert load_table(noted, pebbles.folder).fingerprint == first
+
+
+def test_a_file_that_has_just_changed_is_not_trusted_to_stay(pebbles, monkeypatch):
+    card = pebbles.card()
+    monkeypatch.setattr(digests, "_SETTLED_NS", 10**15)
+    load_table(card, pebbles.folder)
+    read = []
+    real = digests._sha256
+    monkeypatch.setattr(digests, "_sha256", lambda path: read.append(path.name) or real(path))
+    load_table(card, pebbles.folder)
+    assert len(read) == 12
 
 
 def test_reopening_reads_no_photograph_again_unless_it_changed(pebbles, monkeypatch):
