@@ -19,8 +19,11 @@ from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from fusionbench.errors import PluginError, UsageError
+
+T = TypeVar("T")
 
 # Plugin kind -> name of the base class that its plugins derive from.
 KINDS = {"fusions": "Fusion", "losses": "Loss"}
@@ -101,7 +104,7 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> tuple[str, str]:
     return f"There is no {what} called {name!r}.", remedy
 
 
-def load(entry: Entry, base: type) -> type:
+def load(entry: Entry, base: type[T]) -> type[T]:
     """Import a plugin and return its one class derived from `base`.
 
     Raises PluginError with the plugin's own traceback where the import fails.

@@ -24,6 +24,7 @@ from fusionbench.errors import FusionbenchError, RunFailedError, UsageError
 from fusionbench.experiment import Experiment, FoldRows, setup
 from fusionbench.metrics import compute, confusion
 from fusionbench.model import FusionModel
+from fusionbench.placement import Placement, choose_device, choose_placement
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
 from fusionbench.records import (
@@ -35,7 +36,7 @@ from fusionbench.records import (
     Result,
     Store,
 )
-from fusionbench.train import Arrays, Fitted, Placement, choose_placement, fit, predict
+from fusionbench.train import Arrays, Fitted, fit, predict
 
 # Of a GPU's free memory, the share that images may take; the rest is the model's.
 IMAGES_SHARE = 0.4
@@ -58,7 +59,7 @@ def run(config: RunConfig, execution: Execution, progress: Progress = SILENT) ->
     whose training fails is recorded as failed and the next one is tried.
     Raises UsageError, DataError, PluginError or FusionbenchError before anything is trained.
     """
-    placement = choose_placement(execution.device, config.precision)
+    device = choose_device(execution.device)
     experiment = setup(config, execution, progress)
     store = Store(execution.store)
     folds = _requested(experiment, execution)
@@ -75,10 +76,11 @@ def run(config: RunConfig, execution: Execution, progress: Progress = SILENT) ->
 
     failures: list[Record] = []
     if todo:
-        if placement.device.type == "cpu":
+        if device.type == "cpu":
             torch.use_deterministic_algorithms(True, warn_only=True)
-        images = _place(experiment.images(execution.workers, progress), placement)
         backbone = experiment.backbone()  # probed and, with pretrained weights, loaded once
+        images = _place(experiment.images(execution.workers, progress), device)
+        placement = choose_placement(device, config.precision, backbone)
         with progress.task("folds", total=len(todo), unit="fold") as task:
             for fold in todo:
                 with store.lock(experiment.run_id(fold)):
@@ -214,12 +216,12 @@ def _requested(experiment: Experiment, execution: Execution) -> list[Fold]:
     return [folds[k] for k in wanted]
 
 
-def _place(images: torch.Tensor, placement: Placement) -> torch.Tensor:
+def _place(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     """On a GPU with room for them, all images at once; else where they are."""
-    if placement.device.type != "cuda":
+    if device.type != "cuda":
         return images
     free, _ = torch.cuda.mem_get_info()
-    return images.to(placement.device) if images.nbytes < IMAGES_SHARE * free else images
+    return images.to(device) if images.nbytes < IMAGES_SHARE * free else images
 
 
 def _predictions(
@@ -247,7 +249,7 @@ def _result(
     parts = {
         name: PartResult(
             n=len(part),
-            metrics=compute(table.labels[part], probabilities[name], classes),
+            metrics=dict(compute(table.labels[part], probabilities[name], classes)),
             confusion=tuple(
                 tuple(int(n) for n in row)
                 for row in confusion(table.labels[part], probabilities[name], len(classes))

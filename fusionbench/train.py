@@ -24,7 +24,9 @@ from fusionbench.config import RunConfig
 from fusionbench.errors import RunFailedError, UsageError
 from fusionbench.losses import CombinedLoss, total
 from fusionbench.model import FusionModel
+from fusionbench.placement import Placement
 from fusionbench.progress import Task
+from fusionbench.registry import unknown_name
 
 SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly", "plateau", "constant", "none")
 
@@ -38,48 +40,14 @@ class Arrays:
     labels: Tensor
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Where and in which precision a model runs."""
-
-    device: torch.device
-    precision: str  # fp32 | bf16
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
-        )
-
-
 @dataclass
 class Fitted:
     """What training leaves behind. The model holds the selected weights."""
 
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, float | None]] = field(default_factory=list)
     best_epoch: int = 0  # counted from 1
     train_seconds: float = 0.0
     images_seen: int = 0
-
-
-def choose_placement(device: str, precision: str) -> Placement:
-    """Resolve "auto". Raises UsageError for a GPU that is not there.
-
-    bf16 where the hardware computes in it: GPUs that support it, and CPUs with AVX512-BF16 or AMX
-    (measured 2.6 times the images/s of fp32 for ResNet-18 on two such cores).
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: PyTorch sees no GPU here.", "Use --device auto or cpu.")
-    kind = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if kind == "cuda" else cpu_has_bf16()
-        precision = "bf16" if fast else "fp32"
-    return Placement(torch.device(kind), precision)
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 matrices in hardware."""
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in checks)
 
 
 def fit(
@@ -105,7 +73,7 @@ def fit(
     """
     task = task or Task()
     device = placement.device
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)
     loss.to(device)
     trained = nn.ModuleDict({"model": model, "loss": loss})
     optimizer = _optimizer(trained, config, optimizer_args or {})
@@ -118,7 +86,7 @@ def fit(
     scheduler = _scheduler(optimizer, config, steps, schedule_args or {})
     ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
     best: dict[str, Tensor] | None = None
-    best_score = -np.inf
+    score = best_score = -np.inf
     fitted = Fitted()
 
     try:
@@ -131,7 +99,11 @@ def fit(
             )  # fmt: skip
             fitted.train_seconds += time.perf_counter() - started
             fitted.images_seen += min(steps * config.batch_size, len(rows))
-            entry = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], **mean_loss}
+            entry: dict[str, float | None] = {
+                "epoch": epoch,
+                "lr": optimizer.param_groups[0]["lr"],
+                **mean_loss,
+            }
             candidate = ema.module if ema is not None else model
             if watch is not None:
                 score = entry["watched"] = watch(candidate)
@@ -139,8 +111,9 @@ def fit(
                     best_score, fitted.best_epoch = score, epoch
                     best = {k: v.detach().cpu().clone() for k, v in candidate.state_dict().items()}
             if config.schedule == "plateau" and scheduler is not None:
-                scheduler.step(epoch, -entry["watched"] if watch else entry["loss"])
+                scheduler.step(epoch, -score if watch is not None else mean_loss["loss"])
             fitted.history.append(entry)
+            task.advance(0, epoch=epoch, loss=mean_loss["loss"])
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -172,7 +145,7 @@ def predict(
     batch_size: int = 64,
 ) -> np.ndarray:
     """Class probabilities of `rows`, float64 (len(rows), K). Leaves the model in eval mode."""
-    model.to(placement.device, memory_format=torch.channels_last)
+    model.to(placement.device).to(memory_format=torch.channels_last)
     model.eval()
     out = np.empty((len(rows), model.spec.classes))
     for start in range(0, len(rows), batch_size):
@@ -280,8 +253,6 @@ def _optimizer(
     trained: nn.Module, config: RunConfig, extra: dict[str, Any]
 ) -> torch.optim.Optimizer:
     if config.optimizer not in timm.optim.list_optimizers():
-        from fusionbench.registry import unknown_name
-
         raise UsageError(*unknown_name("optimizer", config.optimizer, timm.optim.list_optimizers()))
     try:
         return timm.optim.create_optimizer_v2(
@@ -339,7 +310,7 @@ def _fitting_batch(
     config: RunConfig,
     placement: Placement,
 ) -> int:
-    """The largest half, quarter, … of the batch size for which a copy's training step fits, or 0."""
+    """The largest half, quarter, … of the batch size at which a copy's step fits, or 0."""
     size = config.batch_size
     while size > 2:
         size //= 2

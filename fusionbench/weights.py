@@ -97,7 +97,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
             f"{path} cannot be read as plain weights ({reason}).",
-            "It may hold pickled objects, which are never run: save its state_dict() as safetensors.",
+            "It may hold pickled objects, which are never run: save its state_dict as safetensors.",
         ) from error
     for key in ("state_dict", "model", "state_dict_ema"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):

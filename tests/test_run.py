@@ -17,6 +17,8 @@ from fusionbench.config import Execution, RunConfig
 from fusionbench.errors import DataError, UsageError
 from fusionbench.experiment import setup
 from fusionbench.fusion import FusionRefused
+from fusionbench.placement import Placement
+from fusionbench.progress import SILENT
 from fusionbench.records import Store
 from fusionbench.run import run
 
@@ -256,7 +258,9 @@ def test_leaky_protocols_and_dropped_rows_are_marked(quick: RunConfig, here: Exe
     leaky = setup(quick.model_copy(update={"protocol": "image-3fold"}), here)
     assert leaky.flags() == ("leaky: patients",)
     dropping = setup(quick.model_copy(update={"missing": "drop-rows"}), here)
-    dropped = int(dropping.table.metadata[[c.name for c in dropping.columns]].isna().any(axis=1).sum())
+    dropped = int(
+        dropping.table.metadata[[c.name for c in dropping.columns]].isna().any(axis=1).sum()
+    )
     assert 0 < dropped < len(dropping.table)
     assert dropping.flags() == (f"rows dropped: {dropped}",)
     fold = dropping.protocol.folds[0]
@@ -267,7 +271,7 @@ def test_leaky_protocols_and_dropped_rows_are_marked(quick: RunConfig, here: Exe
 def test_weights_are_saved_on_request_and_give_the_same_predictions(
     quick: RunConfig, here: Execution
 ) -> None:
-    from fusionbench.train import Arrays, choose_placement, predict
+    from fusionbench.train import Arrays, predict
 
     record = run(quick, replace(here, save_weights=True)).records[0]
     store, experiment = Store(here.store), setup(quick, here)
@@ -277,11 +281,11 @@ def test_weights_are_saved_on_request_and_give_the_same_predictions(
     model, _ = experiment.model(experiment.backbone(), encoder, ())
     model.load_state_dict(load_file(store.weights_path(record.run_id)))
     arrays = Arrays(
-        experiment.images(None, __import__("fusionbench.progress").progress.SILENT),
+        experiment.images(None, SILENT),
         torch.from_numpy(encoder.transform(experiment.table.metadata)),
         torch.from_numpy(experiment.table.labels),
     )
-    found = predict(model, arrays, rows.parts["test"], choose_placement("cpu", "fp32"))
+    found = predict(model, arrays, rows.parts["test"], Placement(torch.device("cpu"), "fp32"))
     np.testing.assert_allclose(
         found, store.predictions(record.run_id).probabilities, rtol=0, atol=1e-6
     )
