@@ -6,11 +6,14 @@ WORKERS ?= 2
 
 .PHONY: run test lint bench clean
 
-# A first comparison, on drawn lesions, in about three minutes on two CPU cores.
+# A first comparison, on drawn lesions and from random weights: a few minutes on two CPU cores.
+DEMO = --backbone resnet18 --dataset synthetic --weights none \
+       --image-size 48 --epochs 4 --batch-size 32 --lr 2e-3 --store $(STORE)
+
 run: $(VENV)/.installed
-	@$(BIN)/fusionbench run --fusion none   --backbone resnet18 --dataset synthetic --preset demo --store $(STORE) --no-table
-	@$(BIN)/fusionbench run --fusion concat --backbone resnet18 --dataset synthetic --preset demo --store $(STORE) --no-table
-	@$(BIN)/fusionbench run --fusion sgmc   --backbone resnet18 --dataset synthetic --preset demo --store $(STORE)
+	$(BIN)/fusionbench run --fusion none $(DEMO)
+	$(BIN)/fusionbench run --fusion concat $(DEMO)
+	$(BIN)/fusionbench run --fusion sgmc $(DEMO)
 
 test: $(VENV)/.installed lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

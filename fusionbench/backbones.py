@@ -8,7 +8,8 @@ copies stay independent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from fusionbench.errors import BackboneError, PluginError, UsageError
+from fusionbench.errors import BackboneError, FusionbenchError, PluginError, UsageError
 from fusionbench.fusion import Stage
 from fusionbench.registry import unknown_name
 
@@ -107,6 +108,12 @@ class Backbone(nn.Module):
 
     def forward(self, image: Tensor, stage: StageFn) -> tuple[Tensor, tuple[Tensor, ...]]:
         """(B, 3, S, S) -> pre-logits (B, D), and per stage what `stage(k, tokens)` returned."""
+        if getattr(self.net, "grad_checkpointing", False):
+            # Hooks are skipped, or run a second time in backward, when no stage is set any more.
+            raise BackboneError(
+                f"Backbone {self.name} has gradient checkpointing on, which its taps do not bear.",
+                "Switch it off: net.set_grad_checkpointing(False).",
+            )
         flow = self._flow
         flow.stage, flow.tokens = stage, []
         try:
@@ -117,7 +124,7 @@ class Backbone(nn.Module):
         if len(tokens) != len(self.taps):
             raise BackboneError(
                 f"Backbone {self.name}: {len(tokens)} of {len(self.taps)} taps ran in a forward.",
-                "Gradient checkpointing and scripted submodules skip hooks: switch them off.",
+                "Checkpointed or scripted submodules skip hooks: switch that off.",
             )
         return features, tokens
 
@@ -171,6 +178,30 @@ def create_net(
         ) from error
 
 
+@dataclass(frozen=True)
+class Surveyed:
+    """Whether a backbone can be tapped at an image size; `reason` where it cannot."""
+
+    model: str
+    image_size: int
+    stages: tuple[Stage, ...] = ()
+    width: int = 0
+    reason: str = ""
+
+
+def survey(names: Iterable[str], image_size: int | None = None) -> Iterator[Surveyed]:
+    """Build and probe each model in turn, at `image_size` or at its native one."""
+    for name in names:
+        config = timm.get_pretrained_cfg(name)
+        size = image_size or (config.input_size[-1] if config is not None else 224)
+        try:
+            backbone = build_backbone(name, size)
+        except FusionbenchError as error:
+            yield Surveyed(name, size, reason=" ".join(error.message.split()))
+        else:
+            yield Surveyed(name, size, backbone.stages, backbone.width)
+
+
 def probe(name: str, net: nn.Module, image_size: int) -> tuple[dict[str, _Layout], int]:
     """Tap candidates of a timm model, looked at in one forward and backward: module -> layout.
 
@@ -182,7 +213,7 @@ def probe(name: str, net: nn.Module, image_size: int) -> tuple[dict[str, _Layout
     def refuse(reason: str) -> BackboneError:
         return BackboneError(
             f"Backbone {name} cannot be tapped at {image_size} px: {reason}.",
-            "Choose another backbone (fusionbench list backbones).",
+            "Choose another --image-size or backbone (fusionbench list backbones).",
         )
 
     info = getattr(net, "feature_info", None)
@@ -210,8 +241,10 @@ def probe(name: str, net: nn.Module, image_size: int) -> tuple[dict[str, _Layout
                 raise refuse(f"its pre-logits are {features.ndim}-dimensional, not (B, D)")
             weight = torch.randn_like(features)
         tensors = {m: out for m, out in seen.items() if isinstance(out, Tensor)}
-        grads = torch.autograd.grad(
-            (features * weight).sum(), list(tensors.values()), allow_unused=True
+        grads = (
+            torch.autograd.grad((features * weight).sum(), [*tensors.values()], allow_unused=True)
+            if tensors
+            else ()
         )
     except BackboneError:
         raise
@@ -248,10 +281,11 @@ def _layout(net: nn.Module, out: Tensor, channels: int) -> _Layout | None:
         if last:
             return _Layout("NHWC", (out.shape[1], out.shape[2]), channels)
     if out.ndim == 3 and out.shape[-1] == channels:
-        prefix = int(getattr(net, "num_prefix_tokens", 0) or 0)
-        side = round((out.shape[1] - prefix) ** 0.5)
-        if side > 0 and side * side == out.shape[1] - prefix:
-            return _Layout("tokens", (side, side), channels, prefix)
+        # A class token may join only later (cait, convit): then there is no prefix here yet.
+        for prefix in (int(getattr(net, "num_prefix_tokens", 0) or 0), 0):
+            side = math.isqrt(max(out.shape[1] - prefix, 0))
+            if side > 0 and side * side == out.shape[1] - prefix:
+                return _Layout("tokens", (side, side), channels, prefix)
     return None
 
 

@@ -92,7 +92,7 @@ def find(kind: str, name: str, extra: Sequence[str | Path] = ()) -> Entry:
     entries = discover(kind, extra)
     key = key_of(name)
     if key not in entries:
-        raise UsageError(*unknown_name(kind.rstrip("s"), name, entries))
+        raise UsageError(*unknown_name(KINDS[kind].lower(), name, entries))
     return entries[key]
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from fusionbench import registry
 from fusionbench.errors import UsageError
 
+MAX_LENGTH = 40
 # Names that the written files use for something else.
 TAKEN = {"Fusion", "Loss", "Spec", "Output", "Tensor"}
 
@@ -37,7 +38,7 @@ class {cls}(Fusion):
         return image * torch.sigmoid(self.gate(meta))
 '''
 
-LOSS = '''"""{title}: cross-entropy on confident and unsure samples alike, weighed by difficulty.
+LOSS = '''"""{title}: cross-entropy in which hard samples count more.
 
 Source: unpublished. Once there is a paper, cite it here: authors, title, venue, year, URL.
 """
@@ -60,10 +61,14 @@ class {cls}(Loss):
     def forward(self, output: Output, target: Tensor) -> dict[str, Tensor]:
         nll = functional.cross_entropy(output.logits.float(), target, reduction="none")
         hard = (1 - torch.exp(-nll)) ** self.gamma
-        return {{"{name}": self.weight * (hard * nll).mean()}}
+        loss = self.weight * (hard * nll).mean()
+        return {{"{name}": loss}}
 '''
 
-TEST = '''"""{title} keeps the contract of a {kind}: run `pytest` here, or `fusionbench check {file}`."""
+TEST = '''"""The contract of the {kind} in {file}.
+
+Run it with `pytest`; `fusionbench check` shows the same checks one by one.
+"""
 
 from pathlib import Path
 
@@ -87,10 +92,11 @@ def write_plugin(kind: Kind, name: str, folder: Path) -> tuple[Path, Path]:
     """
     key = registry.key_of(name)
     stem = key.replace("-", "_")
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", key) or keyword.iskeyword(stem):
+    fits = re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", key) and len(key) <= MAX_LENGTH
+    if not fits or keyword.iskeyword(stem):
         raise UsageError(
             f"{name!r} cannot be the name of a {kind}.",
-            "Take letters, digits and single hyphens, a letter first: my-gate.",
+            f"Take up to {MAX_LENGTH} letters, digits and single hyphens, a letter first: my-gate.",
         )
     if key.startswith("test-"):
         raise UsageError(f"{name!r} would be read as a test, not as a {kind}.", "Drop the test-.")

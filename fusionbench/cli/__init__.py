@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from importlib import import_module
 
 import click
@@ -14,7 +16,7 @@ from fusionbench.errors import DataError, FusionbenchError
 COMMANDS = {
     "run": ("run", "Train and evaluate one method over the folds of a protocol."),
     "leaderboard": ("leaderboard", "Show finished runs as a table."),
-    "show": ("show", "Show one finished or failed run."),
+    "show": ("show", "Show one finished or failed run, or name them all."),
     "list": ("listing", "List fusions, losses, backbones, datasets, protocols, metrics."),
     "data": ("data", "Look at, prepare and verify a dataset."),
     "check": ("plugins", "Check a plugin file against its contract."),
@@ -48,7 +50,9 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="fusionbench")
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 def cli(debug: bool) -> None:
@@ -64,42 +68,43 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exit code 0, 1 for a failed run or unusable data, 2 for wrong use."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments  # accepted before and after the command's name
-    arguments = [a for a in arguments if a != "--debug"]
+    arguments = [a for a in arguments if a != "--debug"] or ["--help"]
     try:
         # A command returns its exit code where finishing is not succeeding.
         code = cli.main(args=arguments, prog_name="fusionbench", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
-    except click.ClickException as error:
-        if debug:
-            raise
-        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
-        hint = f" See {where} --help." if where else ""
-        _fail(error.format_message() + hint, 2)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("Interrupted. Finished folds are kept; the same command goes on from there.", 130)
-    except FusionbenchError as error:
-        if debug:
-            raise
-        _fail(str(error), error.exit_code, error.problems if isinstance(error, DataError) else [])
     except BrokenPipeError:
-        sys.stderr.close()
+        # The reader of our output has gone (as `| head` does); nothing more can be written, not
+        # even what the interpreter flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except Exception as error:
-        if debug:
-            raise
-        _fail(
-            f"Internal error, {type(error).__name__}: {error}. Run again with --debug for the "
-            "traceback.",
-            1,
-        )
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(_report(error, debug, arguments))
 
 
-def _fail(message: str, code: int, problems: list[dict[str, object]] | None = None) -> None:
+def _report(error: BaseException, debug: bool, arguments: list[str]) -> int:
+    """Say what went wrong on stderr; returns the exit code."""
     from fusionbench.cli.terminal import print_error, print_problems
 
-    if problems:
-        print_problems(problems)
-    print_error(message)
-    sys.exit(code)
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        kept = " Finished folds are kept; the same command goes on from there."
+        print_error("Interrupted." + (kept if "run" in arguments else ""))
+        return 130
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, click.ClickException):
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        print_error(error.format_message(), f"See {where} --help." if where else "")
+        return error.exit_code
+    if isinstance(error, FusionbenchError):
+        if isinstance(error, DataError) and error.problems:
+            print_problems(error.problems)
+        print_error(error.message, error.remedy)
+        return error.exit_code
+    print_error(
+        f"Internal error, {type(error).__name__}: {error}.",
+        "" if debug else "Run again with --debug for the traceback.",
+    )
+    return 1

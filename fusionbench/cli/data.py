@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from fusionbench.data.prepare import Report
 
 
-@click.group("data")
+SHOWN_NOTES = 10
+
+
+@click.group("data", no_args_is_help=False)
 def data_command() -> None:
     """Look at, prepare and verify a dataset."""
 
@@ -24,7 +27,7 @@ def data_command() -> None:
 @plugins_option
 @json_option
 def status_command(name: str, data: Path | None, plugins: tuple[Path, ...], as_json: bool) -> int:
-    """Where the dataset is and how much of it. Quick: opens no photograph."""
+    """Say where a dataset is and how much of it; opens no photograph."""
     from fusionbench.data.locate import open_card
     from fusionbench.data.prepare import status
 
@@ -37,7 +40,7 @@ def status_command(name: str, data: Path | None, plugins: tuple[Path, ...], as_j
 @plugins_option
 @json_option
 def verify_command(name: str, data: Path | None, plugins: tuple[Path, ...], as_json: bool) -> int:
-    """Check counts, columns, classes, and that every photograph opens."""
+    """Check counts, columns, classes and every photograph."""
     from fusionbench.cli import terminal
     from fusionbench.data.locate import find_data, open_card
     from fusionbench.data.prepare import verify
@@ -49,10 +52,18 @@ def verify_command(name: str, data: Path | None, plugins: tuple[Path, ...], as_j
 @data_command.command("prepare")
 @click.argument("name")
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--image-size", default=224, show_default=True, help="Of the cache, pixels.")
+@click.option(
+    "--image-size",
+    default=224,
+    type=click.IntRange(16, 2048),
+    metavar="PIXELS",
+    show_default=True,
+    help="Side of the pictures in the cache.",
+)
 @click.option(
     "--to",
     "destination",
+    metavar="DIR",
     type=click.Path(path_type=Path),
     help="Where an archive is unpacked. Default: datasets/<name>/data.",
 )
@@ -66,7 +77,10 @@ def prepare_command(
     plugins: tuple[Path, ...],
     as_json: bool,
 ) -> int:
-    """Take the downloaded archive or folder SOURCE: unpack, check everything, build the cache."""
+    """Make a download usable: unpack, check, build the cache.
+
+    SOURCE is the archive or the folder that was downloaded. Every problem is listed.
+    """
     from fusionbench.cli import terminal
     from fusionbench.data.locate import open_card
     from fusionbench.data.prepare import prepare
@@ -82,26 +96,50 @@ def prepare_command(
 
 
 def _show(report: Report, as_json: bool) -> int:
-    from dataclasses import asdict
-
-    from rich.markup import escape
-    from rich.table import Table
-
     from fusionbench.cli import terminal
 
     if as_json:
-        terminal.print_json(asdict(report))
+        terminal.print_json(report.to_dict())
         return 0 if report.ok else 1
     if report.problems:
-        terminal.print_problems(report.problems)
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in asdict(report).items():
-        if name == "problems":
-            value = len(report.problems)
-        if isinstance(value, dict):
-            value = ", ".join(f"{k} {v}" for k, v in value.items())
-        table.add_row(name.replace("_", " "), escape(str(value)))
-    terminal.out().print(table)
+        terminal.print_problems(report.problems, report.root)
+    console = terminal.out()
+    if report.found:
+        console.print(terminal.facts(_facts(report)))
+    console.print(_verdict(report))
     return 0 if report.ok else 1
+
+
+def _facts(report: Report) -> dict[str, object]:
+    photographs = f"{report.images_found:,} found"
+    if report.images_missing:
+        photographs += f", {report.images_missing:,} missing"
+    photographs += ", all opened" if report.checked_pixels else ", not opened (data verify does)"
+    notes = [*report.notes[:SHOWN_NOTES]]
+    if len(report.notes) > SHOWN_NOTES:
+        notes.append(f"… and {len(report.notes) - SHOWN_NOTES:,} more")
+    return {
+        "dataset": report.dataset,
+        "folder": report.root,
+        "rows": f"{report.rows:,} in {report.groups:,} groups",
+        "photographs": photographs,
+        "classes": ", ".join(f"{name} {n:,}" for name, n in report.classes.items()),
+        "fingerprint": report.fingerprint,
+        "cache": ", ".join(
+            f"{c['size']} px {c['resize']}, {int(str(c['bytes'])) / 1e6:,.1f} MB"
+            for c in report.caches
+        ),
+        "notes": "\n".join(notes),
+    }
+
+
+def _verdict(report: Report) -> str:
+    if report.ok:
+        return "[green]Nothing is wrong.[/]"
+    if not report.found:
+        return "[red]Not here.[/]"
+    n = len(report.problems)
+    text = f"{n:,} problem{'s' if n > 1 else ''}"
+    if report.fingerprint and report.images_missing == n:
+        text += "; a run can use the rest with --allow-missing-images"
+    return f"[red]{text}.[/]"

@@ -116,12 +116,18 @@ def _blocks(records: Iterable[Record], sort: str, plugins: tuple[Path, ...]) -> 
 
 def _known_metrics(names: Iterable[str]) -> None:
     from fusionbench.errors import UsageError
-    from fusionbench.metrics import METRICS, RECALL
+    from fusionbench.metric_names import METRICS, RECALL
     from fusionbench.registry import unknown_name
 
     for name in names:
-        if name not in METRICS and not name.startswith(RECALL):
-            raise UsageError(*unknown_name("metric", name, METRICS))
+        if name in METRICS or (name.startswith(RECALL) and name != RECALL):
+            continue
+        # "auc" is no number of ours: its averaging must be said.
+        exact = [known for known in METRICS if name and name.lower() in known]
+        message, remedy = unknown_name("metric", name, exact or METRICS)
+        if exact:
+            remedy = f"Did you mean {' or '.join(exact)}?"
+        raise UsageError(message, remedy)
 
 
 def _format_of(output: Path | None) -> str:

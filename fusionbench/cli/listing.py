@@ -27,12 +27,14 @@ def list_command(
 ) -> None:
     """List what can be used; without a TOPIC everything but backbones.
 
-    PATTERN keeps names that contain it: fusionbench list backbones resnet
+    PATTERN keeps the names that contain it: fusionbench list backbones resnet
     """
     from fusionbench.cli import terminal
 
     topics = [topic] if topic else [t for t in TOPICS if t != "backbones"]
-    found = {t: [r for r in rows_of(t, plugins, load) if pattern in r["name"]] for t in topics}
+    found = {
+        t: [r for r in rows_of(t, plugins, load) if pattern.lower() in r["name"]] for t in topics
+    }
     if as_json:
         terminal.print_json(found[topic] if topic else found)
         return
@@ -51,7 +53,7 @@ def rows_of(topic: str, plugins: tuple[Path, ...] = (), load: bool = False) -> R
     if topic == "backbones":
         return [{"name": name} for name in backbone_names()]
     if topic == "metrics":
-        from fusionbench.metrics import METRICS
+        from fusionbench.metric_names import METRICS
 
         return [
             {"name": m.name, "title": m.title, "better": m.better, "definition": m.definition}
@@ -128,7 +130,7 @@ def _cards(topic: str, plugins: tuple[Path, ...]) -> Rows:
                 {
                     "name": spec.name,
                     "dataset": name,
-                    "default": spec.name == card.default_protocol,
+                    "default": spec.name == (card.default_protocol or card.protocols[0].name),
                     "folds": 1 if spec.kind == "fixed" else spec.folds,
                     "leaks": list(spec.leaks),
                     "note": spec.note,
@@ -143,6 +145,10 @@ def _print(topic: str, rows: Rows) -> None:
 
     from fusionbench.cli import terminal
 
+    console = terminal.out()
+    if not rows:
+        console.print(f"no {topic} match")
+        return
     if topic == "backbones":  # over a thousand names: plain lines, for grep
         click.echo("\n".join(row["name"] for row in rows))
         return
@@ -154,8 +160,7 @@ def _print(topic: str, rows: Rows) -> None:
             table.add_row(row["name"], f"[red]broken:[/] {escape(row['broken'])}")
         else:
             table.add_row(row["name"], escape(_describe(topic, row)))
-    console = terminal.out()
-    console.print(f"\n[bold]{topic}[/]" if rows else f"no {topic} match")
+    console.print(f"\n[bold]{topic}[/]")
     console.print(table)
 
 
@@ -163,7 +168,7 @@ def _describe(topic: str, row: dict[str, Any]) -> str:
     if topic in registry.KINDS:
         settings = ", ".join(f"{k}={v}" for k, v in row["parameters"].items())
         origin = "" if row["origin"] == "built-in" else f" [{row['origin']}]"
-        return row["summary"] + origin + (f"\n{settings}" if settings else "")
+        return row["summary"] + origin + (f"\nsettings: {settings}" if settings else "")
     if topic == "datasets":
         size = f"{row['rows']} photographs; " if row["rows"] else ""
         return f"{row['title']}: {size}{', '.join(row['classes'])}"

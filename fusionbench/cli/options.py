@@ -1,14 +1,45 @@
-"""Options that several commands share."""
+"""Options that several commands share, and help in sections."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+# Option names (as on the command line, without dashes) under a heading.
+Sections = Mapping[str, Sequence[str]]
+WIDEST = 28  # characters of the first column of a help text; longer options take a line
+
+
+class SectionedCommand(click.Command):
+    """Prints its options under headings; what no section names stands last, as "Other"."""
+
+    def __init__(self, *args: Any, sections: Sections, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        shown: dict[str, list[tuple[str, str]]] = {title: [] for title in (*self.sections, "Other")}
+        place = {name: title for title, names in self.sections.items() for name in names}
+        # A line does not break within the note of a default.
+        records = {
+            max(p.opts, key=len).lstrip("-"): (record[0], record[1].replace("t: ", "t:\xa0"))
+            for p in self.get_params(ctx)
+            if (record := p.get_help_record(ctx)) is not None
+        }
+        order = [*place, *(name for name in records if name not in place)]
+        for name in order:
+            shown[place.get(name, "Other")].append(records[name])
+        # One width for the first column of every section, so that the texts stand in line.
+        width = min(max(len(first) for first, _ in records.values()), WIDEST)
+        for title, rows in shown.items():
+            if rows:
+                rows[0] = (rows[0][0].ljust(width), rows[0][1])
+                with formatter.section(title):
+                    formatter.write_dl(rows, col_max=width)
 
 
 def plugins_option(command: F) -> F:
@@ -24,6 +55,7 @@ def data_option(command: F) -> F:
     return click.option(
         "--data",
         type=click.Path(path_type=Path),
+        metavar="DIR",
         help="Folder with the dataset's files. Default: $FUSIONBENCH_DATA, then "
         "datasets/<name>/data.",
     )(command)
@@ -32,8 +64,9 @@ def data_option(command: F) -> F:
 def store_option(command: F) -> F:
     return click.option(
         "--store",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, file_okay=False),
         default="runs",
+        metavar="DIR",
         envvar="FUSIONBENCH_STORE",
         show_default=True,
         help="Folder of records.",

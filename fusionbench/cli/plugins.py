@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fusionbench.cli.options import json_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fusionbench.testing import Check
 
 STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 
@@ -26,8 +32,8 @@ def check_command(file: Path, thorough: bool, as_json: bool) -> int:
     progress.note("loading PyTorch and timm")
     from fusionbench.testing import check_file
 
-    checks = check_file(file, thorough=thorough)
-    failed = [c for c in checks if c.status == "fail"]
+    checks = check_file(file, thorough=thorough, progress=progress)
+    failed = sum(c.status == "fail" for c in checks)
     if as_json:
         terminal.print_json(
             [
@@ -36,27 +42,40 @@ def check_command(file: Path, thorough: bool, as_json: bool) -> int:
             ]
         )
         return 1 if failed else 0
+    console = terminal.out()
+    console.print(_table(checks))
+    passed = sum(c.status == "pass" for c in checks)
+    console.print(f"{passed} passed, {failed} failed, {len(checks) - passed - failed} skipped")
+    return 1 if failed else 0
 
-    from rich.markup import escape
+
+def _table(checks: list[Check]) -> Table:
+    """A row per check, and below it what was found on which backbones or losses."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("check", "on", "result", ""):
-        table.add_column(title, overflow="fold")
-    for check in checks:
-        style = STYLES[check.status]
-        table.add_row(
-            escape(check.name),
-            escape(check.subject),
-            f"[{style}]{check.status}[/]",
-            escape(check.detail),
+    table.add_column("check", no_wrap=True)
+    table.add_column("passed", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for name in dict.fromkeys(check.name for check in checks):
+        of_name = [check for check in checks if check.name == name]
+        found: dict[tuple[str, str], list[str]] = {}  # (status, what was found) -> on what
+        for check in of_name:
+            if check.detail:
+                found.setdefault((check.status, check.detail), []).append(check.subject)
+        details = Text("\n").join(
+            Text.assemble(
+                "" if status == "pass" else (f"{', '.join(subjects)}: ", STYLES[status]), detail
+            )
+            for (status, detail), subjects in found.items()
         )
-    console = terminal.out()
-    console.print(table)
-    passed = sum(c.status == "pass" for c in checks)
-    console.print(f"{passed} passed, {len(failed)} failed, {len(checks) - passed - len(failed)} "
-                  "skipped")  # fmt: skip
-    return 1 if failed else 0
+        statuses = {check.status for check in of_name}
+        worst = next(status for status in ("fail", "skip", "pass") if status in statuses)
+        passed = sum(check.status == "pass" for check in of_name)
+        count = Text(f"{passed} of {len(of_name)}", style=STYLES[worst])
+        table.add_row(Text(name), count, details)
+    return table
 
 
 @click.command("new")

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from fusionbench.cli.options import data_option, json_option, plugins_option, store_option
+from fusionbench.cli.options import (
+    SectionedCommand,
+    data_option,
+    json_option,
+    plugins_option,
+    store_option,
+)
 from fusionbench.config import (
     Augment,
     Device,
@@ -25,6 +31,21 @@ from fusionbench.config import (
 if TYPE_CHECKING:
     from fusionbench.run import Outcome
 
+SECTIONS = {
+    "Method": ("fusion", "backbone", "loss", "set", "weights", "drop-path"),
+    "Data": (
+        *("dataset", "protocol", "fold", "data", "view", "columns", "encoding", "missing"),
+        *("image-size", "resize", "allow-missing-images"),
+    ),
+    "Training": (
+        *("epochs", "batch-size", "augment", "optimizer", "lr", "weight-decay", "schedule"),
+        *("warmup-epochs", "clip-grad", "ema", "select", "precision", "seed"),
+    ),
+    "Where, and what is kept": (
+        *("device", "workers", "store", "existing", "save-weights", "plugins", "json", "help"),
+    ),
+}
+
 # Options whose text is the RunConfig field of the same name, with the field's own default.
 _DEFAULTS = {name: field.default for name, field in RunConfig.model_fields.items()}
 
@@ -41,10 +62,15 @@ def _choice(annotation: Any) -> click.Choice:
     return click.Choice(get_args(annotation))
 
 
-@click.command("run", context_settings={"max_content_width": 100})
-@_field("--fusion", "Fusion method (fusionbench list fusions).")
-@_field("--backbone", "Any timm model that can be tapped (fusionbench list backbones).")
-@_field("--loss", "Loss, or several joined by +. Default: the fusion's own.")
+@click.command(
+    "run",
+    cls=SectionedCommand,
+    sections=SECTIONS,
+    context_settings={"max_content_width": 100},
+)
+@_field("--fusion", "Fusion method (fusionbench list fusions).", metavar="NAME")
+@_field("--backbone", "A timm model (fusionbench list backbones).", metavar="NAME")
+@_field("--loss", "Loss, or several joined by +. Default: the fusion's own.", metavar="NAME")
 @click.option(
     "--set",
     "assignments",
@@ -53,44 +79,61 @@ def _choice(annotation: Any) -> click.Choice:
     help="A setting of the method: fusion.NAME, loss.NAME, loss.<loss>.NAME, optimizer.NAME, "
     "schedule.NAME. May be given several times.",
 )
-@_field("--dataset", "Dataset, or the path of a dataset.toml (fusionbench list datasets).")
-@_field("--protocol", "Protocol (fusionbench list protocols). Default: the dataset's own.")
+@_field("--dataset", "Dataset (fusionbench list datasets), or a dataset.toml.", metavar="NAME")
+@_field(
+    "--protocol",
+    "How rows are split (fusionbench list protocols). Default: the dataset's own.",
+    metavar="NAME",
+)
 @data_option
-@_field("--view", "Which photograph, where a dataset has several. Default: the first.")
+@_field("--view", "Which photograph, where there are several. Default: the first.", metavar="NAME")
 @click.option(
     "--columns", default="", metavar="A,B,…", help="Metadata columns. Default: the card's inputs."
 )
 @_field("--encoding", "How categories become numbers.", type=_choice(Encoding))
 @_field("--missing", "What an empty metadata cell becomes.", type=_choice(Missing))
-@_field("--resize", "Whole photograph squashed to a square, or its centre.", type=_choice(Resize))
+@_field("--resize", "The whole photograph, or its centre.", type=_choice(Resize))
 @click.option(
     "--allow-missing-images",
     is_flag=True,
     help="Use the photographs that are there. Such rows are never ranked beside whole ones.",
 )
-@click.option("--fold", "folds", default="all", show_default=True, help="all, or e.g. 0 or 0,1.")
-@_field("--seed", "Seed of initial weights, batches and augmentation.")
-@_field("--epochs", "Passes over the training rows.")
-@_field("--batch-size", "Images per step.")
-@_field("--image-size", "Side of the square input, pixels.")
+@click.option(
+    "--fold",
+    "folds",
+    default="all",
+    show_default=True,
+    metavar="K",
+    help="Which folds: all, or e.g. 0 or 0,1.",
+)
+@_field("--seed", "Of initial weights, batches and augmentation.", metavar="N")
+@_field("--epochs", "Passes over the training rows.", metavar="N")
+@_field("--batch-size", "Images per step.", metavar="N")
+@_field("--image-size", "Side of the square input.", metavar="PIXELS")
 @_field("--augment", "Training augmentation.", type=_choice(Augment))
-@_field("--weights", "Starting weights: imagenet, none, or a file.")
-@_field("--optimizer", "A timm optimizer.")
-@_field("--lr", "Peak learning rate.")
-@_field("--weight-decay", "Weight decay.")
-@_field("--schedule", "A timm schedule: cosine, step, poly, plateau, constant, none, …")
-@_field("--warmup-epochs", "Epochs of linear warm-up.")
-@_field("--clip-grad", "Largest gradient norm; 0: no limit.")
-@_field("--ema", "Decay of averaged weights, which are then the result; 0: off.")
-@_field("--drop-path", "Stochastic depth of the backbone.")
+@_field("--weights", "To start from: imagenet, none, or a file.", metavar="FROM")
+@_field("--optimizer", "Any of timm's.", metavar="NAME")
+@_field("--lr", "Peak learning rate.", metavar="X")
+@_field("--weight-decay", "Weight decay.", metavar="X")
+@_field(
+    "--schedule",
+    "Of the learning rate: cosine, tanh, step, multistep, poly, plateau, constant or none.",
+    metavar="NAME",
+)
+@_field("--warmup-epochs", "Epochs of linear warm-up.", metavar="N")
+@_field("--clip-grad", "Largest gradient norm; 0: no limit.", metavar="X")
+@_field("--ema", "Decay of averaged weights, which are then the result; 0: off.", metavar="X")
+@_field("--drop-path", "Stochastic depth of the backbone.", metavar="X")
 @_field(
     "--select",
     "Whose weights are evaluated: the last epoch's, the best on an inner validation part, or the "
     "best on the test part (optimistic, and marked so).",
     type=_choice(Select),
 )
-@_field("--precision", "auto: bf16 where the hardware has it.", type=_choice(Precision))
-@click.option("--device", type=_choice(Device), default="auto", show_default=True)
+@_field("--precision", "auto: bf16 where it is faster.", type=_choice(Precision))
+@click.option(
+    "--device", type=_choice(Device), default="auto", show_default=True, help="auto: a GPU if any."
+)
 @store_option
 @click.option(
     "--existing",
@@ -100,7 +143,12 @@ def _choice(annotation: Any) -> click.Choice:
     help="What to do with folds that are in the store already.",
 )
 @click.option("--save-weights", is_flag=True, help="Keep the trained weights (safetensors).")
-@click.option("--workers", type=click.IntRange(1), help="Decoding threads. Default: one per core.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Decoding threads. Default: one per core.",
+)
 @plugins_option
 @json_option
 def run_command(
@@ -146,6 +194,7 @@ def run_command(
         save_weights=save_weights,
         workers=workers,
     )
+    _check_names(config, plugins)
     progress = terminal.progress()
     progress.note("loading PyTorch and timm")
     from fusionbench.run import run
@@ -162,6 +211,17 @@ def run_command(
             f"(fusionbench show {failure.run_id} --store {store})"
         )
     return 1 if outcome.failures else 0
+
+
+def _check_names(config: RunConfig, plugins: tuple[Path, ...]) -> None:
+    """Say at once what is misspelt: loading PyTorch takes seconds."""
+    from fusionbench import registry
+    from fusionbench.data.locate import open_card
+
+    registry.find("fusions", config.fusion, plugins)
+    for name in config.loss.split("+") if config.loss else ():
+        registry.find("losses", name, plugins)
+    open_card(config.dataset, plugins=plugins)
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:

@@ -1,21 +1,24 @@
-"""Drawing for people: progress on stderr, errors, tables of problems. Data goes to stdout."""
+"""Drawing for people: errors, tables of problems. Data goes to stdout, the rest to stderr."""
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from fusionbench.progress import Progress, Task
+if TYPE_CHECKING:
+    from fusionbench.progress import Progress
 
-SHOWN_PROBLEMS = 50
+# Findings of one kind that are spelled out, and kinds that are shown.
+SHOWN_ALIKE, SHOWN_KINDS = 10, 20
 
 
 def out() -> Console:
@@ -28,150 +31,93 @@ def err() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def progress() -> Progress:
+    """Bars on a terminal, plain lines elsewhere."""
+    from fusionbench.cli.progress import BarProgress, LineProgress
+
+    console = err()
+    return BarProgress(console) if console.is_terminal else LineProgress()
+
+
 def print_json(data: Any) -> None:
-    """One JSON value on stdout and nothing else; NaN becomes null."""
+    """One JSON value on stdout and nothing else; NaN and infinity become null."""
     sys.stdout.write(json.dumps(_plain(data), indent=2, allow_nan=False) + "\n")
 
 
-def print_error(message: str) -> None:
-    err().print(f"[bold red]Error:[/] [red]{escape(message)}[/]", soft_wrap=True)
+def print_error(message: str, remedy: str = "") -> None:
+    """What is wrong and what to do, on one red line. What runs over several lines (a plugin's own
+    traceback, how to get a dataset) follows below it, not red."""
+    first, _, rest = message.strip().partition("\n")
+    remedy = remedy.strip()
+    if remedy and not rest and "\n" not in remedy:
+        first, remedy = f"{first} {remedy}", ""
+    console = err()
+    console.print(f"[bold red]Error:[/] [red]{escape(first)}[/]", soft_wrap=True)
+    for text in (rest, remedy):
+        if text:
+            console.print(Text(text), soft_wrap=True)
 
 
-def print_problems(problems: Sequence[dict[str, object]]) -> None:
-    """Findings as one table, one line each; the first fifty."""
-    columns = list(dict.fromkeys(key for problem in problems for key in problem))
-    table = Table(box=None, header_style="bold", pad_edge=False)
+def facts(rows: Mapping[str, object]) -> Table:
+    """Name and value, one pair a line; pairs without a value are left out."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        if value not in ("", None):
+            table.add_row(name, Text(str(value)))
+    return table
+
+
+def print_problems(problems: Iterable[Mapping[str, object]], root: str = "") -> None:
+    """Findings as one table on stderr, those of a kind together and only the first ten of each.
+
+    `root` is left out of file names. What to do (`fix`) stands below, once.
+    """
+    problems = list(problems)
+    kinds: dict[tuple[str, ...], list[Mapping[str, object]]] = {}
+    for problem in problems:
+        kinds.setdefault(_kind(problem), []).append(problem)
+    shown = [found for _, found in zip(range(SHOWN_KINDS), kinds.values(), strict=False)]
+    columns = [
+        name
+        for name in dict.fromkeys(key for problem in problems for key in problem)
+        if name != "fix" and any(problem.get(name) not in ("", None) for problem in problems)
+    ]
+    table = Table(box=None, header_style="bold", pad_edge=False, show_header=len(columns) > 1)
     for name in columns:
         table.add_column(name, overflow="fold")
-    for problem in problems[:SHOWN_PROBLEMS]:
-        table.add_row(*(_cell(problem.get(name)) for name in columns))
-    err().print(table)
-    if len(problems) > SHOWN_PROBLEMS:
-        err().print(f"... and {len(problems) - SHOWN_PROBLEMS} more")
+    for found in shown:
+        for problem in found[:SHOWN_ALIKE]:
+            table.add_row(*(_cell(problem.get(name), root) for name in columns))
+        if len(found) > SHOWN_ALIKE:
+            more = Text(f"… and {len(found) - SHOWN_ALIKE:,} more", style="yellow")
+            table.add_row(*([""] * (len(columns) - 1)), more)
+    console = err()
+    console.print(table)
+    rest = sum(map(len, kinds.values())) - sum(map(len, shown))
+    if rest:
+        console.print(f"[yellow]… and {rest:,} problems of other kinds[/]")
+    for fix in dict.fromkeys(str(p["fix"]).strip() for p in problems if p.get("fix")):
+        console.print(Text(fix), soft_wrap=True)
 
 
-def progress() -> Progress:
-    """Bars on a terminal, plain lines elsewhere."""
-    return BarProgress() if err().is_terminal else LineProgress()
+def _kind(problem: Mapping[str, object]) -> tuple[str, ...]:
+    """Findings are of a kind where they differ in names, numbers and quoted text only."""
+    text = re.sub(r"'[^']*'|\"[^\"]*\"|\S*[\d./\\]\S*", "…", str(problem.get("problem", "")))
+    return (str(problem.get("column", "")), text)
 
 
-class BarProgress(Progress):
-    """rich bars with rate and time left; nested tasks stand below each other."""
-
-    def __init__(self) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bars
-
-        self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[info]}"),
-            console=err(),
-            transient=True,
-        )
-        self._open = 0
-
-    @contextmanager
-    def task(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
-        if not self._open:
-            self._bars.start()
-        self._open += 1
-        number = self._bars.add_task(escape(label), total=total, rate="", info="")
-        try:
-            yield _BarTask(self._bars, number, unit)
-        finally:
-            self._bars.remove_task(number)
-            self._open -= 1
-            if not self._open:
-                self._bars.stop()
-
-    def note(self, message: str) -> None:
-        self._bars.console.print(f"[dim]{escape(message)}[/]", soft_wrap=True)
-
-
-class _BarTask(Task):
-    def __init__(self, bars: Any, number: Any, unit: str) -> None:
-        self.bars, self.number, self.unit = bars, number, unit
-        self.info: dict[str, object] = {}
-        self.started, self.done = time.monotonic(), 0
-
-    def advance(self, steps: int = 1, **info: object) -> None:
-        self.info.update(info)
-        self.done += steps
-        seconds = time.monotonic() - self.started
-        rate = f"{self.done / seconds:.0f} {self.unit}/s" if seconds > 1 else ""
-        shown = rate if self.unit != "fold" else ""
-        self.bars.update(self.number, advance=steps, rate=shown, info=_info(self.info))
-
-
-class LineProgress(Progress):
-    """A line at the start, every ten seconds or so, and at the end of a task."""
-
-    @contextmanager
-    def task(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
-        task = _LineTask(label, total, unit)
-        yield task
-        task.finish()
-
-    def note(self, message: str) -> None:
-        sys.stderr.write(message + "\n")
-        sys.stderr.flush()
-
-
-class _LineTask(Task):
-    INTERVAL = 10.0  # seconds between lines
-
-    def __init__(self, label: str, total: int, unit: str) -> None:
-        self.label, self.total, self.unit = label, total, unit
-        self.done, self.info = 0, {}  # type: tuple[int, dict[str, object]]
-        self.started = self.last = time.monotonic()
-
-    def advance(self, steps: int = 1, **info: object) -> None:
-        self.done += steps
-        self.info.update(info)
-        if time.monotonic() - self.last > self.INTERVAL:
-            self._line()
-
-    def finish(self) -> None:
-        self._line()
-
-    def _line(self) -> None:
-        self.last = time.monotonic()
-        seconds = max(self.last - self.started, 1e-9)
-        rate = self.done / seconds
-        left = (self.total - self.done) / rate if rate else 0
-        pace = f", {rate:.0f} {self.unit}/s" if self.unit != "fold" and seconds > 0.1 else ""
-        time_left = f", {left:.0f} s left" if self.done < self.total else f", {seconds:.1f} s"
-        tail = f", {_info(self.info)}" if self.info else ""
-        sys.stderr.write(
-            f"{self.label}: {self.done}/{self.total} {self.unit}{pace}{time_left}{tail}\n"
-        )
-        sys.stderr.flush()
-
-
-def _info(info: dict[str, object]) -> str:
-    return " ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in info.items())
-
-
-def _cell(value: object) -> str:
-    return escape("" if value is None else str(value))
+def _cell(value: object, root: str) -> Text:
+    text = "" if value is None else str(value)
+    return Text(text.removeprefix(root).lstrip("/\\") if root and text.startswith(root) else text)
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and not math.isfinite(value):
         return None
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(v) for v in value]
     return value

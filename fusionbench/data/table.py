@@ -178,7 +178,7 @@ def missing_photographs(
     card: DatasetCard, index: ImageIndex, missing: list[str], rows: int
 ) -> DataError:
     names = list(dict.fromkeys(missing))
-    some = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+    some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     links = ""
     if index.skipped_links:
         links = f" Links that leave the folder are not followed: {index.skipped_links[0]}."

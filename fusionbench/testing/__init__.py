@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from fusionbench.testing.checks import Check, assert_ok
 from fusionbench.testing.files import check_file, load_file
-from fusionbench.testing.fusion_contract import FUSION_CHECKS, MICRO_BACKBONES, check_fusion
+from fusionbench.testing.fusion_case import MICRO_BACKBONES
+from fusionbench.testing.fusion_checks import FUSION_CHECKS
+from fusionbench.testing.fusion_contract import check_fusion
 from fusionbench.testing.loss_contract import LOSS_CHECKS, check_loss
 
 __all__ = [

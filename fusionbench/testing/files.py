@@ -52,7 +52,8 @@ def check_file(
         kind, cls = load_file(path)
     except PluginError as error:
         return [Check("loads", Path(path).name, "fail", str(error))]
-    loads = Check("loads", Path(path).name, "pass", f"{kind.rstrip('s')} {cls.__name__}")
+    what = f"{registry.KINDS[kind].lower()} {cls.__name__}"
+    loads = Check("loads", Path(path).name, "pass", what)
     if kind == "fusions":
         return [loads, *check_fusion(cls, thorough=thorough, progress=progress)]
     return [loads, *check_loss(cls, progress=progress)]

@@ -30,7 +30,7 @@ from fusionbench.testing.checks import (
     run,
     through_safetensors,
 )
-from fusionbench.testing.fusion_contract import MICRO_BACKBONES
+from fusionbench.testing.fusion_case import MICRO_BACKBONES
 
 # Two shapes of network: a pyramid, and blocks of one width.
 NETWORKS: dict[str, tuple[Stage, ...]] = {

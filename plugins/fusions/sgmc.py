@@ -1,8 +1,9 @@
 """SGMC-Net: channel-spatial fusion of metadata after every backbone stage.
 
-J. Li et al., "Self-contrastive guided multi-modal ... skin lesion", Pattern Recognition 156, 2024,
-110742, https://doi.org/10.1016/j.patcog.2024.110742. The self-contrastive guidance is the loss
-`self-contrastive`.
+F. Li, M. Li, E. Zuo, C. Chen, C. Chen, X. Lv, "Self-contrastive feature guidance based
+multidimensional collaborative network of metadata and image features for skin disease
+classification", Pattern Recognition 156, 2024, 110742,
+https://doi.org/10.1016/j.patcog.2024.110742. Its guidance is the loss `self-contrastive`.
 """
 
 from typing import Literal

@@ -1,6 +1,7 @@
 """Self-contrastive guidance: earlier stages learn to agree with the last one, class by class.
 
-J. Li et al., Pattern Recognition 156, 2024, 110742, https://doi.org/10.1016/j.patcog.2024.110742
+The guidance of SGMC-Net: F. Li, M. Li, E. Zuo, C. Chen, C. Chen, X. Lv, Pattern Recognition 156,
+2024, 110742, https://doi.org/10.1016/j.patcog.2024.110742
 """
 
 import torch

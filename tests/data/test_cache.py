@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import Notes, photo
+from made_up_data import Notes, photo
 
 from fusionbench.data import cache
 from fusionbench.data.cache import cache_key, find_caches, open_or_build

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from conftest import photo
+from made_up_data import photo
 
 from fusionbench.data.cache import open_or_build
 from fusionbench.data.encoder import MetadataEncoder, input_columns

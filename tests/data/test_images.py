@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import CARD, photo
+from made_up_data import CARD, photo
 from PIL import Image
 
 from fusionbench.data import images

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import CARD, HEADER, photo
+from made_up_data import CARD, HEADER, photo
 
 from fusionbench.data import archive
 from fusionbench.data.archive import Limits, unpack

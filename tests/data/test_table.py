@@ -8,9 +8,9 @@ import string
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CARD, HEADER, Notes, photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up_data import CARD, HEADER, Notes, photo
 
 from fusionbench.data import digests
 from fusionbench.data.card import Column

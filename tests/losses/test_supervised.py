@@ -97,7 +97,7 @@ def test_deep_supervision_equals_plain_loops() -> None:
             summed -= log_softmax(scores)[label]
         stage_losses.append(summed / len(TARGET))
     (got,) = loss(output(), torch.tensor(TARGET)).values()
-    assert float(got) == pytest.approx(0.4 * sum(stage_losses) / len(stage_losses), rel=1e-5)
+    assert got.item() == pytest.approx(0.4 * sum(stage_losses) / len(stage_losses), rel=1e-5)
 
 
 def test_combined_loss_names_and_sums_its_terms() -> None:

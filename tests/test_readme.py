@@ -1,0 +1,48 @@
+"""What the README shows is true: its plugin, its table, its commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fusionbench import registry
+from fusionbench.testing import assert_ok, check_file
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_example_plugin_keeps_its_contract(tmp_path: Path) -> None:
+    (source,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    path = tmp_path / "bilinear.py"
+    path.write_text(source, encoding="utf-8")
+    assert_ok(check_file(path))
+    entry = registry.find("fusions", "bilinear", [path])
+    assert dict(entry.parameters) == {"rank": "64"}
+
+
+def test_the_trial_table_is_the_generated_one() -> None:
+    shown = README.split("<!-- trial:begin -->")[1].split("<!-- trial:end -->")[0].strip()
+    table = (ROOT / "leaderboards/trial-pad-ufes-20-subset/table.md").read_text(encoding="utf-8")
+    body = "\n".join(line for line in table.splitlines() if not line.startswith("<!--")).strip()
+    assert shown == body
+
+
+def _commands() -> list[str]:
+    indented = [line.strip() for line in README.splitlines() if line.startswith("    fusionbench ")]
+    return [line.split("#")[0].strip() for line in indented]
+
+
+@pytest.mark.parametrize("line", _commands())
+def test_every_command_line_is_understood(line: str) -> None:
+    """Parsed, not run: an option that does not exist, or a missing argument, raises."""
+    from fusionbench.cli import cli
+
+    words = shlex.split(line)[1:]
+    context = cli.make_context("fusionbench", list(words))
+    name, command, rest = cli.resolve_command(context, words)
+    assert command is not None
+    command.make_context(name, rest, parent=context, resilient_parsing=False)
