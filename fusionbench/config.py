@@ -25,12 +25,17 @@ Encoding = Literal["onehot", "ordinal"]
 Missing = Literal["zero", "indicator", "impute", "drop-rows"]
 Augment = Literal["none", "flip", "mild"]
 Resize = Literal["squash", "crop"]
+Sampler = Literal["shuffle", "class-balanced", "square-root"]
+
+# Fields of RunConfig that came after the first records. At its default such a field is no part of
+# a run's identity, so that records written before it keep their run_id and are found again.
+ADDED_LATER = ("sampler",)
 
 
 class RunConfig(BaseModel):
     """One method on one dataset under one protocol. Every field changes the numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     fusion: str = "sgmc"
     backbone: str = "resnet50"
@@ -49,6 +54,7 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0, lt=2**31)
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(32, ge=2)
+    sampler: Sampler = "shuffle"
     image_size: int = Field(224, ge=16, le=2048)
     augment: Augment = "mild"
     weights: str = "imagenet"  # imagenet | none | a file

@@ -18,6 +18,7 @@ import torch
 from fusionbench import registry, weights
 from fusionbench.backbones import Backbone, build_backbone
 from fusionbench.config import (
+    ADDED_LATER,
     Execution,
     RunConfig,
     literal_params,
@@ -85,6 +86,9 @@ class Experiment:
             exclude={"fusion", "backbone", "loss", "params", "dataset", "protocol", "seed",
                      "weights", "allow_missing_images"},
         )  # fmt: skip
+        for name in ADDED_LATER:
+            if getattr(config, name) == RunConfig.model_fields[name].default:
+                del settings[name]
         settings["view"] = self.view
         settings["columns"] = [c.name for c in self.columns]
         settings["optimizer_args"] = method.optimizer_args

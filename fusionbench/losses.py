@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,11 @@ class Loss(nn.Module):
         """`target` (B,) class indices -> named scalar terms, weighted; their sum is minimised."""
         raise NotImplementedError
 
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Called before each pass over the training rows, `epoch` = 1 … `epochs`: for losses that
+        change in the course of training. State that it sets belongs in buffers, changed in place.
+        """
+
 
 class CombinedLoss(nn.Module):
     """The sum of several losses; terms are named `<loss>` or `<loss>/<term>`."""
@@ -54,6 +59,23 @@ class CombinedLoss(nn.Module):
             for term, value in part(output, target).items():
                 terms[name if term == name else f"{name}/{term}"] = value
         return terms
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Tell every part."""
+        for part in self.parts.values():
+            cast(Loss, part).begin_epoch(epoch, epochs)
+
+
+def class_counts(spec: Spec) -> Tensor:
+    """(K,) float64, the training images of each class, for losses that make up for imbalance.
+
+    A class without any counts as the rarest one that has some: every weight and logarithm of
+    these numbers is finite. Raises ValueError where the counts are unknown.
+    """
+    if len(spec.counts) != spec.classes or not any(spec.counts):
+        raise ValueError("it needs the training images per class, which are unknown here")
+    counts = torch.tensor(spec.counts, dtype=torch.float64)
+    return counts.clamp(min=float(counts[counts > 0].min()))
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

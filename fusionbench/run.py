@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import copy
-import os
-import platform
-import resource
-import sys
 import time
 import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
 
-from fusionbench import __version__
 from fusionbench.config import Execution, RunConfig
+from fusionbench.environment import describe_environment, peak_memory
 from fusionbench.errors import FusionbenchError, RunFailedError, UsageError
 from fusionbench.experiment import Experiment, FoldRows, setup
 from fusionbench.metrics import compute, confusion
@@ -40,7 +35,6 @@ from fusionbench.train import Arrays, Fitted, fit, predict
 
 # Of a GPU's free memory, the share that images may take; the rest is the model's.
 IMAGES_SHARE = 0.4
-LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "pillow")
 
 
 @dataclass(frozen=True)
@@ -78,6 +72,7 @@ def run(config: RunConfig, execution: Execution, progress: Progress = SILENT) ->
     if todo:
         if device.type == "cpu":
             torch.use_deterministic_algorithms(True, warn_only=True)
+        progress.note(f"building {config.backbone}, weights: {config.weights}")
         backbone = experiment.backbone()  # probed and, with pretrained weights, loaded once
         images = _place(experiment.images(execution.workers, progress), device)
         placement = choose_placement(device, config.precision, backbone)
@@ -107,7 +102,7 @@ def _run_fold(
     """Train and evaluate one fold; the record is in the store when this returns."""
     identity = experiment.identity(fold)
     name = experiment.run_id(fold)
-    environment = _environment(placement)
+    environment = describe_environment(placement)
     started, clock = datetime.now(UTC), time.perf_counter()
     try:
         rows = experiment.rows(fold)
@@ -140,7 +135,7 @@ def _run_fold(
             durations={"train": fitted.train_seconds, "total": seconds},
             images_per_s=fitted.images_seen / max(fitted.train_seconds, 1e-9),
             started=started.isoformat(timespec="seconds"),
-            peak_memory_bytes=_peak_memory(placement),
+            peak_memory_bytes=peak_memory(placement),
         ),
     )
     if execution.save_weights:
@@ -282,34 +277,3 @@ def _result(
 
 def _size(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _environment(placement: Placement) -> dict[str, Any]:
-    cuda = placement.device.type == "cuda"
-    return {
-        "fusionbench": __version__,
-        "python": platform.python_version(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if cuda else (platform.processor() or "cpu"),
-        "device_type": placement.device.type,
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "precision": placement.precision,
-        "path": "eager",
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
-
-
-def _peak_memory(placement: Placement) -> int:
-    """Bytes: of the device's allocator on a GPU, of this process's life so far on a CPU."""
-    if placement.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)

@@ -13,22 +13,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import timm.optim
-import timm.scheduler
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from fusionbench.augment import AUGMENTATIONS
 from fusionbench.config import RunConfig
-from fusionbench.errors import RunFailedError, UsageError
+from fusionbench.errors import RunFailedError
 from fusionbench.losses import CombinedLoss, total
 from fusionbench.model import FusionModel
+from fusionbench.optimizers import make_optimizer, make_scheduler
 from fusionbench.placement import Placement
 from fusionbench.progress import Task
-from fusionbench.registry import unknown_name
-
-SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly", "plateau", "constant", "none")
+from fusionbench.sampling import epoch_rows
 
 
 @dataclass(frozen=True)
@@ -76,14 +73,15 @@ def fit(
     model.to(device).to(memory_format=torch.channels_last)
     loss.to(device)
     trained = nn.ModuleDict({"model": model, "loss": loss})
-    optimizer = _optimizer(trained, config, optimizer_args or {})
-    steps = len(list(_batches(rows, config.batch_size, np.random.default_rng(0))))
+    optimizer = make_optimizer(trained, config, optimizer_args or {})
+    labels = arrays.labels.cpu().numpy()[rows]
+    steps = len(list(_batches(rows, config.batch_size)))
     if not steps:
         raise RunFailedError(
             f"There are only {len(rows)} training rows for a batch of {config.batch_size}.",
             "Use a smaller --batch-size or another protocol.",
         )
-    scheduler = _scheduler(optimizer, config, steps, schedule_args or {})
+    scheduler = make_scheduler(optimizer, config, steps, schedule_args or {})
     ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
     best: dict[str, Tensor] | None = None
     score = best_score = -np.inf
@@ -93,8 +91,9 @@ def fit(
         for epoch in range(1, config.epochs + 1):
             started = time.perf_counter()
             trained.train()
+            loss.begin_epoch(epoch, config.epochs)
             mean_loss = _train_epoch(
-                model, loss, arrays, rows, config, placement, optimizer, scheduler, ema,
+                model, loss, arrays, rows, labels, config, placement, optimizer, scheduler, ema,
                 seed=seed, epoch=epoch, steps=steps, task=task,
             )  # fmt: skip
             fitted.train_seconds += time.perf_counter() - started
@@ -164,6 +163,7 @@ def _train_epoch(
     loss: CombinedLoss,
     arrays: Arrays,
     rows: np.ndarray,
+    labels: np.ndarray,
     config: RunConfig,
     placement: Placement,
     optimizer: torch.optim.Optimizer,
@@ -175,14 +175,15 @@ def _train_epoch(
     steps: int,
     task: Task,
 ) -> dict[str, float]:
-    """One pass over `rows`; the mean of every loss term over the steps."""
+    """One pass over `rows`, whose labels are `labels`; the mean of every loss term over steps."""
     augment = AUGMENTATIONS[config.augment]
     order = np.random.default_rng([seed, epoch])
     generator = torch.Generator().manual_seed(int(order.integers(2**62)))
     sums: dict[str, Tensor] = {}
     # Looked at once per epoch, so that a GPU is never made to wait for Python.
     first_bad = torch.full((), -1, device=placement.device)
-    for step, picked in enumerate(_batches(rows, config.batch_size, order)):
+    drawn = epoch_rows(rows, labels, config.sampler, order)
+    for step, picked in enumerate(_batches(drawn, config.batch_size)):
         image, meta, target = _to_device(arrays, picked, placement.device)
         image = _normalise(augment(_as_float(image), generator), model)
         with placement.autocast():
@@ -216,13 +217,11 @@ def _train_epoch(
     return {name: float(value) / steps for name, value in sums.items()}
 
 
-def _batches(
-    rows: np.ndarray, batch_size: int, generator: np.random.Generator
-) -> Iterator[np.ndarray]:
-    """Shuffled batches. A single left-over row is left out: BatchNorm has no variance of one."""
-    shuffled = generator.permutation(rows)
-    for start in range(0, len(shuffled), batch_size):
-        batch = shuffled[start : start + batch_size]
+def _batches(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """In the order of `rows`. A single left-over row is left out: BatchNorm has no variance of
+    one."""
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
         if len(batch) > 1:
             yield batch
 
@@ -247,55 +246,6 @@ def _normalise(image: Tensor, model: FusionModel) -> Tensor:
     mean = torch.tensor(model.backbone.mean, device=image.device).view(1, 3, 1, 1)
     std = torch.tensor(model.backbone.std, device=image.device).view(1, 3, 1, 1)
     return (image - mean) / std
-
-
-def _optimizer(
-    trained: nn.Module, config: RunConfig, extra: dict[str, Any]
-) -> torch.optim.Optimizer:
-    if config.optimizer not in timm.optim.list_optimizers():
-        raise UsageError(*unknown_name("optimizer", config.optimizer, timm.optim.list_optimizers()))
-    try:
-        return timm.optim.create_optimizer_v2(
-            trained,
-            opt=config.optimizer,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            **extra,
-        )
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"The optimizer {config.optimizer} does not take these settings: {error}."
-        ) from error
-
-
-def _scheduler(
-    optimizer: torch.optim.Optimizer, config: RunConfig, steps: int, extra: dict[str, Any]
-) -> Any:
-    if config.schedule not in SCHEDULES:
-        raise UsageError(
-            f"There is no schedule called {config.schedule!r}.", f"Known: {', '.join(SCHEDULES)}."
-        )
-    on_epochs = config.schedule == "plateau"
-    arguments: dict[str, Any] = {
-        "warmup_epochs": min(config.warmup_epochs, max(config.epochs - 1, 0)),
-        "warmup_lr": config.lr * 0.01,
-        "plateau_mode": "min",
-        **extra,
-    }
-    try:
-        scheduler, _ = timm.scheduler.create_scheduler_v2(
-            optimizer,
-            sched=config.schedule,
-            num_epochs=config.epochs,
-            step_on_epochs=on_epochs,
-            updates_per_epoch=0 if on_epochs else steps,
-            **arguments,
-        )
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"The schedule {config.schedule} does not take these settings: {error}."
-        ) from error
-    return scheduler
 
 
 def _is_out_of_memory(error: Exception) -> bool:

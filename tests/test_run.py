@@ -301,7 +301,7 @@ def test_it_learns(quick: RunConfig, here: Execution) -> None:
 
 
 def test_every_schedule_and_the_averaged_weights_run(quick: RunConfig, here: Execution) -> None:
-    from fusionbench.train import SCHEDULES
+    from fusionbench.optimizers import SCHEDULES
 
     config = quick.model_copy(update={"epochs": 1, "ema": 0.9, "clip_grad": 1.0})
     for schedule in SCHEDULES:

@@ -24,6 +24,7 @@ from fusionbench.config import (
     Precision,
     Resize,
     RunConfig,
+    Sampler,
     Select,
     parse_assignments,
 )
@@ -38,8 +39,8 @@ SECTIONS = {
         *("image-size", "resize", "allow-missing-images"),
     ),
     "Training": (
-        *("epochs", "batch-size", "augment", "optimizer", "lr", "weight-decay", "schedule"),
-        *("warmup-epochs", "clip-grad", "ema", "select", "precision", "seed"),
+        *("epochs", "batch-size", "sampler", "augment", "optimizer", "lr", "weight-decay"),
+        *("schedule", "warmup-epochs", "clip-grad", "ema", "select", "precision", "seed"),
     ),
     "Where, and what is kept": (
         *("device", "workers", "store", "existing", "save-weights", "plugins", "json", "help"),
@@ -109,6 +110,12 @@ def _choice(annotation: Any) -> click.Choice:
 @_field("--seed", "Of initial weights, batches and augmentation.", metavar="N")
 @_field("--epochs", "Passes over the training rows.", metavar="N")
 @_field("--batch-size", "Images per step.", metavar="N")
+@_field(
+    "--sampler",
+    "shuffle: every training row once per epoch. The others draw rows with replacement, so that "
+    "all classes come up alike, or in proportion to the square root of their counts.",
+    type=_choice(Sampler),
+)
 @_field("--image-size", "Side of the square input.", metavar="PIXELS")
 @_field("--augment", "Training augmentation.", type=_choice(Augment))
 @_field("--weights", "To start from: imagenet, none, or a file.", metavar="FROM")

@@ -79,10 +79,11 @@ def print_problems(problems: Iterable[Mapping[str, object]], root: str = "") -> 
     for problem in problems:
         kinds.setdefault(_kind(problem), []).append(problem)
     shown = [found for _, found in zip(range(SHOWN_KINDS), kinds.values(), strict=False)]
+    names = dict.fromkeys(key for problem in problems for key in problem)
     columns = [
         name
-        for name in dict.fromkeys(key for problem in problems for key in problem)
-        if name != "fix" and any(problem.get(name) not in ("", None) for problem in problems)
+        for name in (*(n for n in names if n not in ("problem", "fix")), "problem")
+        if any(problem.get(name) not in ("", None) for problem in problems)
     ]
     table = Table(box=None, header_style="bold", pad_edge=False, show_header=len(columns) > 1)
     for name in columns:

@@ -1,0 +1,1 @@
+"""Models trained elsewhere, read into this package's modules and written back."""

@@ -1,0 +1,215 @@
+"""What papers report: leaderboards/published.csv and published_changes.csv, read strictly.
+
+    load(path=None) -> list[PublishedRow]       one per method, backbone, protocol and source
+    load_changes(path=None) -> list[Change]     ablations: differences that a paper reports
+
+These numbers were not measured here. A row keeps its protocol in the source's own terms, and each
+value says how it came to us (`grade`). leaderboards/README.md describes the columns.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from fusionbench.errors import DataError
+from fusionbench.metric_names import METRICS, describe
+from fusionbench.registry import builtin_root
+
+Grade = Literal["paper", "secondary", "seed"]
+GRADES: dict[Grade, str] = {
+    "paper": "read in the paper's own text",
+    "secondary": "read in a copy of the abstract or in the authors' repository",
+    "seed": "taken over from a list, not yet read at its source",
+}
+
+# A cell that may be empty.
+_Count = Annotated[int | None, BeforeValidator(lambda cell: cell or None)]
+_Number = Annotated[float | None, BeforeValidator(lambda cell: cell or None)]
+
+
+class _Cells(BaseModel):
+    """What both files say in every line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    method: str = Field(min_length=1)
+    backbone: str = Field(min_length=1)  # "-" where there is none, or the source does not say
+    dataset: str = Field(min_length=1)
+    metric: str
+    source: str = Field(min_length=1)
+    url: str = Field(pattern=r"^https?://[^\s/]+\.[^\s]+$")
+    grade: Grade
+    note: str
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            describe(name)
+        except KeyError:
+            raise ValueError(
+                f"is no exact metric name; there are {', '.join(METRICS)} and recall/<CLASS>"
+            ) from None
+        return name
+
+
+class _PublishedCells(_Cells):
+    protocol: str = Field(min_length=1)
+    samples: _Count = Field(ge=1)
+    value: float = Field(ge=0)
+    std: _Number = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _fractions(self) -> _PublishedCells:
+        if describe(self.metric).percent:
+            for name, number in (("value", self.value), ("std", self.std)):
+                if number is not None and number > 1:
+                    raise ValueError(f"{name} {number:g} is no fraction (write 0.833 for 83.3 %)")
+        return self
+
+
+class _ChangeCells(_Cells):
+    change: str = Field(min_length=1)
+    delta: float
+
+    @model_validator(mode="after")
+    def _fraction(self) -> _ChangeCells:
+        if describe(self.metric).percent and abs(self.delta) > 1:
+            raise ValueError(f"delta {self.delta:g} is no fraction (write 0.052 for 5.2 points)")
+        return self
+
+
+@dataclass(frozen=True)
+class Value:
+    """One published number, as a fraction where our metric of that name is one."""
+
+    value: float
+    std: float | None
+    grade: Grade
+    note: str  # what was read, what is taken for granted
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """What one source reports for one method on one backbone under one protocol."""
+
+    method: str
+    backbone: str
+    dataset: str
+    protocol: str  # in the source's terms; one of our protocols' names only where it is that one
+    samples: int | None
+    source: str
+    url: str
+    values: Mapping[str, Value]  # by exact metric name
+
+
+@dataclass(frozen=True)
+class Change:
+    """A difference that a source reports: the metric with `change` minus without it."""
+
+    method: str
+    backbone: str
+    dataset: str
+    change: str
+    metric: str
+    delta: float
+    source: str
+    url: str
+    grade: Grade
+    note: str
+
+
+def load(path: Path | None = None) -> list[PublishedRow]:
+    """The published rows of a file, in its order; by default those that come with fusionbench.
+
+    Raises DataError that lists every bad line: an unknown metric or grade, a value that is no
+    fraction, an empty source, the same number twice.
+    """
+    path = path or builtin_root() / "leaderboards" / "published.csv"
+    same_row = ("method", "backbone", "dataset", "protocol", "samples", "source", "url")
+    rows: dict[tuple[Any, ...], dict[str, Value]] = {}
+    for cells in _read(path, _PublishedCells, (*same_row, "metric")):
+        values = rows.setdefault(tuple(getattr(cells, name) for name in same_row), {})
+        values[cells.metric] = Value(cells.value, cells.std, cells.grade, cells.note)
+    return [PublishedRow(*row, values=values) for row, values in rows.items()]
+
+
+def load_changes(path: Path | None = None) -> list[Change]:
+    """The published differences of a file, in its order. Raises DataError as `load` does."""
+    path = path or builtin_root() / "leaderboards" / "published_changes.csv"
+    once = ("method", "backbone", "dataset", "change", "metric", "source", "url")
+    return [Change(**cells.model_dump()) for cells in _read(path, _ChangeCells, once)]
+
+
+Cells = TypeVar("Cells", bound=_Cells)
+
+
+def _read(path: Path, model: type[Cells], once: tuple[str, ...]) -> list[Cells]:
+    """Every line as `model`; no two of them alike in the columns `once`."""
+    columns = set(model.model_fields)
+    found: list[Cells] = []
+    problems: list[dict[str, object]] = []
+    first: dict[tuple[object, ...], int] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            names = reader.fieldnames or []
+            if set(names) != columns or len(names) != len(columns):
+                raise DataError(
+                    f"{path} has the columns {', '.join(names) or 'none'}.",
+                    f"It must have {', '.join(model.model_fields)}, each once.",
+                )
+            for raw in reader:
+                row = reader.line_num
+                try:
+                    # A line that is too short or too long has None among its cells or keys.
+                    if None in raw or None in raw.values():
+                        raise ValueError(f"has not {len(columns)} cells")
+                    cells = model.model_validate({k: v.strip() for k, v in raw.items()})
+                    key = tuple(getattr(cells, name) for name in once)
+                    if key in first:
+                        raise ValueError(f"repeats the number of line {first[key]}")
+                    first[key] = row
+                    found.append(cells)
+                except ValidationError as error:
+                    problems += [
+                        _problem(path, row, ".".join(map(str, e["loc"])), e["input"], e["msg"])
+                        for e in error.errors()
+                    ]
+                except ValueError as error:
+                    problems.append(_problem(path, row, "", "", str(error)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {error}.", "It must be a UTF-8 csv file.") from None
+    if problems:
+        lines = ", ".join(str(n) for n in dict.fromkeys(p["row"] for p in problems))
+        raise DataError(
+            f"{path} has {len(problems)} problems, in lines {lines}: {problems[0]['problem']}"
+            + ("; …" if len(problems) > 1 else "."),
+            "leaderboards/README.md describes the columns.",
+            problems,
+        )
+    return found
+
+
+def _problem(path: Path, row: int, column: str, value: object, text: str) -> dict[str, object]:
+    return {
+        "file": path.name,
+        "row": row,
+        "column": column,
+        "value": str(value)[:80] if column else "",
+        "problem": text.removeprefix("Value error, "),
+    }

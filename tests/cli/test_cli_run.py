@@ -1,0 +1,151 @@
+"""fusionbench run: what it prints, what it leaves, how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import fmean, stdev
+
+import pytest
+
+from fusionbench.cli import run as run_module
+from fusionbench.records import Store
+
+EXPLODES = '''
+"""Loses its mind at once."""
+from fusionbench.fusion import Fusion
+class Explodes(Fusion):
+    def fuse(self, image, meta):
+        return image * (float("nan") if self.training else 1.0)
+'''
+
+
+@pytest.fixture
+def never_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusionbench.run.fit", lambda *a, **k: pytest.fail("trained again"))
+
+
+def test_json_is_one_object_with_folds_and_their_mean_and_spread(
+    cli, tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = cli(*tiny_run, "--json")
+    assert answer.code == 0
+    data = answer.json  # nothing else is on stdout
+    assert data["config"]["fusion"] == "concat" and data["config"]["epochs"] == 1
+    assert [fold["fold"] for fold in data["folds"]] == [0, 1, 2]
+    assert data["failed"] == []
+    store = Store(tmp_path / "store")
+    for fold in data["folds"]:
+        raw = json.loads((store.folder / "records" / f"{fold['run_id']}.json").read_text())
+        assert fold["metrics"] == raw["result"]["parts"]["test"]["metrics"]
+        assert raw["identity"]["fold"] == fold["fold"]
+    assert {"acc", "bacc", "f1_weighted", "auc_ovr_macro", "recall/MEL"} <= data["mean"].keys()
+    assert data["mean"].keys() == data["std"].keys()
+    for name in data["mean"]:
+        values = [fold["metrics"][name] for fold in data["folds"]]
+        assert data["mean"][name] == pytest.approx(fmean(values), abs=1e-12)
+        assert data["std"][name] == pytest.approx(stdev(values), abs=1e-12)
+
+    # The same command again: the same object, and nothing is trained.
+    monkeypatch.setattr("fusionbench.run.fit", lambda *a, **k: pytest.fail("trained again"))
+    again = cli(*tiny_run, "--json")
+    assert again.json == data
+    assert again.err.count("is in the store already") == 3
+
+
+def test_one_fold_has_no_spread(cli, tiny_run: list[str]) -> None:
+    data = cli(*tiny_run, "--fold", "1", "--json").json
+    assert [fold["fold"] for fold in data["folds"]] == [1]
+    assert data["mean"] == data["folds"][0]["metrics"]
+    assert set(data["std"].values()) == {None}
+
+
+def test_the_table_after_a_run_holds_all_rows_beside_it(
+    cli, tiny_run: list[str], tiny_card: Path
+) -> None:
+    cli(*tiny_run, "--fold", "0")
+    apart = cli(*tiny_run, "--protocol", "image-3fold", "--fold", "0")
+    assert apart.out.count("concat") == 1 and "image-3fold" in apart.out
+    answer = cli(*tiny_run, "--fold", "0", "--fusion", "none")
+    assert answer.code == 0
+    names = [line.split()[0] for line in answer.out.splitlines() if line.strip()]
+    assert "concat" in names and "none" in names and "grouped-3fold" in answer.out
+    assert "image-3fold" not in answer.out
+    assert answer.out.count("n=1/3") == 2  # incomplete rows say so
+
+
+def test_progress_of_a_quick_run_is_a_few_lines_on_stderr(cli, tiny_run: list[str]) -> None:
+    answer = cli(*tiny_run, "--fold", "0,2")
+    lines = answer.err.splitlines()
+    assert lines[0] == "loading PyTorch and timm"
+    for k in (0, 2):
+        (line,) = [line for line in lines if line.startswith(f"fold {k}: ")]
+        assert "epoch 1 loss" in line and " img" in line
+    assert len(lines) <= 8
+    assert len(lines) == len(set(lines))
+    assert "\x1b" not in answer.err + answer.out
+
+
+def test_a_failed_fold_ends_with_1_and_says_how_to_look(
+    cli, tiny_run: list[str], tmp_path: Path
+) -> None:
+    plugin = tmp_path / "explodes.py"
+    plugin.write_text(EXPLODES)
+    answer = cli(*tiny_run, "--fusion", "explodes", "--plugins", plugin, "--fold", "0", "--json")
+    assert answer.code == 1
+    assert answer.json["folds"] == [] and answer.json["mean"] == {}
+    (failed,) = answer.json["failed"]
+    assert failed["fold"] == 0
+    last = answer.err.splitlines()[-1]
+    assert last.startswith("Error: Fold 0 failed: The loss is not finite in epoch 1, step 1")
+    assert f"fusionbench show {failed['run_id']}" in last
+    assert "Traceback" not in answer.err
+    shown = cli("show", failed["run_id"], "--store", tmp_path / "store")
+    assert shown.code == 0
+    assert "not finite" in shown.err and "Traceback" in shown.out
+
+
+def test_settings_reach_the_run(cli, tiny_run: list[str]) -> None:
+    data = cli(
+        *tiny_run, "--fold", "0", "--set", "fusion.hidden=32", "--set", "loss.label_smoothing=.1",
+        "--columns", "age, region", "--lr", "1e-3", "--seed", "7", "--json",
+    ).json  # fmt: skip
+    config = data["config"]
+    assert config["params"] == {"fusion.hidden": "32", "loss.label_smoothing": ".1"}
+    assert (config["columns"], config["lr"], config["seed"]) == (["age", "region"], 1e-3, 7)
+
+
+def test_every_field_of_the_configuration_has_an_option() -> None:
+    fields = set(run_module.RunConfig.model_fields)
+    options = {p.name for p in run_module.run_command.params}
+    assert fields - options == {"params"}  # that is --set
+    assert "assignments" in options
+
+
+def test_names_are_checked_before_anything_slow_is_imported(
+    cli, tiny_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "fusionbench.run", None)
+    for flag, value, message in (
+        ("--fusion", "sgcm", "no fusion called 'sgcm'. Did you mean sgmc?"),
+        ("--loss", "ce+focl", "no loss called 'focl'"),
+        ("--dataset", "pad-ufes", "no dataset called 'pad-ufes'. Did you mean pad-ufes-20?"),
+    ):
+        answer = cli(*tiny_run, flag, value)
+        assert answer.code == 2 and message in answer.err
+        assert len(answer.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_run_says_what_is_kept(
+    cli, tiny_run: list[str], monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def stopped(*args: object, **kwargs: object) -> None:
+        raise error(130)
+
+    monkeypatch.setattr("fusionbench.run.run", stopped)
+    answer = cli(*tiny_run)
+    assert answer.code == 130 and answer.out == ""
+    if error is KeyboardInterrupt:
+        assert "Interrupted. Finished folds are kept" in answer.err
+        assert "Traceback" not in answer.err
