@@ -110,7 +110,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _fill(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """By name where the names are timm's; else by order, where every shape agrees in order."""
+    """By name where the names are timm's; else by order, where every shape agrees in order.
+
+    Not so from safetensors, which sorts its tensors by name: a bias would take its weight's place.
+    """
     want = net.state_dict()
     named = {k: v for k, v in state.items() if k in want and want[k].shape == v.shape}
     counters = {k for k in want if k.endswith("num_batches_tracked")}
@@ -118,9 +121,20 @@ def _fill(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
         net.load_state_dict(named, strict=False)
         return
     ours = [k for k in want if k not in counters]
+    if path.suffix == ".safetensors":
+        absent = [k for k in ours if k not in named]
+        raise UsageError(
+            f"{path} does not fit this backbone: {len(absent)} of its {len(ours)} tensors are not "
+            f"there in their shape, first {absent[0]} {tuple(want[absent[0]].shape)}.",
+            "Choose the backbone that the weights were trained for. A network with other names "
+            "can be loaded in order from torch.save(model.state_dict()), not from safetensors, "
+            "which does not keep the order.",
+        )
     theirs = [k for k in state if not k.endswith("num_batches_tracked") and not k.startswith(HEADS)]
-    if len(ours) > len(theirs):  # nothing looked like a head: perhaps it is not called one
-        theirs = [k for k in state if not k.endswith("num_batches_tracked")][: len(ours)]
+    if len(ours) > len(theirs):  # what looked like a head is none
+        theirs = [k for k in state if not k.endswith("num_batches_tracked")]
+    if len(theirs) - len(ours) in (1, 2):  # a head by another name: a weight, perhaps a bias
+        theirs = theirs[: len(ours)]
     pairs = list(zip(ours, theirs, strict=False))
     wrong = [(a, b) for a, b in pairs if want[a].shape != state[b].shape]
     if len(ours) != len(theirs) or wrong:

@@ -11,7 +11,7 @@ import click
 from fusionbench.cli.options import json_option, plugins_option, store_option
 
 if TYPE_CHECKING:
-    from fusionbench.leaderboard import Block
+    from fusionbench.leaderboard import Block, PublishedBlock
     from fusionbench.records import Record
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "json")
@@ -32,6 +32,12 @@ FORMATS = ("terminal", "markdown", "csv", "latex", "json")
     help="Exact metric names (fusionbench list metrics). Default: those of the papers' tables.",
 )
 @click.option("--sort", default="bacc", show_default=True, help="Metric that orders the rows.")
+@click.option(
+    "--published/--no-published",
+    default=None,
+    help="What papers report, in a block of its own. Default: only below runs on a whole dataset, "
+    "not below a subset of its photographs.",
+)
 @plugins_option
 @json_option
 def leaderboard_command(
@@ -42,6 +48,7 @@ def leaderboard_command(
     output: Path | None,
     metrics: str,
     sort: str,
+    published: bool | None,
     plugins: tuple[Path, ...],
     as_json: bool,
 ) -> int:
@@ -74,12 +81,17 @@ def leaderboard_command(
         )
     format_ = "json" if as_json else format_
     if format_ == "terminal" and output is None:
-        print_blocks(chosen, names, sort, plugins)
+        print_blocks(chosen, names, sort, plugins, published)
         return 1 if problems else 0
     if format_ == "terminal":
         format_ = _format_of(output)
+    found = _blocks(chosen, sort, plugins)
     text = render(
-        _blocks(chosen, sort, plugins), format_, metrics=names, command=_command(format_, names)
+        found,
+        format_,
+        metrics=names,
+        command=_command(format_, names, published),
+        published=_published(found, published),
     )
     if output is None:
         click.echo(text, nl=not text.endswith("\n"))
@@ -94,12 +106,14 @@ def print_blocks(
     metrics: tuple[str, ...] | None = None,
     sort: str = "bacc",
     plugins: tuple[Path, ...] = (),
+    published: bool | None = False,
 ) -> None:
     """The table on the terminal."""
     from fusionbench.cli import terminal
     from fusionbench.leaderboard import Terminal
 
-    terminal.out().print(Terminal(_blocks(records, sort, plugins), metrics=metrics))
+    found = _blocks(records, sort, plugins)
+    terminal.out().print(Terminal(found, metrics, _published(found, published)))
 
 
 def _blocks(records: Iterable[Record], sort: str, plugins: tuple[Path, ...]) -> list[Block]:
@@ -112,6 +126,14 @@ def _blocks(records: Iterable[Record], sort: str, plugins: tuple[Path, ...]) -> 
         for name, entry in registry.discover(kind, plugins).items()
     }
     return blocks(records, current_sources=sources, sort=sort)
+
+
+def _published(found: list[Block], show: bool | None) -> list[PublishedBlock]:
+    from fusionbench.leaderboard import beside, published
+
+    if show is False:
+        return []
+    return beside(found, published.load(), published.load_changes(), show=show)
 
 
 def _known_metrics(names: Iterable[str]) -> None:
@@ -141,7 +163,9 @@ def _format_of(output: Path | None) -> str:
     return known[suffix]
 
 
-def _command(format_: str, metrics: tuple[str, ...] | None) -> str:
+def _command(format_: str, metrics: tuple[str, ...] | None, published: bool | None) -> str:
     """The command that a generated file names; without paths, which say nothing elsewhere."""
     chosen = f" --metrics {','.join(metrics)}" if metrics else ""
+    if published is not None:
+        chosen += " --published" if published else " --no-published"
     return f"fusionbench leaderboard --format {format_}{chosen}"

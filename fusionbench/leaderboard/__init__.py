@@ -1,9 +1,11 @@
 """Records -> tables: a pure function of the records, which never imports torch.
 
     blocks(records, *, current_sources=None, sort="bacc") -> list[Block]
-    render(blocks, format, *, metrics=None, command="fusionbench leaderboard") -> str
+    published.load() -> list[PublishedRow]  what papers report; published.load_changes(): ablations
+    beside(blocks, rows, changes=(), *, show=None) -> list[PublishedBlock]
+    render(blocks, format, *, metrics=None, command="fusionbench leaderboard", published=()) -> str
                             format: one of FORMATS = markdown, csv, latex, json
-    Terminal(blocks, metrics=None)          something that `rich.console.Console.print` takes
+    Terminal(blocks, metrics=None, published=())    what `rich.console.Console.print` takes
     to_data(blocks, metrics=None) -> list[dict]     what the json format holds under "blocks"
     PAPER: the default metrics, in the order of the papers' tables
 
@@ -15,6 +17,8 @@ plugin as it is now; a row made with another source is marked stale.
 
 from __future__ import annotations
 
+from fusionbench.leaderboard.comparison import Compared, PublishedBlock, beside
+from fusionbench.leaderboard.published import Change, PublishedRow, Value
 from fusionbench.leaderboard.render import FORMATS, render, to_data
 from fusionbench.leaderboard.rows import Block, PartStats, Row, Stat, blocks
 from fusionbench.leaderboard.table import PAPER
@@ -24,10 +28,16 @@ __all__ = [
     "FORMATS",
     "PAPER",
     "Block",
+    "Change",
+    "Compared",
     "PartStats",
+    "PublishedBlock",
+    "PublishedRow",
     "Row",
     "Stat",
     "Terminal",
+    "Value",
+    "beside",
     "blocks",
     "render",
     "to_data",

@@ -100,7 +100,9 @@ def compare(row: PublishedRow, blocks: Sequence[Block]) -> Compared:
     delta = {
         name: stats[name].mean - value.value for name, value in row.values.items() if name in stats
     }
-    return Compared(row, delta, rivals[0].key, "" if delta else "no metric in common")
+    if not delta:
+        return Compared(row, {}, "", "no metric in common with our row")
+    return Compared(row, delta, rivals[0].key, "")
 
 
 def _same_method(ours: Row, theirs: PublishedRow) -> bool:

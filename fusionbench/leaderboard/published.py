@@ -37,8 +37,9 @@ GRADES: dict[Grade, str] = {
 }
 
 # A cell that may be empty.
-_Count = Annotated[int | None, BeforeValidator(lambda cell: cell or None)]
-_Number = Annotated[float | None, BeforeValidator(lambda cell: cell or None)]
+_EMPTY = BeforeValidator(lambda cell: cell or None)
+_Count = Annotated[Annotated[int, Field(ge=1)] | None, _EMPTY]
+_Spread = Annotated[Annotated[float, Field(ge=0)] | None, _EMPTY]
 
 
 class _Cells(BaseModel):
@@ -69,9 +70,9 @@ class _Cells(BaseModel):
 
 class _PublishedCells(_Cells):
     protocol: str = Field(min_length=1)
-    samples: _Count = Field(ge=1)
+    samples: _Count
     value: float = Field(ge=0)
-    std: _Number = Field(ge=0)
+    std: _Spread
 
     @model_validator(mode="after")
     def _fractions(self) -> _PublishedCells:
@@ -145,7 +146,10 @@ def load(path: Path | None = None) -> list[PublishedRow]:
     for cells in _read(path, _PublishedCells, (*same_row, "metric")):
         values = rows.setdefault(tuple(getattr(cells, name) for name in same_row), {})
         values[cells.metric] = Value(cells.value, cells.std, cells.grade, cells.note)
-    return [PublishedRow(*row, values=values) for row, values in rows.items()]
+    return [
+        PublishedRow(**dict(zip(same_row, row, strict=True)), values=values)
+        for row, values in rows.items()
+    ]
 
 
 def load_changes(path: Path | None = None) -> list[Change]:
@@ -193,7 +197,9 @@ def _read(path: Path, model: type[Cells], once: tuple[str, ...]) -> list[Cells]:
                 except ValueError as error:
                     problems.append(_problem(path, row, "", "", str(error)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {error}.", "It must be a UTF-8 csv file.") from None
+        raise DataError(
+            f"{path} cannot be read: {error}.", "It must be a UTF-8 csv file."
+        ) from None
     if problems:
         lines = ", ".join(str(n) for n in dict.fromkeys(p["row"] for p in problems))
         raise DataError(

@@ -9,6 +9,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from fusionbench.leaderboard.comparison import PublishedBlock
+from fusionbench.leaderboard.published_table import PublishedTable, published_table
 from fusionbench.leaderboard.render import EMPTY
 from fusionbench.leaderboard.rows import Block
 from fusionbench.leaderboard.table import (
@@ -30,9 +32,15 @@ NAMES, AFTER = 24, 22
 class Terminal:
     """`console.print(Terminal(blocks))`. Raises UsageError at once for an unknown metric."""
 
-    def __init__(self, blocks: Sequence[Block], metrics: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        metrics: Sequence[str] | None = None,
+        published: Sequence[PublishedBlock] = (),
+    ) -> None:
         self.blocks = tuple(blocks)
         self.metrics = chosen(metrics)
+        self.published = tuple(published)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if not self.blocks:
@@ -46,6 +54,9 @@ class Terminal:
             for metrics, one_line in _fitting(self.metrics, options.max_width):
                 yield _table(block, metrics, one_line)
             yield Text(caption(block, self.metrics), style="dim")
+            for below in self.published:
+                if below.below == i:
+                    yield from _published(below, self.metrics, options.max_width)
 
 
 def _fitting(metrics: Sequence[Metric], width: int) -> Iterator[tuple[Sequence[Metric], bool]]:
@@ -76,6 +87,41 @@ def _table(block: Block, metrics: Sequence[Metric], one_line: bool) -> Table:
         rest = [Text(line.n), Text(line.parameters), Text(line.images_per_s)]
         label = _label(line, len(block.parts) > 1)
         table.add_row(label, *cells, *rest, style="" if line.row.ranked else "dim")
+    return table
+
+
+def _published(block: PublishedBlock, metrics: Sequence[Metric], width: int) -> RenderResult:
+    """A block of its own: what papers report, their sources, and why they do not compare."""
+    whole = published_table(block, metrics)
+    if whole is None:
+        return
+    yield Text(f"\n{whole.heading}", style="bold")
+    if whole.warning:
+        yield Text(whole.warning, style="bold yellow")
+    for some, one_line in _fitting(metrics, width):
+        yield _published_table(whole, [metrics.index(m) for m in some], metrics, one_line)
+    for i, note in enumerate(whole.notes, 1):
+        yield Text(f"{i}: {note}", style="dim")
+    for change in whole.changes:
+        yield Text(change, style="dim")
+    yield Text(whole.caption, style="dim")
+
+
+def _published_table(
+    whole: PublishedTable, columns: Sequence[int], metrics: Sequence[Metric], one_line: bool
+) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("Method", overflow="fold")
+    for title in (*(plain(metrics[i].title) for i in columns), "n", "source"):
+        table.add_column(Text(title), justify="right", no_wrap=True)
+    for line in whole.lines:
+        label = Text(line.method)
+        if line.backbone != "-":
+            label.append(f"\n{line.backbone}")
+        if line.difference:
+            label.append(f"\nours minus published: {line.difference}", style="cyan")
+        cells = [_number(line.metrics[i], one_line) for i in columns]
+        table.add_row(label, *cells, Text(line.samples), Text(str(line.note)))
     return table
 
 

@@ -9,12 +9,12 @@ import pytest
 from fusionbench import registry
 from fusionbench.testing import Check
 
-LEAKY = '''
-"""Looks at its batch mates."""
-from fusionbench.fusion import Fusion
-class Leaky(Fusion):
-    def fuse(self, image, meta):
-        return image - image.mean(0, keepdim=True) + meta.sum(1, keepdim=True)
+DEAF = '''
+"""Does not listen to the labels, nor to the second half of the batch."""
+from fusionbench.losses import Loss
+class Deaf(Loss):
+    def forward(self, output, target):
+        return {"deaf": output.logits[: len(target) // 2].square().mean()}
 '''
 
 
@@ -32,13 +32,14 @@ def test_check_of_a_good_plugin(cli) -> None:
 
 
 def test_check_of_a_broken_plugin_ends_with_1_and_says_what_is_wrong(cli, tmp_path: Path) -> None:
-    plugin = tmp_path / "leaky.py"
-    plugin.write_text(LEAKY)
+    plugin = tmp_path / "deaf.py"
+    plugin.write_text(DEAF)
     answer = cli("check", plugin)
     assert answer.code == 1
-    (line,) = [line for line in answer.out.splitlines() if line.startswith("batch mates")]
-    assert line.split()[2:5] == ["0", "of", "4"]
-    assert "depend on its batch mates" in " ".join(answer.out.split())
+    (line,) = [line for line in answer.out.splitlines() if line.startswith("batch order")]
+    assert line.split()[2:5] == ["0", "of", "2"]
+    assert "the term deaf depends on the order of the batch" in " ".join(answer.out.split())
+    assert answer.out.splitlines()[-1].split()[2] == "2"
     assert "Traceback" not in answer.err
 
 

@@ -1,0 +1,129 @@
+"""Training augmentation: reproducible, drawn per image, and harmless to colour."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fusionbench.augment import AUGMENTATIONS, flip, mild, none
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def picture(size: int = 24) -> Tensor:
+    """(3, S, S): no symmetry, so that every mirror image is another picture."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
+    return torch.stack([x, 0.5 * y, 0.25 + 0.5 * x * y])
+
+
+def lesion(size: int = 48) -> Tensor:
+    """(3, S, S): skin with a brown disc in its middle."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
+    disc = ((x**2 + y**2) < 0.2).float()
+    skin, brown = (torch.tensor(c).view(3, 1, 1) for c in ([0.8, 0.6, 0.5], [0.4, 0.25, 0.2]))
+    return skin * (1 - disc) + brown * disc
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_a_seed_gives_the_same_pictures(name: str) -> None:
+    batch, augment = torch.rand(8, 3, 20, 20, generator=seeded(9)), AUGMENTATIONS[name]
+    kept = batch.clone()
+    first, again, other = (augment(batch, seeded(s)) for s in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert torch.equal(batch, kept)  # the input is left alone
+    if name != "none":
+        assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", ["flip", "mild"])
+def test_parameters_are_drawn_per_image_and_per_batch(name: str) -> None:
+    batch = picture().expand(32, 3, 24, 24).contiguous()
+    generator = seeded()
+    first, second = (AUGMENTATIONS[name](batch, generator) for _ in range(2))
+    kinds = len({tuple(image.flatten().tolist()) for image in first})
+    assert kinds == (4 if name == "flip" else 32)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("shape", [(1, 3, 16, 16), (5, 3, 33, 17)])
+def test_shape_range_and_type_are_kept(name: str, shape: tuple[int, ...]) -> None:
+    batch = (torch.rand(shape, generator=seeded(1)) > 0.5).float()  # only the extremes
+    out = AUGMENTATIONS[name](batch, seeded())
+    assert out.shape == batch.shape and out.dtype == batch.dtype
+    assert float(out.min()) >= 0 and float(out.max()) <= 1
+    assert torch.isfinite(out).all()
+
+
+def test_none_is_the_identity() -> None:
+    batch = torch.rand(4, 3, 8, 8)
+    assert none(batch, seeded()) is batch
+
+
+def test_a_flip_is_exact_and_all_four_are_as_likely() -> None:
+    image = picture()
+    turned = {
+        "as it is": image, "left-right": image.flip(2), "upside-down": image.flip(1),
+        "both": image.flip((1, 2)),
+    }  # fmt: skip
+    out = flip(image.expand(800, 3, 24, 24), seeded())
+    counts = dict.fromkeys(turned, 0)
+    for one in out:
+        (name,) = [name for name, expected in turned.items() if torch.equal(one, expected)]
+        counts[name] += 1
+    assert all(150 < n < 250 for n in counts.values())  # 200 +- 4 standard deviations
+
+
+def test_mild_keeps_colours_and_brightness_on_average() -> None:
+    image = lesion()
+    out = mild(image.expand(400, 3, 48, 48), seeded())
+    assert torch.allclose(out.mean((0, 2, 3)), image.mean((1, 2)), atol=0.02)
+    # Brightness within 15 %, and no channel drifts from the others by more than saturation may.
+    level = out.mean((1, 2, 3)) / image.mean()
+    assert 0.8 < float(level.min()) < 0.95 and 1.05 < float(level.max()) < 1.2
+    assert (out[:, 0].mean((1, 2)) > out[:, 1].mean((1, 2))).all()  # red stays the most,
+    assert (out[:, 1].mean((1, 2)) > out[:, 2].mean((1, 2))).all()  # blue the least
+
+
+def test_mild_leaves_grey_grey() -> None:
+    """Neither hue nor saturation can give a grey picture a colour."""
+    grey = torch.rand(16, 1, 20, 20, generator=seeded(2)).expand(16, 3, 20, 20)
+    out = mild(grey, seeded())
+    assert torch.allclose(out[:, 0], out[:, 1], atol=1e-5)
+    assert torch.allclose(out[:, 0], out[:, 2], atol=1e-5)
+
+
+def test_mild_moves_and_scales_within_its_bounds() -> None:
+    """The disc's area and centre tell scale (0.85 to 1.15) and shift (5 % of the side)."""
+    size = 96
+    image = lesion(size)
+    out = mild(image.expand(200, 3, size, size), seeded())
+    y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
+    radii, shifts = [], []
+    for one in out:
+        level = one.mean(0)
+        disc = level < (level.max() + level.min()) / 2
+        radii.append(float(disc.sum() / (image[0] < 0.6).sum()) ** 0.5)
+        shifts.append(float((x[disc].mean() ** 2 + y[disc].mean() ** 2) ** 0.5) / 2)
+    assert 0.82 < min(radii) < 0.9 and 1.1 < max(radii) < 1.18
+    # Of the side: 5 % along each axis, so 7.1 % at most; scaling up enlarges a shift with it.
+    assert 0.04 < max(shifts) < 0.05 * 2**0.5 * 1.15 + 0.005
+
+
+def test_a_generator_of_the_cpu_decides_wherever_the_images_are() -> None:
+    """So that a seed gives the same pictures on a GPU; where there is one, look."""
+    batch = torch.rand(6, 3, 16, 16, generator=seeded(5))
+    for augment in AUGMENTATIONS.values():
+        generator = seeded()
+        augment(batch, generator)
+        drawn = generator.get_state()
+        twin = seeded()
+        augment(torch.zeros(6, 3, 9, 9), twin)  # what is drawn depends on the batch size alone
+        assert torch.equal(drawn, twin.get_state())
+        if torch.cuda.is_available():
+            there = augment(batch.cuda(), seeded())
+            assert there.is_cuda
+            assert torch.allclose(there.cpu(), augment(batch, seeded()), atol=1e-4)
