@@ -202,6 +202,7 @@ def survey(names: Iterable[str], image_size: int | None = None) -> Iterator[Surv
             yield Surveyed(name, size, backbone.stages, backbone.width)
 
 
+@torch.enable_grad()  # also for a caller who has switched gradients off
 def probe(name: str, net: nn.Module, image_size: int) -> tuple[dict[str, _Layout], int]:
     """Tap candidates of a timm model, looked at in one forward and backward: module -> layout.
 

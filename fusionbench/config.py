@@ -23,13 +23,14 @@ Device = Literal["auto", "cpu", "cuda"]
 Existing = Literal["skip", "redo", "fail"]
 Encoding = Literal["onehot", "ordinal"]
 Missing = Literal["zero", "indicator", "impute", "drop-rows"]
-Augment = Literal["none", "flip", "mild"]
+Augment = Literal["none", "flip", "mild", "metablock-2021"]
 Resize = Literal["squash", "crop"]
 Sampler = Literal["shuffle", "class-balanced", "square-root"]
+Watch = Literal["bacc", "nll", "balanced-nll"]
 
 # Fields of RunConfig that came after the first records. At its default such a field is no part of
 # a run's identity, so that records written before it keep their run_id and are found again.
-ADDED_LATER = ("sampler",)
+ADDED_LATER = ("sampler", "recipe", "reducer", "watch", "early_stop")
 
 
 class RunConfig(BaseModel):
@@ -40,6 +41,7 @@ class RunConfig(BaseModel):
     fusion: str = "sgmc"
     backbone: str = "resnet50"
     loss: str = ""  # "": the fusion's own default; losses are joined by "+"
+    reducer: int = Field(0, ge=0)  # width of the layer between fusion and head; 0: none
     params: dict[str, str] = {}  # raw --set values: "fusion.hidden" -> "256"
 
     dataset: str = "pad-ufes-20"
@@ -51,6 +53,8 @@ class RunConfig(BaseModel):
     resize: Resize = "squash"
     allow_missing_images: bool = False
 
+    # Where the settings below came from. A name only: fusionbench.recipes.configure applies one.
+    recipe: str = "modern"
     seed: int = Field(0, ge=0, lt=2**31)
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(32, ge=2)
@@ -67,6 +71,8 @@ class RunConfig(BaseModel):
     ema: float = Field(0.0, ge=0, lt=1)  # decay of averaged weights; 0: off
     drop_path: float = Field(0.0, ge=0, lt=1)
     select: Select = "last"
+    watch: Watch = "bacc"  # what is scored after each epoch on the part that `select` names
+    early_stop: int = Field(0, ge=0)  # epochs without improvement before training ends; 0: off
     precision: Precision = "auto"
 
 

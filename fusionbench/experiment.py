@@ -36,6 +36,7 @@ from fusionbench.losses import CombinedLoss, Loss
 from fusionbench.model import FusionModel, build_spec
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold, Protocol, inner_split, load_protocol
+from fusionbench.recipes import own_params
 from fusionbench.records import cohort, run_id
 
 
@@ -203,7 +204,7 @@ class Experiment:
         fusion = _construct(
             f"fusion {self.config.fusion}", method.fusion, spec, method.fusion_params
         )
-        model = FusionModel(backbone, fusion)
+        model = FusionModel(backbone, fusion, self.config.reducer)
         losses = {
             name: _construct(f"loss {name}", cls, model.spec, method.loss_params[name])
             for name, cls in method.losses.items()
@@ -246,7 +247,12 @@ def setup(config: RunConfig, execution: Execution, progress: Progress = SILENT) 
     )
     return Experiment(
         config.model_copy(
-            update={"fusion": registry.key_of(config.fusion), "loss": "+".join(method.losses)}
+            update={
+                "fusion": registry.key_of(config.fusion),
+                "loss": "+".join(method.losses),
+                "recipe": registry.key_of(config.recipe),
+                "params": own_params(config, method.losses),
+            }
         ),
         method,
         table,
@@ -266,7 +272,7 @@ def load_method(config: RunConfig, plugins: tuple[Path, ...] = ()) -> Method:
         raise UsageError(f"--loss {config.loss} names a loss twice.")
     entries = {name: registry.find("losses", name, plugins) for name in names}
     losses = {name: registry.load(e, Loss) for name, e in entries.items()}
-    raw = split_params(config.params, names)
+    raw = split_params(own_params(config, names), names)
     return Method(
         fusion,
         plugin_params(fusion, raw["fusion"], f"fusion {entry.name}"),

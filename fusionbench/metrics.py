@@ -2,6 +2,7 @@
 
     compute(y, probabilities, classes) -> dict[str, float]     every metric, by exact name
     confusion(y, probabilities, k) -> ndarray (K, K) int64     rows true class, columns prediction
+    balanced_nll(y, probabilities) -> float                    to choose an epoch by
     describe(name) -> Metric                                   also for `recall/<CLASS>`
     METRICS: dict[str, Metric]                                 the table behind `list metrics`
 
@@ -25,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fusionbench.metric_names import ECE_BINS, METRICS, RECALL, Metric, describe
 
-__all__ = ["METRICS", "RECALL", "Metric", "compute", "confusion", "describe"]
+__all__ = ["METRICS", "RECALL", "Metric", "balanced_nll", "compute", "confusion", "describe"]
 
 SUM_TOLERANCE = 1e-4  # float32 softmax is within 1e-6; anything worse is no distribution
 
@@ -63,6 +64,18 @@ def compute(y: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> d
     numbers["ece"] = _ece(probs.max(axis=1), predicted == labels)
     ordered = {name: numbers[name] for name in METRICS}
     return ordered | {f"{RECALL}{c}": float(r) for c, r in zip(classes, recall, strict=True)}
+
+
+def balanced_nll(y: ArrayLike, probabilities: ArrayLike) -> float:
+    """Mean over the classes present in `y` (n,) of the class's mean -log p; (n, K) probabilities.
+
+    The cross-entropy weighted by 1 / n_k, n_k counted in `y`. Raises ValueError as compute does.
+    """
+    given = np.asarray(probabilities)
+    labels, probs = _checked(y, probabilities, given.shape[1] if given.ndim == 2 else 0)
+    truth = np.take_along_axis(probs, labels[:, None], axis=1)[:, 0]
+    nll = -np.log(np.maximum(truth, np.finfo(np.float64).eps))
+    return float(np.mean([nll[labels == k].mean() for k in np.unique(labels)]))
 
 
 def confusion(y: ArrayLike, probabilities: ArrayLike, k: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Backbone + fusion + linear head."""
+"""Backbone + fusion + optional reducer + linear head."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from torch import Tensor, nn
 
 from fusionbench.backbones import Backbone
 from fusionbench.errors import PluginError
-from fusionbench.fusion import Fusion, Spec
+from fusionbench.fusion import Fusion, Spec, reducer
 from fusionbench.losses import Output
 
 
 class FusionModel(nn.Module):
     """(B, 3, S, S) images and (B, M) metadata -> Output.
 
-    The fusion is built for this backbone; `spec.embedding` is what its `fuse` returns.
+    The fusion is built for this backbone; `spec.embedding` is the width that its `fuse` returns,
+    or `reduce_to` where that is not 0: then Linear-BatchNorm-ReLU-Dropout(0.5) of that width comes
+    between fusion and head (fusionbench.fusion.reducer).
     """
 
-    def __init__(self, backbone: Backbone, fusion: Fusion) -> None:
+    def __init__(self, backbone: Backbone, fusion: Fusion, reduce_to: int = 0) -> None:
         super().__init__()
         self.backbone = backbone
         self.fusion = fusion
         width = _fused_width(fusion)
-        self.spec = replace(fusion.spec, embedding=width)
-        self.head = nn.Linear(width, self.spec.classes)
+        self.reduce: nn.Module = reducer(width, reduce_to) if reduce_to else nn.Identity()
+        self.spec = replace(fusion.spec, embedding=reduce_to or width)
+        self.head = nn.Linear(self.spec.embedding, self.spec.classes)
 
     def forward(self, image: Tensor, meta: Tensor) -> Output:
         fusion = self.fusion
@@ -36,7 +39,7 @@ class FusionModel(nn.Module):
             return fusion.stage(k, tokens, encoded)
 
         features, stages = self.backbone(image, stage)
-        embedding = fusion.fuse(features, encoded)
+        embedding = self.reduce(fusion.fuse(features, encoded))
         return Output(self.head(embedding), embedding, stages)
 
 

@@ -17,7 +17,7 @@ from fusionbench.config import Execution, RunConfig
 from fusionbench.environment import describe_environment, peak_memory
 from fusionbench.errors import FusionbenchError, RunFailedError, UsageError
 from fusionbench.experiment import Experiment, FoldRows, setup
-from fusionbench.metrics import compute, confusion
+from fusionbench.metrics import balanced_nll, compute, confusion
 from fusionbench.model import FusionModel
 from fusionbench.placement import Placement, choose_device, choose_placement
 from fusionbench.progress import SILENT, Progress
@@ -168,10 +168,12 @@ def _train_and_predict(
     )
     watched = rows.watch
 
-    def balanced_accuracy(candidate: FusionModel) -> float:
+    def score(candidate: FusionModel) -> float:
         assert watched is not None
         found = predict(candidate, arrays, watched, placement)
-        return compute(table.labels[watched], found, table.card.classes)["bacc"]
+        if config.watch == "balanced-nll":
+            return balanced_nll(table.labels[watched], found)
+        return compute(table.labels[watched], found, table.card.classes)[config.watch]
 
     with progress.task(
         f"fold {fold.index}", total=config.epochs * len(rows.train), unit="img"
@@ -186,14 +188,14 @@ def _train_and_predict(
             seed=seed,
             optimizer_args=experiment.method.optimizer_args,
             schedule_args=experiment.method.schedule_args,
-            watch=balanced_accuracy if watched is not None else None,
+            watch=score if watched is not None else None,
             task=task,
         )
     probabilities = {k: predict(model, arrays, part, placement) for k, part in rows.parts.items()}
     if not all(np.isfinite(p).all() for p in probabilities.values()):
         raise RunFailedError(
             f"The trained model's probabilities are not finite (fold {fold.index}, after epoch "
-            f"{config.epochs}).",
+            f"{len(fitted.history)}).",
             "Lower --lr, or use --precision fp32.",
         )
     return model, fitted, probabilities
@@ -254,7 +256,7 @@ def _result(
     }
     sizes = {
         "backbone": _size(model.backbone),
-        "fusion": _size(model.fusion) + _size(model.head),
+        "fusion": _size(model.fusion) + _size(model.reduce) + _size(model.head),
         "total": _size(model),
     }
     return Result(

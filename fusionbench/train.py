@@ -22,7 +22,7 @@ from fusionbench.config import RunConfig
 from fusionbench.errors import RunFailedError
 from fusionbench.losses import CombinedLoss, total
 from fusionbench.model import FusionModel
-from fusionbench.optimizers import make_optimizer, make_scheduler
+from fusionbench.optimizers import Plateau, higher_is_better, make_optimizer, make_scheduler
 from fusionbench.placement import Placement
 from fusionbench.progress import Task
 from fusionbench.sampling import epoch_rows
@@ -63,8 +63,11 @@ def fit(
 ) -> Fitted:
     """Train `model` in place on `rows` of `arrays`.
 
-    watch   called after each epoch; the epoch where it is highest is kept (the first of equals).
-            None: the last epoch is kept.
+    watch   called after each epoch: the value of the metric `config.watch`. The epoch where it is
+            best is kept (the first of equals). None: the last epoch is kept.
+
+    With `config.early_stop` training ends after that many epochs in which the watched score, or
+    without one the training loss, has not improved.
     Raises RunFailedError for a non-finite loss (naming epoch and step) and for exhausted memory
     (naming a batch size that fits).
     """
@@ -81,10 +84,13 @@ def fit(
             f"There are only {len(rows)} training rows for a batch of {config.batch_size}.",
             "Use a smaller --batch-size or another protocol.",
         )
-    scheduler = make_scheduler(optimizer, config, steps, schedule_args or {})
+    scheduler = make_scheduler(
+        optimizer, config, steps, schedule_args or {}, watched=watch is not None
+    )
     ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
     best: dict[str, Tensor] | None = None
-    score = best_score = -np.inf
+    sign = 1 if watch is not None and higher_is_better(config) else -1
+    best_score, best_epoch = -np.inf, 0
     fitted = Fitted()
 
     try:
@@ -104,15 +110,19 @@ def fit(
                 **mean_loss,
             }
             candidate = ema.module if ema is not None else model
+            score = mean_loss["loss"]
             if watch is not None:
                 score = entry["watched"] = watch(candidate)
-                if score > best_score:
-                    best_score, fitted.best_epoch = score, epoch
+            if sign * score > best_score:
+                best_score, best_epoch = sign * score, epoch
+                if watch is not None:
                     best = {k: v.detach().cpu().clone() for k, v in candidate.state_dict().items()}
-            if config.schedule == "plateau" and scheduler is not None:
-                scheduler.step(epoch, -score if watch is not None else mean_loss["loss"])
+            if isinstance(scheduler, Plateau):
+                scheduler.step(epoch, score)
             fitted.history.append(entry)
             task.advance(0, epoch=epoch, loss=mean_loss["loss"])
+            if config.early_stop and epoch - best_epoch >= config.early_stop:
+                break
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -128,8 +138,9 @@ def fit(
 
     if best is not None:
         model.load_state_dict(best)
+        fitted.best_epoch = best_epoch
     else:
-        fitted.best_epoch = config.epochs
+        fitted.best_epoch = len(fitted.history)
         if ema is not None:
             model.load_state_dict(ema.module.state_dict())
     return fitted
@@ -197,7 +208,7 @@ def _train_epoch(
             )
         optimizer.step()
         update = (epoch - 1) * steps + step + 1
-        if scheduler is not None and config.schedule != "plateau":
+        if scheduler is not None and not isinstance(scheduler, Plateau):
             scheduler.step_update(update)
         if ema is not None:
             ema.update(model, step=update)

@@ -96,6 +96,21 @@ def test_mild_leaves_grey_grey() -> None:
     assert torch.allclose(out[:, 0], out[:, 2], atol=1e-5)
 
 
+def test_mild_does_to_a_plain_colour_what_it_says() -> None:
+    """Nothing of place: brightness to 15 %, and how far the channels are apart, which contrast and
+    saturation each change to 15 %; their order and proportions stay, so the hue does."""
+    colour = torch.tensor([0.6, 0.4, 0.3]).view(1, 3, 1, 1)
+    out = mild(colour.expand(300, 3, 12, 12), seeded())
+    assert torch.allclose(out, out.mean((2, 3), keepdim=True).expand_as(out), atol=1e-5)
+    found = out.mean((2, 3))
+    brightness = found.mean(1, keepdim=True) / colour.mean()
+    apart = (found - found.mean(1, keepdim=True)) / (colour - colour.mean()).view(1, 3)
+    spread = apart / brightness
+    assert torch.allclose(spread, spread[:, :1].expand_as(spread), atol=1e-3)
+    assert 0.849 < float(brightness.min()) < 0.86 and 1.14 < float(brightness.max()) < 1.151
+    assert 0.85**2 - 1e-3 < float(spread.min()) < 0.8 and 1.2 < float(spread.max()) < 1.15**2 + 1e-3
+
+
 def test_mild_moves_and_scales_within_its_bounds() -> None:
     """The disc's area and centre tell scale (0.85 to 1.15) and shift (5 % of the side)."""
     size = 96

@@ -4,7 +4,7 @@
     fs_block.fc.{0,1}                       Linear, BatchNorm1d
     csf1..4.cf_block.meta_mapper.0          Linear(M, C)
     csf1..4.sf_block.{img_conv, meta_mlp.0, meta_conv, gamma, omega}
-                                            Conv2d(C, 1, 3), Linear(M, H*W), Conv2d(1, 1, 3), scalars
+                                            Conv2d(C, 1, 3), Linear(M, H*W), Conv2d(1, 1, 3), (1,)
     csf1..4.fr_block.{conv_c, conv_s}       Conv2d(C, 1, 1)
     encoder1..4.encoder.{0,1,5}             Conv2d(C, C, 1), BatchNorm2d, Linear(C, 128)
     classifier                              Linear(D, K)
@@ -121,7 +121,8 @@ def from_reference(
             f"The state dict holds a {found}, not a {name}.", f"Pass backbone={found!r}."
         )
 
-    net = build_backbone(name, image_size)
+    with torch.enable_grad():  # it is probed by a backward pass; a caller may just be evaluating
+        net = build_backbone(name, image_size)
     # An entry that is absent is sized 1 here and reported as missing below.
     spec = build_spec(
         net, metadata=_rows(state, "fs_block.fc.0.bias"), classes=_rows(state, "classifier.bias")
@@ -174,33 +175,34 @@ def to_reference(model: FusionModel, loss: Loss | None = None) -> dict[str, Tens
     Raises UsageError for what the layout cannot hold: another fusion, an SGMC without some of its
     blocks, a backbone that is not a ResNet.
     """
-    state = _renamed(model.state_dict(), MODEL_NAMES, f"This model on {model.backbone.name}")
-    if _resnet(state) is None:
+    if model.backbone.name.split(".")[0] not in RESNETS.values():  # a ResNeXt has the same names
         raise UsageError(
             f"The plain SGMC-Net layout is a ResNet's; this model's backbone is "
             f"{model.backbone.name}.",
             f"Known: {', '.join(RESNETS.values())}.",
         )
+    state = _renamed(model.state_dict(), MODEL_NAMES, f"This model on {model.backbone.name}")
     if loss is not None:
         state |= _renamed(loss.state_dict(), LOSS_NAMES, "This loss")
     return state
 
 
 def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str], what: str) -> dict[str, Tensor]:
-    renamed, unused, strange = {}, set(names), []
+    renamed, used, strange = {}, set(), []
     for key, value in state.items():
         prefix = next((p for p in names if key.startswith(p)), None)
         if prefix is None:
             strange.append(key)
             continue
-        unused.discard(prefix)
+        used.add(prefix)
         theirs = names[prefix] + key.removeprefix(prefix)
         value = value.detach().clone(memory_format=torch.contiguous_format)
         renamed[theirs] = value[:, :, None, None] if POINTWISE.search(theirs) else value
-    problems = [_listed("has beside it", strange), _listed("lacks", [names[p] for p in unused])]
-    if any(problems):
+    absent = [theirs.rstrip(".") for ours, theirs in names.items() if ours not in used]
+    problems = [_listed("has beside it", strange), _listed("lacks", absent)]
+    if found := " and it ".join(filter(None, problems)):
         raise UsageError(
-            f"{what} does not fit the plain SGMC-Net layout: it {' and '.join(filter(None, problems))}.",
+            f"{what} does not fit the plain SGMC-Net layout: it {found}.",
             "The layout holds the fusion sgmc with all its blocks, and the loss self-contrastive.",
         )
     return renamed

@@ -15,17 +15,18 @@ from fusionbench.losses import Loss, Output, class_counts
 
 
 class LDAM(Loss):
-    """Cross-entropy after taking scale * margin_y from the true class's logit;
+    """Cross-entropy of scale * logits, after taking margin_y from the true class's logit;
     margin_k = max_margin (n_min / n_k)^(1/4).
 
     From the share `drw_from` of the epochs on, class k weighs (1 - beta) / (1 - beta^n_k), scaled
     to a mean of one over the classes; the mean over a batch divides by the weights in it.
     drw_from 1: never; 0: always. A class without training images counts as the rarest one.
 
-    The paper's networks end in a cosine classifier, and its loss multiplies the cosines by `scale`.
-    Here the model's own linear head stays, so that any fusion goes with it, and its logits stand
-    for scale * cosine: the same loss, whose temperature is also that of the probabilities. They
-    are not bounded, so the margins bind less than the paper's.
+    The paper's networks end in a cosine classifier, whose scores are within -1 and 1. Here the
+    model's own linear head stays, so that any fusion goes with it: scores are not bounded, and the
+    margins bind less; without the re-weighting they hardly help a rare class. What is evaluated is
+    softmax(logits), without `scale`: the same decisions, but probabilities that are less sure than
+    those trained, so that nll, brier and ece say little about this loss.
     """
 
     margins: Tensor
@@ -51,13 +52,13 @@ class LDAM(Loss):
         if not 0 <= beta < 1:
             raise ValueError(f"beta={beta} is outside 0 <= value < 1")
         counts = class_counts(spec)
-        margins = scale * max_margin * (counts.min() / counts) ** 0.25
+        margins = max_margin * (counts.min() / counts) ** 0.25
         weights = (1 - beta) / (1 - beta**counts)
         self.register_buffer("margins", margins.float())
         self.register_buffer("deferred", (weights / weights.mean()).float())
         # What is in force: ones, then `deferred`.
         self.register_buffer("weights", torch.ones(spec.classes))
-        self.drw_from = drw_from
+        self.scale, self.drw_from = scale, drw_from
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         if epoch - 1 >= self.drw_from * epochs - 1e-9:  # 0.55 * 100 > 55 in floats
@@ -67,6 +68,5 @@ class LDAM(Loss):
 
     def forward(self, output: Output, target: Tensor) -> dict[str, Tensor]:
         logits = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32))
-        mine = F.one_hot(target, self.spec.classes)
-        weights = self.weights.to(logits.dtype)
-        return {"ldam": F.cross_entropy(logits - mine * self.margins, target, weight=weights)}
+        logits = self.scale * (logits - F.one_hot(target, self.spec.classes) * self.margins)
+        return {"ldam": F.cross_entropy(logits, target, weight=self.weights.to(logits.dtype))}

@@ -48,7 +48,9 @@ def test_check_of_a_file_that_is_no_python(cli, tmp_path: Path) -> None:
     plugin.write_text("x = (")
     answer = cli("check", plugin)
     assert answer.code == 1 and "never closed" in answer.out
-    (check,) = cli("check", plugin, "--json").json
+    as_json = cli("check", plugin, "--json")
+    assert as_json.code == 1
+    (check,) = as_json.json
     assert (check["name"], check["status"]) == ("loads", "fail")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
@@ -65,12 +66,12 @@ def balanced_softmax_loops(logits: Tensor, tau: float) -> Tensor:
 def ldam_loops(
     logits: Tensor, max_margin: float, scale: float, weights: list[float] | None
 ) -> Tensor:
-    """The paper's: scale * (score - margin of the true class), where score = logits / scale."""
+    """scale * (logit - margin of the true class)."""
     quarter = [1 / math.sqrt(math.sqrt(n)) for n in COUNTS]
     margins = [max_margin * q / max(quarter) for q in quarter]
     losses, used = [], []
     for row, y in zip(logits, TARGET, strict=True):
-        scores = [z / scale - (margins[y] if k == y else 0) for k, z in enumerate(row)]
+        scores = [z - (margins[y] if k == y else 0) for k, z in enumerate(row)]
         p = softmax([scale * s for s in scores])[y]
         used.append(weights[y] if weights else 1.0)
         losses.append(-used[-1] * torch.log(p))
@@ -99,8 +100,8 @@ def assert_same(loss: Loss, oracle: Any, *arguments: Any) -> None:
 def test_focal_equals_plain_loops(gamma: float, weights: str) -> None:
     alphas = [1.0] * 4
     if weights == "balanced":
-        rows = [k for k, n in enumerate(COUNTS) for _ in range(n)]
-        alphas = compute_class_weight("balanced", classes=[0, 1, 2, 3], y=rows).tolist()
+        rows = np.repeat(np.arange(4), COUNTS)
+        alphas = compute_class_weight("balanced", classes=np.arange(4), y=rows).tolist()
     assert_same(build("focal", gamma=gamma, class_weights=weights), focal_loops, gamma, alphas)
 
 
@@ -123,7 +124,11 @@ def test_ldam_equals_plain_loops_before_and_after_its_re_weighting(
 
 @pytest.mark.parametrize(
     ("name", "params"),
-    [("focal", {"gamma": 0.0}), ("balanced-softmax", {"tau": 0.0}), ("ldam", {"max_margin": 0.0})],
+    [
+        ("focal", {"gamma": 0.0}),
+        ("balanced-softmax", {"tau": 0.0}),
+        ("ldam", {"max_margin": 0.0, "scale": 1.0}),
+    ],
 )
 def test_each_is_cross_entropy_at_its_neutral_setting(name: str, params: dict[str, float]) -> None:
     logits = random_logits().float()

@@ -1,0 +1,243 @@
+"""Samplers: which rows an epoch draws, that training uses them, and whose run_id they change."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusionbench import config as config_module
+from fusionbench.config import ADDED_LATER, Execution, RunConfig
+from fusionbench.experiment import Experiment, setup
+from fusionbench.protocols import Fold
+from fusionbench.records import Store
+from fusionbench.run import run
+from fusionbench.sampling import epoch_rows, row_odds
+
+LABELS = np.repeat([0, 1, 2], [1600, 400, 25])
+ROWS = np.arange(len(LABELS)) * 3 + 7  # positions in a larger table
+
+
+def shares(sampler: Any, epochs: int = 40) -> np.ndarray:
+    """Share of each class over several epochs."""
+    drawn = [
+        epoch_rows(ROWS, LABELS, sampler, np.random.default_rng([0, epoch]))
+        for epoch in range(epochs)
+    ]
+    labels = LABELS[(np.concatenate(drawn) - 7) // 3]
+    return np.bincount(labels, minlength=3) / len(labels)
+
+
+def test_shuffle_is_the_generators_permutation() -> None:
+    got = epoch_rows(ROWS, LABELS, "shuffle", np.random.default_rng([4, 2]))
+    np.testing.assert_array_equal(got, np.random.default_rng([4, 2]).permutation(ROWS))
+    assert sorted(got) == ROWS.tolist()
+
+
+def test_class_shares_are_those_that_the_names_say() -> None:
+    """81,000 draws: three standard deviations are 0.005."""
+    np.testing.assert_allclose(shares("shuffle", 1), np.array([1600, 400, 25]) / 2025)
+    np.testing.assert_allclose(shares("class-balanced"), [1 / 3] * 3, atol=0.006)
+    roots = np.array([40.0, 20.0, 5.0])
+    np.testing.assert_allclose(shares("square-root"), roots / roots.sum(), atol=0.006)
+
+
+def test_rows_of_one_class_are_drawn_alike() -> None:
+    drawn: Counter[int] = Counter()
+    for epoch in range(40):
+        rows = epoch_rows(ROWS, LABELS, "class-balanced", np.random.default_rng([0, epoch]))
+        drawn.update(rows.tolist())
+    rare = [drawn[row] for row in ROWS[LABELS == 2].tolist()]
+    assert min(rare) > 900 and max(rare) < 1260  # 1,080 each, standard deviation 33
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=60),
+    st.sampled_from(["shuffle", "class-balanced", "square-root"]),
+    st.integers(0, 2**31),
+)
+def test_an_epoch_is_as_long_as_before_made_of_the_rows_and_repeatable(
+    labels: list[int], sampler: Any, seed: int
+) -> None:
+    rows = np.arange(len(labels)) * 2 + 1
+    first, again, other = (
+        epoch_rows(rows, np.array(labels), sampler, np.random.default_rng([seed, epoch]))
+        for epoch in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert len(first) == len(other) == len(rows)
+    assert set(first.tolist()) <= set(rows.tolist())
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.sampled_from([0.5, 1.0]))
+def test_odds_are_those_of_a_plain_loop(labels: list[int], power: float) -> None:
+    weights = [1 / labels.count(label) ** power for label in labels]
+    odds = row_odds(np.array(labels), power)
+    np.testing.assert_allclose(odds, [w / sum(weights) for w in weights], rtol=1e-12)
+
+
+# ---- in a run
+
+
+@pytest.mark.parametrize("sampler", ["class-balanced", "square-root"])
+def test_training_draws_as_the_sampler_says(
+    quick: RunConfig, here: Execution, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    """What reaches the model is what epoch_rows gives for the fold's own rows and labels."""
+    seen: list[tuple[np.ndarray, np.ndarray, str, np.ndarray]] = []
+    used: list[np.ndarray] = []
+
+    def listening(rows: Any, labels: Any, name: Any, generator: Any) -> Any:
+        drawn = epoch_rows(rows, labels, name, generator)
+        seen.append((rows, labels, name, drawn))
+        return drawn
+
+    from fusionbench import train
+
+    to_device = train._to_device
+
+    def reading(arrays: Any, rows: np.ndarray, device: torch.device) -> Any:
+        used.append(rows)
+        return to_device(arrays, rows, device)
+
+    monkeypatch.setattr(train, "epoch_rows", listening)
+    monkeypatch.setattr(train, "_to_device", reading)
+    config = quick.model_copy(update={"sampler": sampler})
+    (record,) = run(config, here).records
+    experiment = setup(config, here)
+    expected = experiment.rows(experiment.protocol.folds[0]).train
+    assert len(seen) == config.epochs
+    for rows, labels, name, drawn in seen:
+        np.testing.assert_array_equal(rows, expected)
+        np.testing.assert_array_equal(labels, experiment.table.labels[expected])
+        assert name == sampler
+        assert len(set(drawn.tolist())) < len(drawn) == len(expected)
+    order = np.concatenate([drawn for *_, drawn in seen])
+    np.testing.assert_array_equal(np.concatenate(used)[: len(order)], order)
+    assert not np.array_equal(seen[0][3], seen[1][3])
+    assert record.identity["settings"]["sampler"] == sampler
+
+
+def test_a_sampled_run_repeats_bit_for_bit_and_differs_from_a_shuffled_one(
+    quick: RunConfig, here: Execution, tmp_path: Path
+) -> None:
+    config = quick.model_copy(update={"sampler": "class-balanced"})
+    first = run(config, here).records[0]
+    again = run(config, replace(here, store=tmp_path / "other")).records[0]
+    shuffled = run(quick, here).records[0]
+    assert first.reproducible() == again.reproducible()
+    assert first.result is not None and shuffled.result is not None
+    assert first.result.history != shuffled.result.history
+    assert len(list(Store(here.store).records())) == 2
+
+
+def test_a_loss_is_told_when_each_epoch_begins(
+    quick: RunConfig, here: Execution, tmp_path: Path
+) -> None:
+    """Its term is the number it was told, so the record's history shows every call."""
+    path = tmp_path / "told.py"
+    path.write_text(
+        "import torch\n"
+        "from fusionbench.losses import Loss\n"
+        "class Told(Loss):\n"
+        "    def __init__(self, spec):\n"
+        "        super().__init__(spec)\n"
+        "        self.register_buffer('now', torch.zeros(()))\n"
+        "    def begin_epoch(self, epoch, epochs):\n"
+        "        self.now.fill_(100 * epoch + epochs)\n"
+        "    def forward(self, output, target):\n"
+        "        return {'told': self.now + 0 * output.logits.sum()}\n"
+    )
+    config = quick.model_copy(update={"loss": "ce+told", "epochs": 3})
+    (record,) = run(config, replace(here, plugins=(path,))).records
+    assert record.result is not None
+    assert [entry["told"] for entry in record.result.history] == [103, 203, 303]
+
+
+def test_the_flag_is_there_with_its_choices() -> None:
+    from fusionbench.cli import cli
+
+    result = CliRunner().invoke(cli, ["run", "--sampler", "sqrt"])
+    assert result.exit_code == 2
+    assert "'shuffle', 'class-balanced', 'square-root'" in result.output
+
+
+# ---- settings that came after the first records
+
+# Every setting that the first records state, at values of that time.
+FIRST = {
+    "encoding": "onehot",
+    "missing": "zero",
+    "resize": "squash",
+    "epochs": 30,
+    "batch_size": 32,
+    "image_size": 224,
+    "augment": "mild",
+    "optimizer": "adamw",
+    "lr": 3e-4,
+    "weight_decay": 0.05,
+    "schedule": "cosine",
+    "warmup_epochs": 1,
+    "clip_grad": 0.0,
+    "ema": 0.0,
+    "drop_path": 0.0,
+    "select": "last",
+    "precision": "auto",
+}
+FIRST_RUN_ID = "made-up_grouped-5fold_concat_resnet18_f3_s0_2011413c8dc7"
+
+
+def made_up_experiment(**changes: Any) -> Experiment:
+    """Of made-up data and plugins: all that an identity is made of."""
+    config = RunConfig(
+        fusion="concat", backbone="resnet18", loss="ce", dataset="made-up", **{**FIRST, **changes}
+    )
+    table = SimpleNamespace(
+        card=SimpleNamespace(name="made-up"), fingerprint="0123456789ab", views=("clinical",)
+    )
+    protocol = SimpleNamespace(spec=SimpleNamespace(name="grouped-5fold"), split_hash="ba98")
+    method = SimpleNamespace(
+        fusion_params={"hidden": 256},
+        fusion_source="feed",
+        losses={"ce": None},
+        loss_params={"ce": {"label_smoothing": 0.0}},
+        loss_sources={"ce": "beef"},
+        optimizer_args={},
+        schedule_args={},
+    )
+    columns = (SimpleNamespace(name="age"), SimpleNamespace(name="itch"))
+    parts = (config, method, table, columns, protocol, np.ones(1, bool), "imagenet")
+    return Experiment(*cast(Any, parts))
+
+
+def test_a_setting_added_later_leaves_the_run_ids_before_it_alone() -> None:
+    fold = cast(Fold, SimpleNamespace(index=3))
+    same = made_up_experiment()
+    stated = same.identity(fold)["settings"]
+    assert set(stated) == {*FIRST, "view", "columns", "optimizer_args", "schedule_args"}
+    assert same.run_id(fold) == FIRST_RUN_ID
+    assert made_up_experiment(sampler="shuffle").run_id(fold) == FIRST_RUN_ID
+    changed = made_up_experiment(sampler="square-root")
+    assert changed.identity(fold)["settings"]["sampler"] == "square-root"
+    assert changed.run_id(fold) != FIRST_RUN_ID
+
+
+def test_a_setting_is_left_out_only_while_it_has_its_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert set(ADDED_LATER) <= set(config_module.RunConfig.model_fields)
+    fold = cast(Fold, SimpleNamespace(index=0))
+    monkeypatch.setattr("fusionbench.experiment.ADDED_LATER", ("sampler", "ema"))
+    assert "ema" not in made_up_experiment().identity(fold)["settings"]
+    assert made_up_experiment(ema=0.9).identity(fold)["settings"]["ema"] == 0.9
