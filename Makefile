@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 STORE  ?= runs/demo
 WORKERS ?= 2
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench tables clean
 
 # A first comparison, on drawn lesions and from random weights: a few minutes on two CPU cores.
 DEMO = --backbone resnet18 --dataset synthetic --weights none \
@@ -23,6 +23,21 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The small version of every declared table, with its records: several minutes on two CPU cores.
+TABLES = $(basename $(notdir $(wildcard leaderboards/*.toml)))
+SMALL  = leaderboards/small
+
+tables: $(VENV)/.installed
+	set -e; for table in $(TABLES); do \
+	  rm -rf $(SMALL)/$$table; \
+	  $(BIN)/fusionbench sweep $$table --small --device cpu --store $(SMALL)/$$table; \
+	  rm -rf $(SMALL)/$$table/locks; \
+	  for suffix in md csv; do \
+	    $(BIN)/fusionbench leaderboard $$table --small --store $(SMALL)/$$table \
+	      --output $(SMALL)/$$table/table.$$suffix; \
+	  done; \
+	done
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only -p no:xdist

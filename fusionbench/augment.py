@@ -49,4 +49,121 @@ def mild(x: Tensor, generator: torch.Generator) -> Tensor:
     return x.clamp(0, 1)
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {"none": none, "flip": flip, "mild": mild}
+def metablock_2021(x: Tensor, generator: torch.Generator) -> Tensor:
+    """(B, 3, H, W) in 0..1: the list of the MetaBlock authors' script for PAD-UFES-20
+    (https://github.com/paaatcha/MetaBlock, benchmarks/pad/aug_pad.py), in its order, each with its
+    probability and drawn per image:
+
+        1/4   zoom into the middle, 1 to 2 times, width and height apart
+        1/2   mirrored left-right; 1/5 upside-down
+        1/4   turned by up to 120 degrees, the rim mirrored
+        1/4   Gaussian blur, sigma 0 to 3 pixels
+        1/10  black holes: either single pixels, up to 5 % of them, or 2 % of 4 x 4 squares
+        1/4   either brightness by up to 15 of 255 steps, the same for all three colours or, half
+              of the time, another for each; or hue by up to 14 degrees and saturation by up to 10
+
+    The original (imgaug, which is no longer maintained) works on 8-bit integers and zooms before
+    it shrinks the photograph; this works in floating point on the shrunk one.
+    """
+    x, size = x.clone(), len(x)
+    u = torch.rand(16, size, generator=generator)
+    # Holes take as many numbers as there are pixels: from a generator of their own, so that what
+    # is drawn from this one depends on the batch size alone.
+    own = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
+
+    if len(on := torch.where(u[0] < 0.25)[0]):
+        theta = torch.zeros(len(on), 2, 3)
+        theta[:, 0, 0], theta[:, 1, 1] = 1 / (1 + u[1:3, on])
+        _replace(x, on, lambda images: _warp(images, theta))
+    _replace(x, torch.where(u[3] < 0.5)[0], lambda images: images.flip(3))
+    _replace(x, torch.where(u[4] < 0.2)[0], lambda images: images.flip(2))
+    if len(on := torch.where(u[5] < 0.25)[0]):
+        angle = math.radians(120) * (2 * u[6, on] - 1)
+        # In pixels, not in halves of a side: a photograph that is not square stays undistorted.
+        ratio = x.shape[2] / x.shape[3]
+        theta = torch.zeros(len(on), 2, 3)
+        theta[:, 0, 0] = theta[:, 1, 1] = torch.cos(angle)
+        theta[:, 0, 1], theta[:, 1, 0] = -torch.sin(angle) * ratio, torch.sin(angle) / ratio
+        _replace(x, on, lambda images: _warp(images, theta))
+    if len(on := torch.where(u[7] < 0.25)[0]):
+        _replace(x, on, lambda images: gaussian_blur(images, 3 * u[8, on]))
+    if len(on := torch.where(u[9] < 0.1)[0]):
+        holes = _holes(len(on), x.shape[2], x.shape[3], own).to(x.device)
+        _replace(x, on, lambda images: images.masked_fill(holes, 0))
+    colour = u[10] < 0.25
+    if len(on := torch.where(colour & (u[11] < 0.5))[0]):
+        steps = (31 * u[12:15, on]).floor() - 15  # whole ones, -15 to 15
+        steps = torch.where(u[15, on] < 0.5, steps[:1], steps).T.to(x.device) / 255
+        _replace(x, on, lambda images: images + steps[:, :, None, None])
+    if len(on := torch.where(colour & (u[11] >= 0.5))[0]):
+        hue, saturation = (21 * u[12:14, on]).floor() - 10
+        degrees = 2 * torch.trunc(hue / 255 * 180)  # whole steps of two degrees
+        _replace(x, on, lambda images: shift_hue_saturation(images, degrees, saturation / 255))
+    return x.clamp_(0, 1)
+
+
+def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
+    """(B, C, H, W) blurred with `sigma` (B,) pixels, at most 3; the rim is mirrored."""
+    batch, channels, height, width = x.shape
+    reach = min(9, height - 1, width - 1)  # three sigma, or what there is to mirror
+    offsets = torch.arange(-reach, reach + 1)
+    kernels = torch.exp(-(offsets**2) / (2 * sigma.clamp(min=0.05)[:, None] ** 2))
+    kernels = (kernels / kernels.sum(1, keepdim=True)).to(x).repeat_interleave(channels, 0)
+    padded = F.pad(x, (reach, reach, reach, reach), mode="reflect")
+    planes = padded.reshape(1, batch * channels, *padded.shape[2:])
+    planes = F.conv2d(planes, kernels[:, None, :, None], groups=len(kernels))
+    planes = F.conv2d(planes, kernels[:, None, None, :], groups=len(kernels))
+    return planes.view(batch, channels, height, width)
+
+
+def shift_hue_saturation(x: Tensor, degrees: Tensor, saturation: Tensor) -> Tensor:
+    """(B, 3, H, W) in 0..1 with hue turned by `degrees` (B,) and `saturation` (B,) added to that of
+    HSV, which stays within 0..1; the brightest channel keeps its value."""
+    value, lowest = x.amax(1), x.amin(1)
+    spread = value - lowest
+    safe = torch.where(spread > 0, spread, torch.ones_like(spread))
+    red, green, blue = x.unbind(1)
+    # In sixths of a turn; grey has hue 0.
+    hue = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    hue = hue + degrees.to(x)[:, None, None] / 60
+    share = spread / torch.where(value > 0, value, torch.ones_like(value))
+    share = (share + saturation.to(x)[:, None, None]).clamp(0, 1)
+    # Each channel falls from `value` with its distance on the circle from that channel's own hue.
+    turned = torch.stack([hue + 5, hue + 3, hue + 1], 1).remainder(6)
+    fall = torch.minimum(turned, 4 - turned).clamp(0, 1)
+    return value[:, None] * (1 - share[:, None] * fall)
+
+
+def _replace(x: Tensor, on: Tensor, change: Callable[[Tensor], Tensor]) -> None:
+    """In place, the images `on` of x by what `change` makes of them; the others stay exact."""
+    if len(on):
+        index = on.to(x.device)
+        x[index] = change(x[index])
+
+
+def _warp(x: Tensor, theta: Tensor) -> Tensor:
+    grid = F.affine_grid(theta.to(x), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+
+
+def _holes(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """(count, 1, H, W) bool: pixels with a rate of 0 to 5 %, or 4 x 4 squares with one of 2 %."""
+    rate = 0.05 * torch.rand(count, 1, 1, 1, generator=generator)
+    pixels = torch.rand(count, 1, height, width, generator=generator) < rate
+    coarse = (count, 1, -(-height // 4), -(-width // 4))
+    squares = torch.rand(coarse, generator=generator) < 0.02
+    squares = squares.repeat_interleave(4, 2).repeat_interleave(4, 3)[..., :height, :width]
+    single = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
+    return torch.where(single, pixels, squares)
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "none": none,
+    "flip": flip,
+    "mild": mild,
+    "metablock-2021": metablock_2021,
+}

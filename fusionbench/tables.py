@@ -14,20 +14,19 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fusionbench import registry
 from fusionbench.config import RunConfig, split_params
 from fusionbench.data.card import DatasetCard, ProtocolSpec
 from fusionbench.data.locate import open_card
 from fusionbench.errors import DataError, FusionbenchError, UsageError
 from fusionbench.metric_names import METRICS, describe
-from fusionbench.recipes import find_recipe
-from fusionbench.registry import builtin_root, key_of, unknown_name
+from fusionbench.recipes import configure, own_params
+from fusionbench.registry import KINDS, Entry, builtin_root, discover, key_of, unknown_name
 
 Text = Annotated[str, Field(min_length=1)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)]
@@ -203,13 +202,31 @@ def apply(table: Table, overrides: Overrides) -> Table:
     return table.model_copy(update={"protocol": overrides.protocol or table.protocol})
 
 
+def note_of(table: Table, overrides: Overrides) -> str:
+    """What a reader must know first: that it is the small version, what a command has changed."""
+    changed = {name: getattr(overrides, name) for name in ("dataset", "protocol")}
+    changed |= {f"backbone {old}".strip(): new for old, new in overrides.backbones.items()}
+    changed |= dict(overrides.settings)
+    notes = [table.small.note] if overrides.small and table.small else []
+    if said := ", ".join(f"{k} {v}" for k, v in changed.items() if v not in ("", None)):
+        notes.append(f"Changed from what is declared: {said}.")
+    return " ".join(notes)
+
+
 def protocol_of(table: Table, card: DatasetCard) -> ProtocolSpec:
     """The protocol that the table runs under. Raises UsageError with the card's protocols."""
     name = table.protocol or card.default_protocol
     for spec in card.protocols:
         if spec.name == name:
             return spec
-    raise UsageError(*unknown_name(f"protocol of {card.name}", name, [p.name for p in card.protocols]))
+    raise UsageError(
+        *unknown_name(f"protocol of {card.name}", name, [p.name for p in card.protocols])
+    )
+
+
+def fold_count(spec: ProtocolSpec) -> int:
+    """How many folds a protocol has."""
+    return 1 if spec.kind == "fixed" else spec.folds
 
 
 def _find(name: str | Path) -> Path:
@@ -238,14 +255,18 @@ def _rewritten(
     def changed(own: Mapping[str, Any]) -> dict[str, Any]:
         kept = {k: v for k, v in own.items() if k not in dropped}
         if "backbone" in kept:
-            kept["backbone"] = backbones.get("") or backbones.get(kept["backbone"], kept["backbone"])
+            kept["backbone"] = backbones.get("") or backbones.get(
+                kept["backbone"], kept["backbone"]
+            )
         return kept
 
     rows = tuple(TableRow(label=r.label, **changed(r.settings)) for r in table.rows)
     common = changed(table.settings) | {k: v for k, v in settings.items() if k != "params"}
     if params := settings.get("params"):
         rows = tuple(
-            TableRow(label=r.label, **(r.settings | {"params": r.settings.get("params", {}) | params}))
+            TableRow(
+                label=r.label, **(r.settings | {"params": r.settings.get("params", {}) | params})
+            )
             for r in rows
         )
     return table.model_copy(update={"rows": rows, "settings": common})
@@ -253,17 +274,12 @@ def _rewritten(
 
 def _config(table: Table, row: TableRow, seed: int) -> RunConfig:
     """Recipe, then the table's settings, then the row's. Raises ValidationError, UsageError."""
-    layers = [table.settings, row.settings]
-    if name := (table.settings | row.settings).get("recipe"):
-        recipe = find_recipe(name)
-        layers.insert(0, {**recipe.settings, "params": dict(recipe.params)})
-    merged: dict[str, Any] = {}
-    params: dict[str, Any] = {}
-    for layer in layers:
-        merged |= layer
-        params |= layer.get("params", {})
-    merged |= {"dataset": table.dataset, "protocol": table.protocol, "seed": seed, "params": params}
-    return RunConfig.model_validate_json(json.dumps(merged, default=str), strict=True)
+    given = table.settings | row.settings
+    params = {**table.settings.get("params", {}), **row.settings.get("params", {})}
+    given |= {"dataset": table.dataset, "protocol": table.protocol, "seed": seed, "params": params}
+    # As JSON: strict about types, and a list is fine for a tuple.
+    checked = RunConfig.model_validate_json(json.dumps(given, default=str), strict=True)
+    return configure(checked.recipe, {name: getattr(checked, name) for name in given})
 
 
 def _check(table: Table, plugins: Sequence[str | Path]) -> Iterator[tuple[str, str]]:
@@ -278,14 +294,16 @@ def _check(table: Table, plugins: Sequence[str | Path]) -> Iterator[tuple[str, s
     yield from _repeated("seeds", table.seeds)
     yield from _repeated("folds", table.folds)
     yield from _repeated("rows", [row.label for row in table.rows], ".label")
-    yield from _check_variant(table, plugins)
+    whole = [*_check_variant(table, plugins)]
+    yield from whole
     if table.small is not None:
         used = {r.settings.get("backbone", table.settings.get("backbone")) for r in table.rows}
         for name in table.small.backbones:
             if name not in used:
                 yield f"small.backbones.{name}", "no row has this backbone"
         yield from _misplaced("small.settings", table.small.settings)
-        for where, text in _check_variant(apply(table, Overrides(small=True)), plugins):
+        small = apply(table, Overrides(small=True))
+        for where, text in [] if whole else _check_variant(small, plugins):
             yield f"small: {where}", text
 
 
@@ -293,11 +311,14 @@ def _check_variant(table: Table, plugins: Sequence[str | Path]) -> Iterator[tupl
     try:
         spec = protocol_of(table, open_card(table.dataset, plugins=plugins))
         for k in table.folds:
-            if k >= spec.folds:
-                yield "folds", f"{spec.name} has no fold {k}, only 0 to {spec.folds - 1}"
+            if k >= fold_count(spec):
+                yield "folds", f"{spec.name} has no fold {k}, only 0 to {fold_count(spec) - 1}"
     except FusionbenchError as error:
         yield "dataset, protocol", str(error)
-    yield from _misplaced("settings", table.settings)
+    if misplaced := [*_misplaced("settings", table.settings)]:
+        yield from misplaced
+        return  # every row would say it again
+    entries = {kind: discover(kind, plugins) for kind in KINDS}
     first: dict[str, str] = {}
     for i, row in enumerate(table.rows):
         where = f"rows[{i}] ({row.label})"
@@ -311,7 +332,7 @@ def _check_variant(table: Table, plugins: Sequence[str | Path]) -> Iterator[tupl
             continue
         try:
             config = _config(table, row, table.seeds[0])
-            _check_names(config, plugins)
+            _check_names(config, entries)
         except ValidationError as error:
             yield from ((f"{where}.{name}", text) for name, text in _problems_of(error))
         except (FusionbenchError, TypeError, ValueError) as error:
@@ -323,12 +344,19 @@ def _check_variant(table: Table, plugins: Sequence[str | Path]) -> Iterator[tupl
             first.setdefault(same, row.label)
 
 
-def _check_names(config: RunConfig, plugins: Sequence[str | Path]) -> None:
+def _check_names(config: RunConfig, known_plugins: Mapping[str, dict[str, Entry]]) -> None:
     """Method, losses and the names of their settings, from source text alone."""
-    entry = registry.find("fusions", config.fusion, plugins)
+
+    def find(kind: str, name: str) -> Entry:
+        entries = known_plugins[kind]
+        if key_of(name) not in entries:
+            raise UsageError(*unknown_name(KINDS[kind].lower(), name, entries))
+        return entries[key_of(name)]
+
+    entry = find("fusions", config.fusion)
     names = [key_of(name) for name in config.loss.split("+")]
-    losses = {name: registry.find("losses", name, plugins) for name in names}
-    owned = split_params(config.params, names)
+    losses = {name: find("losses", name) for name in names}
+    owned = split_params(own_params(config, names), names)
     every = [(f"loss {n}", e, {**owned[f"loss.{n}"]}) for n, e in losses.items()]
     for what, found, given in [(f"fusion {entry.name}", entry, owned["fusion"]), *every]:
         known = [name for name, _ in found.parameters]

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import colorsys
+
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from fusionbench.augment import AUGMENTATIONS, flip, mild, none
+from fusionbench.augment import (
+    AUGMENTATIONS,
+    flip,
+    gaussian_blur,
+    metablock_2021,
+    mild,
+    none,
+    shift_hue_saturation,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -142,3 +154,79 @@ def test_a_generator_of_the_cpu_decides_wherever_the_images_are() -> None:
             there = augment(batch.cuda(), seeded())
             assert there.is_cuda
             assert torch.allclose(there.cpu(), augment(batch, seeded()), atol=1e-4)
+
+
+# ---- metablock-2021
+
+
+def test_blur_is_that_of_scipy() -> None:
+    batch = torch.rand(3, 3, 40, 33, generator=seeded(1))
+    sigma = torch.tensor([0.0, 1.2, 3.0])
+    out = gaussian_blur(batch, sigma)
+    assert torch.allclose(out[0], batch[0], atol=1e-6)
+    for image, found, width in zip(batch[1:], out[1:], sigma[1:].tolist(), strict=True):
+        for plane, got in zip(image.numpy(), found.numpy(), strict=True):
+            expected = gaussian_filter(plane.astype(float), width, mode="mirror", radius=9)
+            np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_hue_and_saturation_are_those_of_the_standard_library() -> None:
+    """Every pixel through colorsys, greys and pure colours among them."""
+    batch = torch.rand(2, 3, 12, 12, generator=seeded(3))
+    batch[0, :, 0] = 0.4
+    batch[0, :, 1] = torch.tensor([1.0, 0.0, 0.0])[:, None]
+    batch[0, :, 2] = 0.0
+    degrees, saturation = torch.tensor([14.0, -8.0]), torch.tensor([0.04, -0.3])
+    out = shift_hue_saturation(batch, degrees, saturation)
+    for k in range(2):
+        for colour, found in zip(batch[k].flatten(1).T, out[k].flatten(1).T, strict=True):
+            h, s, v = colorsys.rgb_to_hsv(*colour.tolist())
+            s = min(max(s + float(saturation[k]), 0), 1)
+            expected = colorsys.hsv_to_rgb((h + float(degrees[k]) / 360) % 1, s, v)
+            assert found.tolist() == pytest.approx(expected, abs=1e-5)
+    same = shift_hue_saturation(batch, torch.zeros(2), torch.zeros(2))
+    assert torch.allclose(same, batch, atol=1e-6)
+
+
+def test_the_authors_operations_come_as_often_as_they_say() -> None:
+    """One plain grey photograph: geometry and blur leave it alone, so only holes and colours show.
+    4,000 of them; four standard deviations either side."""
+    level = 0.5
+    out = metablock_2021(torch.full((4000, 3, 16, 16), level), seeded())
+    holes = (out == 0).all(1)
+    # Half are single pixels with a rate of up to 5 %, half 16 squares with one of 2 %.
+    seen = 1 - sum((1 - r) ** 256 for r in np.linspace(0, 0.05, 1001)) / 1001
+    expected = 0.1 * (seen + 1 - 0.98**16) / 2
+    share = float(holes.any((1, 2)).float().mean())
+    assert abs(share - expected) < 4 * (expected / 4000) ** 0.5
+    assert float(holes.float().mean()) == pytest.approx(0.1 * (0.025 + 0.02) / 2, rel=0.35)
+
+    whole = out[~holes.any((1, 2))][:, :, 0, 0] - level
+    shifted = whole.abs().amax(1) > 1e-4
+    by_channel = (whole.amax(1) - whole.amin(1)) > 1e-4
+    together = shifted & ~by_channel
+    # Brightness in 1/8, of which half for all channels alike, 1 of 31 steps being 0; saturation
+    # and hue in 1/8: added saturation gives even grey a little colour, half of the time.
+    assert abs(float(together.float().mean()) - 0.0625 * 30 / 31) < 0.016
+    assert abs(float(by_channel.float().mean()) - (0.0625 + 0.125 * 10 / 21)) < 0.022
+    assert float(whole.abs().max()) <= 15 / 255 + 1e-6
+
+
+def test_the_authors_geometry_mirrors_turns_and_zooms_as_often_as_it_says() -> None:
+    """Exact mirror images tell how often nothing but mirroring happened: 1/2 and 1/5, in
+    (3/4)^3 * 9/10 * 3/4 of the photographs (fewer holes than that show)."""
+    image = picture(24)
+    out = metablock_2021(image.expand(4000, 3, 24, 24), seeded())
+    kinds = {
+        "as it is": (image, 0.5 * 0.8),
+        "left-right": (image.flip(2), 0.5 * 0.8),
+        "upside-down": (image.flip(1), 0.5 * 0.2),
+        "both": (image.flip((1, 2)), 0.5 * 0.2),
+    }
+    left_alone = 0.75**3 * 0.75
+    for expected, probability in kinds.values():
+        share = float((out - expected).abs().amax((1, 2, 3)).lt(1e-6).float().mean())
+        low, high = 0.9 * left_alone * probability, left_alone * probability
+        assert low - 0.03 < share < high + 0.03
+    # Zooming in and turning by mirrored rims never show anything that was not there.
+    assert float(metablock_2021(torch.full((200, 3, 24, 24), 0.7), seeded(7)).max()) < 0.77

@@ -15,6 +15,7 @@ from fusionbench.errors import DataError, FusionbenchError
 # command -> (module, one line of help). Modules are imported when their command is asked for.
 COMMANDS = {
     "run": ("run", "Train and evaluate one method over the folds of a protocol."),
+    "sweep": ("sweep", "Run what a declared table still lacks."),
     "leaderboard": ("leaderboard", "Show finished runs as a table."),
     "show": ("show", "Show one finished or failed run, or name them all."),
     "list": ("listing", "List fusions, losses, backbones, datasets, protocols, metrics."),
@@ -90,7 +91,7 @@ def _report(error: BaseException, debug: bool, arguments: list[str]) -> int:
 
     if isinstance(error, click.Abort | KeyboardInterrupt):
         kept = " Finished folds are kept; the same command goes on from there."
-        print_error("Interrupted." + (kept if "run" in arguments else ""))
+        print_error("Interrupted." + (kept if {"run", "sweep"} & {*arguments} else ""))
         return 130
     if debug:
         traceback.print_exception(error)

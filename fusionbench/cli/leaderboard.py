@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fusionbench.cli.options import json_option, plugins_option, store_option
+from fusionbench.cli.table_options import overrides_of, spelled, table_options
 
 if TYPE_CHECKING:
     from fusionbench.leaderboard import Block, PublishedBlock
     from fusionbench.records import Record
+    from fusionbench.tables import Overrides, PublishedFilter, Table
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 
 
-@click.command("leaderboard")
+@click.command("leaderboard", context_settings={"max_content_width": 100})
+@click.argument("table", default="")
 @store_option
-@click.option("--dataset", default="", help="Only this dataset.")
-@click.option("--protocol", default="", help="Only this protocol.")
+@click.option("--dataset", default="", help="Only this dataset. With TABLE: in place of its own.")
+@click.option("--protocol", default="", help="Only this protocol. With TABLE: in place of its own.")
+@table_options
 @click.option(
     "--format", "format_", type=click.Choice(FORMATS), default="terminal", show_default=True
 )
@@ -41,9 +45,8 @@ FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 @plugins_option
 @json_option
 def leaderboard_command(
+    table: str,
     store: Path,
-    dataset: str,
-    protocol: str,
     format_: str,
     output: Path | None,
     metrics: str,
@@ -51,11 +54,15 @@ def leaderboard_command(
     published: bool | None,
     plugins: tuple[Path, ...],
     as_json: bool,
+    **options: Any,
 ) -> int:
     """Show finished runs as a table: mean ± standard deviation over folds, best value bold.
 
     Rows are ranked only among runs on the same photographs under the same split, and only when
     every fold is there.
+
+    With TABLE, the name of a built-in table (fusionbench list tables) or a file: the rows that it
+    declares, in its order, those without runs included.
     """
     from fusionbench.cli import terminal
     from fusionbench.errors import FusionbenchError
@@ -64,6 +71,9 @@ def leaderboard_command(
 
     names = tuple(m.strip() for m in metrics.split(",") if m.strip()) or None
     _known_metrics([sort, *(names or ())])
+    dataset, protocol = options["dataset"], options["protocol"]
+    overrides = overrides_of(options)
+    declared = _declared(table, options, plugins)
     records, problems = Store(store).scan()
     for problem in problems:
         terminal.print_error(f"Not counted: {problem.message}")
@@ -73,7 +83,9 @@ def leaderboard_command(
         if (not dataset or r.identity["dataset"] == dataset)
         and (not protocol or r.identity["protocol"] == protocol)
     ]
-    if not chosen:
+    if declared is not None:
+        chosen = records
+    elif not chosen:
         raise FusionbenchError(
             f"There is no finished run in {store}"
             + (f" ({len(records)} of other datasets or protocols)." if records else "."),
@@ -81,17 +93,29 @@ def leaderboard_command(
         )
     format_ = "json" if as_json else format_
     if format_ == "terminal" and output is None:
-        print_blocks(chosen, names, sort, plugins, published)
+        if declared is None:
+            print_blocks(chosen, names, sort, plugins, published)
+        else:
+            print_declared(declared, overrides, chosen, names, plugins, published)
         return 1 if problems else 0
     if format_ == "terminal":
         format_ = _format_of(output)
-    found = _blocks(chosen, sort, plugins)
+    words = ""
+    if declared is None:
+        found = _blocks(chosen, sort, plugins)
+        below = _published(found, published)
+    else:
+        found = _declared_blocks(declared, overrides, chosen, plugins)
+        below = _published_beside(declared, found, published)
+        words = f" {spelled(table, options)}"
+        if names is None and format_ in ("markdown", "latex"):
+            names = declared.columns or None
     text = render(
         found,
         format_,
         metrics=names,
-        command=_command(format_, names, published),
-        published=_published(found, published),
+        command=_command(format_, metrics, published, words),
+        published=below,
     )
     if output is None:
         click.echo(text, nl=not text.endswith("\n"))
@@ -116,24 +140,89 @@ def print_blocks(
     terminal.out().print(Terminal(found, metrics, _published(found, published)))
 
 
+def print_declared(
+    table: Table,
+    overrides: Overrides,
+    records: Iterable[Record],
+    metrics: tuple[str, ...] | None = None,
+    plugins: tuple[Path, ...] = (),
+    published: bool | None = False,
+) -> None:
+    """A declared table on the terminal."""
+    from fusionbench.cli import terminal
+    from fusionbench.leaderboard import Terminal
+
+    found = _declared_blocks(table, overrides, records, plugins)
+    below = _published_beside(table, found, published)
+    terminal.out().print(Terminal(found, metrics or table.columns or None, below))
+
+
+def _declared(table: str, options: dict[str, Any], plugins: tuple[Path, ...]) -> Table | None:
+    """The table that is asked for; None for a leaderboard of all runs."""
+    if table:
+        from fusionbench.tables import read_table
+
+        return read_table(table, plugins=plugins)
+    for name, value in options.items():
+        if name not in ("dataset", "protocol") and value not in (None, False, ()):
+            flag = name.removesuffix("s") if name == "backbones" else name
+            raise click.UsageError(f"--{flag.replace('_', '-')} changes a TABLE: name one.")
+    return None
+
+
+def _declared_blocks(
+    table: Table, overrides: Overrides, records: Iterable[Record], plugins: tuple[Path, ...]
+) -> list[Block]:
+    from fusionbench.leaderboard import declared_blocks
+    from fusionbench.tables import apply, expand, note_of
+
+    return declared_blocks(
+        apply(table, overrides),
+        expand(table, overrides, plugins=plugins),
+        records,
+        note=note_of(table, overrides),
+        plugins=plugins,
+        current_sources=_sources(plugins),
+    )
+
+
 def _blocks(records: Iterable[Record], sort: str, plugins: tuple[Path, ...]) -> list[Block]:
-    from fusionbench import registry
     from fusionbench.leaderboard import blocks
 
-    sources = {
+    return blocks(records, current_sources=_sources(plugins), sort=sort)
+
+
+def _sources(plugins: tuple[Path, ...]) -> dict[tuple[str, str], str]:
+    """The plugins as they are now: (kind, name) -> hash of the source."""
+    from fusionbench import registry
+
+    return {
         (kind, name): registry.source_hash(entry)
         for kind in registry.KINDS
         for name, entry in registry.discover(kind, plugins).items()
     }
-    return blocks(records, current_sources=sources, sort=sort)
 
 
-def _published(found: list[Block], show: bool | None) -> list[PublishedBlock]:
+def _published(
+    found: list[Block], show: bool | None, only: PublishedFilter | None = None
+) -> list[PublishedBlock]:
+    """Blocks to stand below ours, of rows that a table's filter wants."""
     from fusionbench.leaderboard import beside, published
 
     if show is False:
         return []
-    return beside(found, published.load(), published.load_changes(), show=show)
+    rows, changes = published.load(), published.load_changes()
+    if only:
+        rows = [r for r in rows if only.wants(r.method, r.backbone, r.source)]
+        changes = [c for c in changes if only.wants(c.method, c.backbone, c.source)]
+    return beside(found, rows, changes, show=show)
+
+
+def _published_beside(table: Table, found: list[Block], show: bool | None) -> list[PublishedBlock]:
+    """A table that declares no published rows shows them only when asked."""
+    if table.published is None and not show:
+        return []
+    return _published(found, show, table.published)
 
 
 def _known_metrics(names: Iterable[str]) -> None:
@@ -163,9 +252,9 @@ def _format_of(output: Path | None) -> str:
     return known[suffix]
 
 
-def _command(format_: str, metrics: tuple[str, ...] | None, published: bool | None) -> str:
-    """The command that a generated file names; without paths, which say nothing elsewhere."""
-    chosen = f" --metrics {','.join(metrics)}" if metrics else ""
+def _command(format_: str, metrics: str, published: bool | None, words: str = "") -> str:
+    """The command that a generated file names; without folders, which say nothing elsewhere."""
+    chosen = f" --metrics {metrics.replace(' ', '')}" if metrics.strip(" ,") else ""
     if published is not None:
         chosen += " --published" if published else " --no-published"
-    return f"fusionbench leaderboard --format {format_}{chosen}"
+    return f"fusionbench leaderboard{words} --format {format_}{chosen}"

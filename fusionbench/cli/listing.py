@@ -12,7 +12,7 @@ import click
 from fusionbench import registry
 from fusionbench.cli.options import json_option, plugins_option
 
-TOPICS = ("fusions", "losses", "backbones", "datasets", "protocols", "metrics")
+TOPICS = ("fusions", "losses", "backbones", "datasets", "protocols", "recipes", "tables", "metrics")
 Rows = list[dict[str, Any]]
 
 
@@ -59,6 +59,10 @@ def rows_of(topic: str, plugins: tuple[Path, ...] = (), load: bool = False) -> R
             {"name": m.name, "title": m.title, "better": m.better, "definition": m.definition}
             for m in METRICS.values()
         ]
+    if topic == "recipes":
+        return _recipes()
+    if topic == "tables":
+        return _tables(plugins)
     return _cards(topic, plugins)
 
 
@@ -100,6 +104,40 @@ def _import_failure(entry: registry.Entry) -> str:
     except PluginError as error:
         return str(error)
     return ""
+
+
+def _recipes() -> Rows:
+    from fusionbench.recipes import find_recipe, recipe_names
+
+    return [
+        {
+            "name": recipe.name,
+            "title": recipe.title,
+            "source": recipe.source.model_dump(mode="json"),
+            "differences": list(recipe.differences),
+            "settings": dict(recipe.settings),
+            "params": dict(recipe.params),
+            "status": {key: setting.status for key, setting in recipe.stated.items()},
+            "notes": {key: s.note for key, s in recipe.stated.items() if s.note},
+        }
+        for recipe in map(find_recipe, recipe_names())
+    ]
+
+
+def _tables(plugins: tuple[Path, ...]) -> Rows:
+    from fusionbench.errors import DataError
+    from fusionbench.tables import builtin_tables, read_table
+
+    rows: Rows = []
+    for name, path in builtin_tables().items():
+        try:
+            table = read_table(path, plugins=plugins)
+        except DataError as error:
+            rows.append({"name": name, "broken": str(error)})
+            continue
+        labels = [row.label for row in table.rows]
+        rows.append({"name": name, "title": table.title, "rows": labels, "broken": ""})
+    return rows
 
 
 def _cards(topic: str, plugins: tuple[Path, ...]) -> Rows:
@@ -177,5 +215,20 @@ def _describe(topic: str, row: dict[str, Any]) -> str:
         marks += ["default"] if row["default"] else []
         marks += [f"leaky: {', '.join(row['leaks'])}"] if row["leaks"] else []
         return f"{row['dataset']}: {'; '.join(marks)}"
+    if topic == "recipes":
+        return _describe_recipe(row)
+    if topic == "tables":
+        return f"{row['title']}: {', '.join(row['rows'])}"
     arrow = "higher is better" if row["better"] == "high" else "lower is better"
     return f"{row['definition']} ({arrow})"
+
+
+def _describe_recipe(row: dict[str, Any]) -> str:
+    """Title, source, and the settings by how they are known."""
+    values = {**row["settings"], **row["params"]}
+    lines = [row["title"], row["source"]["citation"]]
+    for status in ("known", "guess", "ours"):
+        stated = [f"{k}={v}" for k, v in values.items() if row["status"][k] == status]
+        if stated:
+            lines.append(f"{status}: {', '.join(stated)}")
+    return "\n".join(lines)

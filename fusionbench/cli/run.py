@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from click.core import ParameterSource
 
 from fusionbench.cli.options import (
     SectionedCommand,
@@ -26,21 +27,24 @@ from fusionbench.config import (
     RunConfig,
     Sampler,
     Select,
+    Watch,
     parse_assignments,
 )
+from fusionbench.recipes import changes, configure
 
 if TYPE_CHECKING:
     from fusionbench.run import Outcome
 
 SECTIONS = {
-    "Method": ("fusion", "backbone", "loss", "set", "weights", "drop-path"),
+    "Method": ("fusion", "backbone", "loss", "set", "reducer", "weights", "drop-path"),
     "Data": (
         *("dataset", "protocol", "fold", "data", "view", "columns", "encoding", "missing"),
         *("image-size", "resize", "allow-missing-images"),
     ),
     "Training": (
-        *("epochs", "batch-size", "sampler", "augment", "optimizer", "lr", "weight-decay"),
-        *("schedule", "warmup-epochs", "clip-grad", "ema", "select", "precision", "seed"),
+        *("recipe", "epochs", "batch-size", "sampler", "augment", "optimizer", "lr"),
+        *("weight-decay", "schedule", "warmup-epochs", "clip-grad", "ema"),
+        *("select", "watch", "early-stop", "precision", "seed"),
     ),
     "Where, and what is kept": (
         *("device", "workers", "store", "existing", "save-weights", "plugins", "json", "help"),
@@ -71,7 +75,11 @@ def _choice(annotation: Any) -> click.Choice:
 )
 @_field("--fusion", "Fusion method (fusionbench list fusions).", metavar="NAME")
 @_field("--backbone", "A timm model (fusionbench list backbones).", metavar="NAME")
-@_field("--loss", "Loss, or several joined by +. Default: the fusion's own.", metavar="NAME")
+@_field(
+    "--loss",
+    "Loss (fusionbench list losses), or several joined by +. Default: the fusion's own.",
+    metavar="NAME",
+)
 @click.option(
     "--set",
     "assignments",
@@ -108,16 +116,28 @@ def _choice(annotation: Any) -> click.Choice:
     help="Which folds: all, or e.g. 0 or 0,1.",
 )
 @_field("--seed", "Of initial weights, batches and augmentation.", metavar="N")
+@_field(
+    "--recipe",
+    "Training settings by name (fusionbench list recipes). Options given beside it take "
+    "precedence; defaults shown here are those of the recipe modern.",
+    metavar="NAME",
+)
 @_field("--epochs", "Passes over the training rows.", metavar="N")
 @_field("--batch-size", "Images per step.", metavar="N")
 @_field(
     "--sampler",
     "shuffle: every training row once per epoch. The others draw rows with replacement, so that "
-    "all classes come up alike, or in proportion to the square root of their counts.",
+    "all classes come up alike, or in proportion to the square root of their counts. With a loss "
+    "that makes up for the counts as well, rarity counts twice.",
     type=_choice(Sampler),
 )
 @_field("--image-size", "Side of the square input.", metavar="PIXELS")
 @_field("--augment", "Training augmentation.", type=_choice(Augment))
+@_field(
+    "--reducer",
+    "Width of a layer (linear, batch norm, ReLU, dropout) between fusion and classifier; 0: none.",
+    metavar="N",
+)
 @_field("--weights", "To start from: imagenet, none, or a file.", metavar="FROM")
 @_field("--optimizer", "Any of timm's.", metavar="NAME")
 @_field("--lr", "Peak learning rate.", metavar="X")
@@ -136,6 +156,17 @@ def _choice(annotation: Any) -> click.Choice:
     "Whose weights are evaluated: the last epoch's, the best on an inner validation part, or the "
     "best on the test part (optimistic, and marked so).",
     type=_choice(Select),
+)
+@_field(
+    "--watch",
+    "What chooses that epoch: balanced accuracy, log loss, or its mean over classes.",
+    type=_choice(Watch),
+)
+@_field(
+    "--early-stop",
+    "Epochs without a better watched score (training loss, where --select is last) before "
+    "training ends; 0: never.",
+    metavar="N",
 )
 @_field("--precision", "auto: bf16 where it is faster.", type=_choice(Precision))
 @click.option(
@@ -181,12 +212,13 @@ def run_command(
 
     from fusionbench.cli import terminal
 
+    source = click.get_current_context().get_parameter_source
+    # Of the options that a recipe states, those that were typed go before it.
+    given = {k: v for k, v in fields.items() if source(k) is not ParameterSource.DEFAULT}
+    given["columns"] = tuple(c.strip() for c in columns.split(",") if c.strip())
+    given["params"] = parse_assignments(assignments)
     try:
-        config = RunConfig(
-            **fields,
-            columns=tuple(c.strip() for c in columns.split(",") if c.strip()),
-            params=parse_assignments(assignments),
-        )
+        config = configure(given.pop("recipe", _DEFAULTS["recipe"]), given)
     except ValidationError as error:
         first = error.errors()[0]
         flag = "--" + str(first["loc"][0]).replace("_", "-")
@@ -203,6 +235,9 @@ def run_command(
     )
     _check_names(config, plugins)
     progress = terminal.progress()
+    if config.recipe != _DEFAULTS["recipe"] and (changed := changes(config)):
+        shown = ", ".join(f"{k}={'unset' if v is None else v}" for k, v in changed.items())
+        progress.note(f"recipe {config.recipe}, but {shown}")
     progress.note("loading PyTorch and timm")
     from fusionbench.run import run
 

@@ -1,6 +1,7 @@
 """Records -> tables: a pure function of the records, which never imports torch.
 
     blocks(records, *, current_sources=None, sort="bacc") -> list[Block]
+    declared_blocks(table, declared, records, ...) -> list[Block]   the rows of a declared table
     published.load() -> list[PublishedRow]  what papers report; published.load_changes(): ablations
     beside(blocks, rows, changes=(), *, show=None) -> list[PublishedBlock]
     render(blocks, format, *, metrics=None, command="fusionbench leaderboard", published=()) -> str
@@ -18,6 +19,7 @@ plugin as it is now; a row made with another source is marked stale.
 from __future__ import annotations
 
 from fusionbench.leaderboard.comparison import Compared, PublishedBlock, beside
+from fusionbench.leaderboard.declared import declared_blocks
 from fusionbench.leaderboard.published import Change, PublishedRow, Value
 from fusionbench.leaderboard.render import FORMATS, render, to_data
 from fusionbench.leaderboard.rows import Block, PartStats, Row, Stat, blocks
@@ -39,6 +41,7 @@ __all__ = [
     "Value",
     "beside",
     "blocks",
+    "declared_blocks",
     "render",
     "to_data",
 ]

@@ -60,6 +60,7 @@ def to_data(blocks: Sequence[Block], metrics: Sequence[str] | None = None) -> li
             "complete_data": block.complete_data,
             "n_rows_dataset": block.n_rows_dataset,
             "n_rows_used": block.n_rows_used,
+            "title": block.title,
             "warning": warning(block),
             "rows": [_row_data(row, wanted) for row in block.rows],
         }
@@ -70,6 +71,7 @@ def to_data(blocks: Sequence[Block], metrics: Sequence[str] | None = None) -> li
 def _row_data(row: Row, wanted: tuple[str, ...] | None) -> dict[str, Any]:
     return {
         "key": row.key,
+        "label": row.label,
         "fusion": row.fusion,
         "backbone": row.backbone,
         "loss": row.loss,
@@ -124,7 +126,9 @@ def _csv(
         seen = {n for b in blocks for r in b.rows for p in r.parts.values() for n in p.metrics}
         seen |= {n for b in published for item in b.rows for n in item.row.values}
         names = [n for n in METRICS if n in seen] + sorted(seen - METRICS.keys())
+    labelled = any(row.label for block in blocks for row in block.rows)
     columns = [
+        *(("table", "label") if labelled else ()),
         *("dataset", "data_fingerprint", "protocol", "split_hash", "complete_data"),
         *("n_rows_used", "n_rows_dataset", "fusion", "backbone", "loss", "settings", "part"),
         *("ranked", "runs_done", "runs_expected", "seeds", "n"),
@@ -139,14 +143,16 @@ def _csv(
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     kind = {"kind": "measured"} if published else {}
     for i, block in enumerate(blocks):
-        writer.writerows(cells | kind for cells in _csv_rows(block, names))
+        for row, cells in _csv_rows(block, names):
+            named = {"table": csv_cell(block.title), "label": csv_cell(row.label)}
+            writer.writerow(cells | kind | (named if labelled else {}))
         for below in _below(published, i):
             writer.writerows(published_csv(below, names))
     return text.getvalue()
 
 
-def _csv_rows(block: Block, names: Sequence[str]) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = []
+def _csv_rows(block: Block, names: Sequence[str]) -> list[tuple[Row, dict[str, object]]]:
+    found: list[tuple[Row, dict[str, object]]] = []
     for row in block.rows:
         for part, stats in row.parts.items():
             cells: dict[str, object] = {
@@ -175,7 +181,7 @@ def _csv_rows(block: Block, names: Sequence[str]) -> list[dict[str, object]]:
             for name in names:
                 if stat := stats.metrics.get(name):
                     cells |= {f"{name}_mean": stat.mean, f"{name}_std": stat.std}
-            found.append(cells)
+            found.append((row, cells))
     return found
 
 
@@ -189,7 +195,10 @@ def _names(block: Block, shown: Sequence[Line]) -> tuple[list[str], list[list[st
 
     Columns that would be empty or always the same are left out.
     """
-    columns = {
+    columns = {}
+    if any(line.row.label for line in shown):
+        columns["Row"] = [plain(line.row.label) for line in shown]
+    columns |= {
         "Method": [plain(line.row.fusion) for line in shown],
         "Backbone": [plain(line.row.backbone) for line in shown],
         "Loss": [plain(line.row.loss) for line in shown],

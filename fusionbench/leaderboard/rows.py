@@ -51,6 +51,7 @@ class Row:
     images_per_s: float | None  # mean over runs, in training, on whatever they ran on
     flags: tuple[str, ...]
     run_ids: tuple[str, ...]
+    label: str = ""  # what a declared table calls the row
 
     @property
     def ranked(self) -> bool:
@@ -75,6 +76,8 @@ class Block:
     n_rows_dataset: int
     n_rows_used: int
     rows: tuple[Row, ...]
+    title: str = ""  # of the declared table that the block is
+    note: str = ""  # what a reader of that table must know first
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -100,17 +100,19 @@ def cell(metric: Metric, stat: Stat | None, best: bool) -> Cell:
 
 
 def heading(block: Block) -> str:
-    return f"{plain(block.dataset)} / {plain(block.protocol)}"
+    title = f"{plain(block.title)}: " if block.title else ""
+    return f"{title}{plain(block.dataset)} / {plain(block.protocol)}"
 
 
 def warning(block: Block) -> str:
     """Why the block's numbers are not those of its dataset; "" where they are."""
-    if block.complete_data:
-        return ""
-    return (
-        f"subset: {block.n_rows_used:,} of {block.n_rows_dataset:,} photographs "
-        f"(not {plain(block.dataset)})"
-    )
+    found = [plain(block.note)] if block.note else []
+    if not block.complete_data:
+        found.append(
+            f"subset: {block.n_rows_used:,} of {block.n_rows_dataset:,} photographs "
+            f"(not {plain(block.dataset)})"
+        )
+    return " ".join(found)
 
 
 def caption(block: Block, metrics: Sequence[Metric]) -> str:

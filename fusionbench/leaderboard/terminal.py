@@ -127,13 +127,17 @@ def _published_table(
 
 def _label(line: Line, with_part: bool) -> Text:
     """Everything that names a row, one thing under the other."""
-    text = Text(plain(line.row.fusion), style="bold" if line.row.ranked else "")
+    name = line.row.label or line.row.fusion
+    text = Text(plain(name), style="bold" if line.row.ranked else "")
     if with_part:
         text.append(f" ({line.part})", style="not bold")
     backbone, loss = plain(line.row.backbone), plain(line.row.loss)
     between = ", " if len(backbone) + len(loss) + 2 <= NAMES else "\n"
+    method = f"{backbone}{between}{loss}"
+    if line.row.label:
+        method = f"{plain(line.row.fusion)}, {method}"
     for more, style in (
-        (f"{backbone}{between}{loss}", "not bold"),
+        (method, "not bold"),
         (line.settings, "not bold cyan"),
         (line.notes, "not bold yellow"),
     ):

@@ -12,12 +12,20 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic import model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from fusionbench.config import RunConfig
 from fusionbench.errors import UsageError
@@ -54,31 +62,37 @@ class Source(_Strict):
     urls: tuple[Text, ...] = Field((), strict=False)
 
 
-class Recipe(_Strict):
-    """The content of a recipe file; `name` is the file's stem."""
+class _File(_Strict):
+    """The content of a recipe file."""
 
-    name: str
     title: Text
     source: Source
-    differences: tuple[Text, ...] = Field((), strict=False)  # from the source, known ones
-    settings: dict[str, Setting]  # by RunConfig field
-    params: dict[str, Setting] = {}  # by --set key
+    differences: tuple[Text, ...] = Field((), strict=False)
+    settings: dict[str, Setting]
+    params: dict[str, Setting] = {}
 
     @model_validator(mode="after")
-    def _fits(self) -> Recipe:
-        strangers = set(self.settings) - set(TRAINING)
-        if strangers:
-            raise ValueError(f"no setting of training: {', '.join(sorted(strangers))}")
+    def _fits(self) -> _File:
+        if strangers := sorted(set(self.settings) - set(TRAINING)):
+            raise ValueError(f"no setting of training: {', '.join(strangers)}")
         for key, setting in self.params.items():
             if not isinstance(setting.value, str):
                 raise ValueError(f"{key}: the value of a parameter is text, as after --set")
-        RunConfig(**self.values)
+        RunConfig.model_validate({name: s.value for name, s in self.settings.items()})
         return self
 
-    @property
-    def values(self) -> dict[str, Any]:
-        """RunConfig field -> value."""
-        return {name: setting.value for name, setting in self.settings.items()}
+
+@dataclass(frozen=True)
+class Recipe:
+    """Training settings with their source; `name` is the file's stem."""
+
+    name: str
+    title: str
+    source: Source
+    differences: tuple[str, ...]  # known ones, from the source
+    settings: Mapping[str, Any]  # by RunConfig field
+    params: Mapping[str, str]  # by --set key
+    stated: Mapping[str, Setting]  # both, with status and note
 
 
 def recipe_names() -> list[str]:
@@ -98,7 +112,7 @@ def find_recipe(name: str) -> Recipe:
 def read_recipe(path: Path) -> Recipe:
     """Raises UsageError naming the file and every entry that does not fit."""
     try:
-        return Recipe(name=path.stem, **tomllib.loads(path.read_text(encoding="utf-8")))
+        file = _File(**tomllib.loads(path.read_text(encoding="utf-8")))
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is no toml file: {error}.") from None
     except (ValidationError, TypeError) as error:
@@ -108,6 +122,15 @@ def read_recipe(path: Path) -> Recipe:
             else [str(error)]
         )
         raise UsageError(f"{path} is no recipe: {'; '.join(reasons)}.") from None
+    return Recipe(
+        path.stem,
+        file.title,
+        file.source,
+        file.differences,
+        MappingProxyType({name: setting.value for name, setting in file.settings.items()}),
+        MappingProxyType({key: str(setting.value) for key, setting in file.params.items()}),
+        MappingProxyType({**file.settings, **file.params}),
+    )
 
 
 def configure(name: str, given: Mapping[str, Any]) -> RunConfig:
@@ -117,12 +140,8 @@ def configure(name: str, given: Mapping[str, Any]) -> RunConfig:
     Raises UsageError for an unknown recipe, pydantic's ValidationError for a value that cannot be.
     """
     recipe = find_recipe(name)
-    fields = {**recipe.values, **given}
-    own = {
-        key: setting.value
-        for key, setting in recipe.params.items()
-        if _keeps_owner(key, recipe, fields)
-    }
+    fields = {**recipe.settings, **given}
+    own = {k: v for k, v in recipe.params.items() if _keeps_owner(k, recipe, fields)}
     fields["params"] = {**own, **given.get("params", {})}
     fields["recipe"] = recipe.name
     return RunConfig(**fields)
@@ -133,10 +152,10 @@ def own_params(config: RunConfig, losses: Iterable[str]) -> dict[str, str]:
     recipe, losses = find_recipe(config.recipe), tuple(losses)
     strange = {
         key
-        for key, setting in recipe.params.items()
+        for key, value in recipe.params.items()
         if key.startswith("loss.")
         and key.split(".")[1] not in losses
-        and config.params.get(key) == setting.value
+        and config.params.get(key) == value
     }
     return {key: value for key, value in config.params.items() if key not in strange}
 
@@ -145,9 +164,9 @@ def changes(config: RunConfig) -> dict[str, Any]:
     """Settings and parameters in which `config` departs from its recipe: name -> its own value,
     None for a parameter of the recipe that it has not."""
     recipe = find_recipe(config.recipe)
-    found = {k: getattr(config, k) for k, v in recipe.values.items() if getattr(config, k) != v}
-    for key, setting in recipe.params.items():
-        if config.params.get(key) != setting.value:
+    found = {k: getattr(config, k) for k, v in recipe.settings.items() if getattr(config, k) != v}
+    for key, text in recipe.params.items():
+        if config.params.get(key) != text:
             found[key] = config.params.get(key)
     training = ("optimizer.", "schedule.")
     for key, value in config.params.items():
@@ -158,4 +177,4 @@ def changes(config: RunConfig) -> dict[str, Any]:
 
 def _keeps_owner(key: str, recipe: Recipe, fields: Mapping[str, Any]) -> bool:
     field = OWNERS.get(key.split(".")[0])
-    return field is None or fields[field] == recipe.values.get(field, fields[field])
+    return field is None or fields[field] == recipe.settings.get(field, fields[field])

@@ -16,7 +16,9 @@ def test_everything_but_backbones_as_one_json_object(cli) -> None:
     answer = cli("list", "--json")
     assert answer.code == 0 and answer.err == ""
     data = answer.json
-    assert list(data) == ["fusions", "losses", "datasets", "protocols", "metrics"]
+    assert list(data) == [
+        "fusions", "losses", "datasets", "protocols", "recipes", "tables", "metrics",
+    ]  # fmt: skip
     assert [row["name"] for row in data["fusions"]] == sorted(registry.discover("fusions"))
     assert [row["name"] for row in data["losses"]] == sorted(registry.discover("losses"))
     assert {row["name"] for row in data["datasets"]} == set(registry.dataset_cards())

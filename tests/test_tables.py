@@ -1,0 +1,219 @@
+"""Declared tables: the built-in ones, what a row becomes, and what a bad file is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fusionbench.config import RunConfig
+from fusionbench.errors import DataError, UsageError
+from fusionbench.tables import Overrides, builtin_tables, expand, read_table
+
+TABLES = sorted(builtin_tables())
+
+PLAIN = """
+title = "Two rows"
+dataset = "synthetic"
+seeds = [3, 1]
+
+[settings]
+backbone = "resnet18"
+loss = "ce"
+epochs = 7
+params = { "loss.label_smoothing" = "0.1" }
+
+[[rows]]
+label = "first"
+fusion = "none"
+
+[[rows]]
+label = "second"
+fusion = "concat"
+lr = 1
+epochs = 9
+params = { "fusion.hidden" = "8" }
+
+[small]
+note = "Small."
+backbones = { resnet18 = "test_resnet" }
+settings = { epochs = 1, weights = "none" }
+"""
+
+
+def written(folder: Path, text: str = PLAIN) -> Path:
+    path = folder / "two.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_five_tables_are_there() -> None:
+    expected = {"pad-ufes-20", "derm7pt", "backbones", "ablation", "losses"}
+    assert {f"sgmc-{name}" for name in expected} <= set(TABLES)
+
+
+@pytest.mark.parametrize("small", [False, True], ids=["whole", "small"])
+@pytest.mark.parametrize("name", TABLES)
+def test_a_built_in_table_expands(name: str, small: bool) -> None:
+    table = read_table(name)
+    found = expand(table, Overrides(small=small))
+    seeds = 1 if small else len(table.seeds)
+    assert len(found) == len(table.rows) * seeds
+    assert [d.label for d in found[::seeds]] == [row.label for row in table.rows]
+    assert len({d.config.model_dump_json() for d in found}) == len(found)
+    if small:
+        assert {d.config.dataset for d in found} == {"synthetic"}
+        assert all(d.config.backbone.startswith("test_") for d in found)
+        assert {d.config.weights for d in found} == {"none"}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_plugins_of_a_built_in_table_take_its_settings(name: str) -> None:
+    """Values too, which reading the table does not check."""
+    from fusionbench.experiment import load_method
+
+    for one in expand(read_table(name)):
+        load_method(one.config)
+
+
+def test_the_ablation_takes_away_one_thing_a_row() -> None:
+    found = [d.config for d in expand(read_table("sgmc-ablation"))]
+    whole = found[-1]
+    assert (whole.loss, whole.params) == ("ce+self-contrastive", {})
+    said = [(c.loss.removeprefix("ce"), c.params) for c in found[:-1]]
+    guided = "+self-contrastive"
+    assert said == [
+        (guided, {"fusion.cf": "off"}),
+        (guided, {"fusion.sf": "off"}),
+        (guided, {"fusion.fr": "off"}),
+        (guided, {"fusion.stages": "4"}),
+        ("", {}),
+        ("+deep-supervision", {}),
+    ]
+
+
+def test_a_row_is_recipe_then_settings_then_its_own(tmp_path: Path) -> None:
+    found = expand(read_table(written(tmp_path)))
+    assert [(d.row, d.label, d.config.seed) for d in found] == [
+        (0, "first", 3), (0, "first", 1), (1, "second", 3), (1, "second", 1),
+    ]  # fmt: skip
+    common = {"dataset": "synthetic", "backbone": "resnet18", "loss": "ce"}
+    smooth = {"loss.label_smoothing": "0.1"}
+    assert found[0].config == RunConfig(**common, fusion="none", seed=3, epochs=7, params=smooth)
+    assert found[3].config == RunConfig(
+        **common, fusion="concat", seed=1, epochs=9, lr=1.0, params=smooth | {"fusion.hidden": "8"}
+    )
+    # A recipe stands below both; what it says and they do not is taken.
+    recipe = written(tmp_path, PLAIN.replace("epochs = 7", 'epochs = 7\nrecipe = "sgmc-2024"'))
+    config = expand(read_table(recipe))[0].config
+    assert (config.recipe, config.optimizer, config.epochs) == ("sgmc-2024", "adam", 7)
+
+
+def test_overrides_win_over_rows(tmp_path: Path) -> None:
+    table = read_table(written(tmp_path))
+    small = expand(table, Overrides(small=True))
+    assert [(d.config.backbone, d.config.epochs, d.config.weights) for d in small] == [
+        ("test_resnet", 1, "none")
+    ] * 2
+    assert {d.config.seed for d in small} == {0}
+    found = expand(
+        table,
+        Overrides(
+            small=True, dataset="pad-ufes-20", protocol="image-5fold",
+            backbones={"test_resnet": "test_vit"}, settings={"epochs": 4, "lr": 0.5},
+        ),
+    )  # fmt: skip
+    for one in found:
+        c = one.config
+        assert (c.dataset, c.protocol, c.backbone) == ("pad-ufes-20", "image-5fold", "test_vit")
+        assert (c.epochs, c.lr, c.weights) == (4, 0.5, "none")
+
+
+def test_another_dataset_takes_its_own_protocol_and_columns(tmp_path: Path) -> None:
+    text = PLAIN.replace('dataset = "synthetic"', 'dataset = "derm7pt"\nprotocol = "official"')
+    text = text.replace("epochs = 7", 'epochs = 7\nview = "clinical"\ncolumns = ["sex"]')
+    table = read_table(written(tmp_path, text))
+    assert {(d.config.view, d.config.columns) for d in expand(table)} == {("clinical", ("sex",))}
+    for one in expand(table, Overrides(dataset="pad-ufes-20")):
+        assert (one.config.protocol, one.config.view, one.config.columns) == ("", "", ())
+
+
+def test_one_backbone_for_all_must_leave_different_rows() -> None:
+    table = read_table("sgmc-backbones")
+    with pytest.raises(UsageError, match=r"SGMC50.*is the same run as SGMC18"):
+        expand(table, Overrides(backbones={"": "resnet34"}))
+    found = expand(table, Overrides(backbones={"resnet152": "resnet34"}))
+    assert [d.config.backbone for d in found] == ["resnet18", "resnet50", "resnet34"]
+
+
+def test_a_table_without_a_small_version_says_so(tmp_path: Path) -> None:
+    table = read_table(written(tmp_path, PLAIN[: PLAIN.index("[small]")]))
+    with pytest.raises(UsageError, match=r"no \[small\] section"):
+        expand(table, Overrides(small=True))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field", "problem"),
+    [
+        ("epochs = 7", 'epochs = "7"', "rows[0] (first).epochs", "valid integer"),
+        ("epochs = 7", "epoch = 7", "settings.epoch", "Did you mean epochs"),
+        ("epochs = 9", "seed = 9", "rows[1] (second).seed", "seeds = ..."),
+        ('fusion = "none"', 'fusion = "nonne"', "rows[0] (first)", "Did you mean none?"),
+        ('loss = "ce"', 'loss = "ce+focl"', "rows[0] (first)", "no loss called 'focl'"),
+        ('loss = "ce"', "", "rows[0] (first).loss", "must be stated"),
+        ('"fusion.hidden"', '"fusion.hiden"', "rows[1] (second)", "Did you mean hidden?"),
+        ('label = "second"', 'label = "first"', "rows[1].label", "there twice"),
+        ('label = "second"\n', "", "rows[1].label", "Field required"),
+        ("seeds = [3, 1]", "seeds = []", "seeds", "at least 1"),
+        ("seeds = [3, 1]", "seeds = [1.5]", "seeds[0]", "valid integer"),
+        ("seeds = [3, 1]", "folds = [5]", "folds", "no fold 5"),
+        ("seeds = [3, 1]", 'columns = ["auc"]', "columns[0]", "no metric called 'auc'"),
+        ("seeds = [3, 1]", 'path = "/etc"', "path", "not permitted"),
+        ('dataset = "synthetic"', 'dataset = "synth"', "dataset, protocol", "Did you mean"),
+        ("seeds = [3, 1]", 'protocol = "5fold"', "dataset, protocol", "no protocol of synthetic"),
+        ("{ resnet18 =", "{ resnet19 =", "small.backbones.resnet19", "no row"),
+        ("epochs = 9", 'recipe = "mdern"', "rows[1] (second)", "no recipe called 'mdern'"),
+        ("lr = 1\n", "lr = inf\n", "rows[1] (second).lr", ""),
+    ],
+)  # fmt: skip
+def test_a_problem_is_named_by_file_and_field(
+    tmp_path: Path, old: str, new: str, field: str, problem: str
+) -> None:
+    assert old in PLAIN
+    with pytest.raises(DataError) as caught:
+        read_table(written(tmp_path, PLAIN.replace(old, new, 1)))
+    found = {str(p["field"]): str(p["problem"]) for p in caught.value.problems}
+    assert field in found and problem in found[field]
+    assert "two.toml" in caught.value.message
+    assert {p["file"] for p in caught.value.problems} == {"two.toml"}
+
+
+def test_all_problems_are_listed(tmp_path: Path) -> None:
+    text = PLAIN.replace("epochs = 7", "epochs = 0").replace('fusion = "none"', 'fusion = "no"')
+    text = text.replace("seeds = [3, 1]", "seeds = [1, 1]")
+    with pytest.raises(DataError) as caught:
+        read_table(written(tmp_path, text))
+    fields = {p["field"] for p in caught.value.problems}
+    assert {"seeds[1]", "rows[0] (first).epochs"} <= fields
+
+
+def test_files_that_are_no_table(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"Did you mean sgmc-losses"):
+        read_table("sgmc-loses")
+    with pytest.raises(UsageError, match="no table file at"):
+        read_table(tmp_path / "absent.toml")
+    for content in (b"title = ", b"\xff\xfe", b"", b"rows = 3"):
+        (tmp_path / "bad.toml").write_bytes(content)
+        with pytest.raises(DataError, match=r"bad\.toml"):
+            read_table(tmp_path / "bad.toml")
+
+
+def test_reading_and_rendering_a_table_needs_no_torch() -> None:
+    code = (
+        "import sys; from fusionbench.tables import expand, read_table\n"
+        "import fusionbench.leaderboard\n"
+        "expand(read_table('sgmc-losses')); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
