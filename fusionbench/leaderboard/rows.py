@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from fusionbench.config import ADDED_LATER, RunConfig
 from fusionbench.metrics import describe
 from fusionbench.records import Record, canonical_json
 
@@ -279,11 +280,13 @@ def _settings(row: Row) -> dict[str, dict[str, str]]:
     config = row.config
     sources = {f"{name}.source": str(v)[:8] for name, v in dict(config["loss_sources"]).items()}
     fusion = _flat(config["fusion_params"], "fusion")
+    # A record leaves such a setting out while it is at its default.
+    later = {name: RunConfig.model_fields[name].default for name in ADDED_LATER}
     return {
         f"fusion {row.fusion}": fusion | {"fusion.source": str(config["fusion_source"])[:8]},
         f"loss {row.loss}": _flat(config["loss_params"], "loss") | sources,
         f"backbone {row.backbone}": _flat(config["weights"], "weights"),
-        "": _flat(config["settings"], ""),
+        "": _flat(later | config["settings"], ""),
     }
 
 
