@@ -24,7 +24,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The small version of every declared table, with its records: several minutes on two CPU cores.
+# The small version of every declared table, with its records: some minutes on two CPU cores.
 TABLES = $(basename $(notdir $(wildcard leaderboards/*.toml)))
 SMALL  = leaderboards/small
 

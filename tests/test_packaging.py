@@ -66,6 +66,10 @@ def test_the_wheel_holds_plugins_cards_and_splits_and_nothing_else(wheel: Path) 
     builtin = {name for name in names if name.startswith("fusionbench/builtin/")}
     assert any(name.endswith("splits/grouped-5fold.csv") for name in builtin)
     assert any(name.startswith("fusionbench/builtin/plugins/losses/") for name in builtin)
+    tables = {path.name for path in (CHECKOUT / "leaderboards").glob("*.toml")}
+    there = {n for n in names if n.startswith("fusionbench/builtin/leaderboards/")}
+    expected = tables | {"published.csv", "published_changes.csv"}
+    assert there == {f"fusionbench/builtin/leaderboards/{name}" for name in expected}
     for part in ("tests/", "datasets/synthetic/data/", "__pycache__", "runs/", ".pth"):
         assert not [name for name in names if f"/{part}" in f"/{name}"], part
 

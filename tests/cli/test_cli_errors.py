@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 WRONG_USE = [
-    (["bogus"], "There is no command called 'bogus'. Known: run, leaderboard"),
+    (["bogus"], "There is no command called 'bogus'. Known: run, sweep, leaderboard"),
     (["leaderbord"], "Did you mean leaderboard?"),
     (["--bogus"], "No such option"),
     (["run", "--fusoin", "sgmc"], "--fusion"),

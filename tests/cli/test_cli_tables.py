@@ -138,7 +138,7 @@ def test_runs_with_other_settings_are_not_the_rows(
 def test_parameters_tell_rows_apart(cli, tiny_card: Path, tmp_path: Path) -> None:
     """cf=off and the whole SGMC share everything but one resolved parameter."""
     path = tmp_path / "ablation.toml"
-    text = TABLE.format(card=tiny_card)[: TABLE.index("[[rows]]")]
+    text = TABLE[: TABLE.index("[[rows]]")].format(card=tiny_card)
     text += (
         '[[rows]]\nlabel = "whole"\nfusion = "sgmc"\n'
         '[[rows]]\nlabel = "stages"\nfusion = "sgmc"\nparams = { "fusion.stages" = "1,2" }\n'
@@ -157,6 +157,8 @@ def test_parameters_tell_rows_apart(cli, tiny_card: Path, tmp_path: Path) -> Non
         (block,) = cli("leaderboard", path, *swap).json["blocks"]
         return {row["label"]: row["runs_done"] for row in block["rows"]}
 
+    assert done() == {"whole": 0, "stages": 0, "smooth": 0}
+    cli(*run, "--set", "fusion.stages=1")  # no row's
     assert done() == {"whole": 0, "stages": 0, "smooth": 0}
     cli(*run, "--set", "fusion.stages=1,2")
     assert done() == {"whole": 0, "stages": 1, "smooth": 0}
