@@ -168,7 +168,11 @@ def _choice(annotation: Any) -> click.Choice:
     "training ends; 0: never.",
     metavar="N",
 )
-@_field("--precision", "auto: bf16 where it is faster.", type=_choice(Precision))
+@_field(
+    "--precision",
+    "auto: bf16 on hardware that has it, but for depthwise networks on a CPU.",
+    type=_choice(Precision),
+)
 @click.option(
     "--device", type=_choice(Device), default="auto", show_default=True, help="auto: a GPU if any."
 )
