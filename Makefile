@@ -8,7 +8,7 @@ WORKERS ?= 2
 
 # A first comparison, on drawn lesions and from random weights: a few minutes on two CPU cores.
 DEMO = --backbone resnet18 --dataset synthetic --weights none \
-       --image-size 48 --epochs 4 --batch-size 32 --lr 2e-3 --store $(STORE)
+       --image-size 48 --epochs 3 --batch-size 32 --lr 2e-3 --store $(STORE)
 
 run: $(VENV)/.installed
 	$(BIN)/fusionbench run --fusion none $(DEMO)
