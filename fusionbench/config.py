@@ -6,6 +6,7 @@ schema. Nothing here imports torch.
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -153,8 +154,6 @@ def split_params(raw: Mapping[str, str], loss_names: Iterable[str]) -> dict[str,
 
 def literal_params(raw: Mapping[str, str], where: str) -> dict[str, Any]:
     """Text values for a library's factory (optimiser, schedule): numbers, booleans, lists, text."""
-    import ast
-
     values: dict[str, Any] = {}
     for key, text in raw.items():
         try:

@@ -23,6 +23,7 @@ from fusionbench.config import (
     RunConfig,
     literal_params,
     plugin_params,
+    plugin_schema,
     split_params,
 )
 from fusionbench.data.cache import open_or_build
@@ -289,8 +290,6 @@ def _loss_params(
     losses: Mapping[str, type[Loss]], raw: Mapping[str, Mapping[str, str]]
 ) -> dict[str, dict[str, Any]]:
     """`loss.NAME=VALUE` goes to the one loss that has NAME; `loss.<loss>.NAME` says which."""
-    from fusionbench.config import plugin_schema
-
     given = {name: dict(raw[f"loss.{name}"]) for name in losses}
     for key, value in raw["loss"].items():
         owners = [name for name, cls in losses.items() if key in plugin_schema(cls)]
