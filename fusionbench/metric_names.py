@@ -87,14 +87,67 @@ METRICS: dict[str, Metric] = {
     )
 }
 
+# After temperature scaling (fusionbench.calibration): the same numbers of softmax(logits / T).
+SCALED: dict[str, Metric] = {
+    f"{name}_scaled": Metric(
+        f"{name}_scaled",
+        f"{METRICS[name].title} (scaled)",
+        "low",
+        f"{name} after temperature scaling, the temperature fitted on inner validation rows",
+        METRICS[name].percent,
+    )
+    for name in ("nll", "brier", "ece")
+}
+
 RECALL = "recall/"
+SPECIFICITIES = (80, 90, 95)  # percent, of sens_at_spec80/<CLASS> and so on
+
+# What comes before a class's name -> title and definition, with a hole for the class.
+PER_CLASS: dict[str, tuple[str, str]] = {
+    RECALL: ("Recall {}", "share of {} found; null without {} in y"),
+    "precision/": (
+        "Precision {}",
+        "share of the photographs called {} that are {}; zero_division=0; null where {} is neither "
+        "in y nor predicted",
+    ),
+    "f1/": (
+        "F1 {}",
+        "harmonic mean of precision and recall of {}; zero_division=0; null where {} is neither in "
+        "y nor predicted",
+    ),
+    "auc/": ("AUC {}", "area under ROC of p({}), {} against the rest; null without {} in y"),
+} | {
+    f"sens_at_spec{s}/": (
+        f"Sens@{s} {{}}",
+        f"greatest sensitivity for {{}} at a threshold on p({{}}) with specificity >= {s} %, {{}} "
+        "against the rest; no interpolation; null without {} in y",
+    )
+    for s in SPECIFICITIES
+}
 
 
 def describe(name: str) -> Metric:
-    """The Metric of a name, per-class recalls included. Raises KeyError for an unknown name."""
-    if name.startswith(RECALL) and len(name) > len(RECALL):
-        label = name.removeprefix(RECALL)
-        return Metric(
-            name, f"Recall {label}", "high", f"share of {label} found; null without {label} in y"
-        )
-    return METRICS[name]
+    """The Metric of a name, scaled ones and `<family>/<CLASS>` included.
+
+    Raises KeyError for an unknown name.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    if name in SCALED:
+        return SCALED[name]
+    family, slash, label = name.partition("/")
+    if not label:
+        raise KeyError(name)
+    title, definition = PER_CLASS[family + slash]
+    return Metric(name, title.replace("{}", label), "high", definition.replace("{}", label))
+
+
+def is_known(name: str) -> bool:
+    """Whether describe() knows the name; a class is not checked against any dataset."""
+    family, slash, label = name.partition("/")
+    return name in METRICS or name in SCALED or (bool(label) and family + slash in PER_CLASS)
+
+
+def listed() -> tuple[Metric, ...]:
+    """Every metric there is, per-class families once with `<CLASS>` for the class."""
+    return (*METRICS.values(), *SCALED.values(), *(describe(f"{f}<CLASS>") for f in PER_CLASS))

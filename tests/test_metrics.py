@@ -6,6 +6,8 @@ import math
 import subprocess
 import sys
 import warnings
+from fractions import Fraction
+from random import Random
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from fusionbench import metrics
+from fusionbench import metric_names, metrics
 
 CLASSES = ("ACK", "BCC", "MEL", "NEV")
 K = len(CLASSES)
@@ -63,8 +65,20 @@ def test_scikit_learn_gives_the_same_numbers(seed: int) -> None:
     got = metrics.compute(y, p, CLASSES)
     for name, value in expected.items():
         assert got[name] == pytest.approx(value, rel=1e-12), name
-    recalls = sk.recall_score(y, top, average=None)
-    assert [got[f"recall/{c}"] for c in CLASSES] == pytest.approx(list(recalls))
+    per_class = {
+        "recall": sk.recall_score(y, top, average=None),
+        "precision": sk.precision_score(y, top, average=None),
+        "f1": sk.f1_score(y, top, average=None),
+        "auc": [sk.roc_auc_score(y == c, p[:, c]) for c in range(K)],
+    }
+    for s in (80, 90, 95):
+        curves = [sk.roc_curve(y == c, p[:, c], drop_intermediate=False) for c in range(K)]
+        # No count is so near a whole percent that rounding decides.
+        per_class[f"sens_at_spec{s}"] = [
+            tpr[fpr <= 1 - s / 100 + 1e-9].max() for fpr, tpr, _ in curves
+        ]
+    for family, values in per_class.items():
+        assert [got[f"{family}/{c}"] for c in CLASSES] == pytest.approx(list(values)), family
     assert (metrics.confusion(y, p, K) == sk.confusion_matrix(y, top, labels=range(K))).all()
 
 
@@ -92,6 +106,13 @@ def loops(y: list[int], p: list[list[float]]) -> dict[str, float]:
             precision[c] = hits / len(claimed) if claimed else 0.0
             f1[c] = 2 * hits / (len(mine) + len(claimed))
         out[f"recall/{CLASSES[c]}"] = recall.get(c, math.nan)
+        out[f"precision/{CLASSES[c]}"] = precision.get(c, math.nan)
+        out[f"f1/{CLASSES[c]}"] = f1.get(c, math.nan)
+        out[f"auc/{CLASSES[c]}"] = area.get(c, math.nan)
+        for s in (80, 90, 95):
+            out[f"sens_at_spec{s}/{CLASSES[c]}"] = sensitivity_at(
+                Fraction(s, 100), [p[i][c] for i in mine], [p[i][c] for i in rest]
+            )
     out["bacc"] = sum(recall.values()) / len(recall)
     out["precision_macro"] = sum(precision.values()) / len(precision)
     out["f1_macro"] = sum(f1.values()) / len(f1)
@@ -112,6 +133,19 @@ def loops(y: list[int], p: list[list[float]]) -> dict[str, float]:
             confidence = sum(max(p[i]) for i in inside) / len(inside)
             out["ece"] += len(inside) / n * abs(accuracy - confidence)
     return out
+
+
+def sensitivity_at(specificity: Fraction, positives: list[float], negatives: list[float]) -> float:
+    """Try every threshold, in whole counts; nobody called positive is one of them."""
+    if not positives or not negatives:
+        return math.nan
+    best = Fraction(0)
+    for threshold in {*positives, *negatives}:
+        kept = sum(p < threshold for p in negatives)
+        if Fraction(kept, len(negatives)) >= specificity:
+            found = sum(p >= threshold for p in positives)
+            best = max(best, Fraction(found, len(positives)))
+    return float(best)
 
 
 @given(evaluations())
@@ -205,15 +239,115 @@ def test_single_precision_softmax_is_close_enough_to_a_distribution() -> None:
     assert single["nll"] == pytest.approx(metrics.compute(y, p, CLASSES)["nll"], rel=1e-5)
 
 
+def test_ten_percent_of_ten_is_allowed_at_ninety() -> None:
+    """1 - 0.9 is less than 0.1 in binary: whole counts must decide."""
+    y = np.array([1] * 4 + [0] * 10)
+    score = np.array([0.9, 0.7, 0.5, 0.1, 0.8, *[0.2] * 9])
+    got = metrics.compute(y, np.stack([1 - score, score], axis=1), ("benign", "MEL"))
+    # One of ten is above 0.5 and 0.7; below it all nine others come at once.
+    assert got["sens_at_spec90/MEL"] == 0.75
+    assert got["sens_at_spec95/MEL"] == 0.25
+    assert got["sens_at_spec80/MEL"] == 0.75
+
+
+def test_equal_scores_are_called_together() -> None:
+    y, p = np.array([0] * 10 + [1] * 10), np.full((20, 2), 0.5)
+    got = metrics.compute(y, p, ("a", "b"))
+    assert got["auc/b"] == 0.5
+    assert got["sens_at_spec80/b"] == 0.0  # not 0.2: no threshold gives a part of them
+
+
+def test_a_threshold_on_a_straight_piece_of_the_curve_counts() -> None:
+    """Ties of one positive and one negative, ten times: a diagonal of points that can be had."""
+    score, y = np.repeat(np.arange(10, 0, -1) / 11, 2), np.tile([0, 1], 10)
+    got = metrics.compute(y, np.stack([1 - score, score], axis=1), ("a", "b"))
+    assert got["sens_at_spec80/b"] == pytest.approx(0.2)
+    assert got["sens_at_spec90/b"] == pytest.approx(0.1)
+    assert got["sens_at_spec95/b"] == 0.0
+
+
+@given(evaluations(), st.permutations(range(K)), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=60)
+def test_order_of_rows_and_names_of_classes_do_not_matter(
+    evaluation: tuple[np.ndarray, np.ndarray], classes: list[int], random: Random
+) -> None:
+    y, p = evaluation
+    order = list(range(len(y)))
+    random.shuffle(order)
+    before = metrics.compute(y, p, CLASSES)
+    shuffled = metrics.compute(y[order], p[order], CLASSES)
+    assert all(same(before[name], shuffled[name]) for name in before)
+    # Class c becomes class classes[c]. Top classes must be unique: a tie goes by position.
+    clear = (p == p.max(axis=1, keepdims=True)).sum(axis=1) == 1
+    if not clear.any():
+        return
+    y, p = y[clear], p[clear]
+    place = np.array(classes)
+    moved, names = np.empty_like(p), [""] * K
+    moved[:, place] = p
+    for c in range(K):
+        names[classes[c]] = CLASSES[c]
+    before, after = metrics.compute(y, p, CLASSES), metrics.compute(place[y], moved, names)
+    assert before.keys() == after.keys()
+    assert all(same(before[name], after[name]) for name in before)
+
+
+@given(evaluations())
+@settings(deadline=None, max_examples=60)
+def test_bounds_and_what_follows_from_what(evaluation: tuple[np.ndarray, np.ndarray]) -> None:
+    y, p = evaluation
+    got = metrics.compute(y, p, CLASSES)
+    for name, value in got.items():
+        top = {"nll": 37.0, "brier": 2.0}.get(name, 1.0)
+        assert math.isnan(value) or 0 <= value <= top + 1e-12, name
+    for c in CLASSES:
+        strict = [got[f"sens_at_spec{s}/{c}"] for s in (95, 90, 80)]
+        assert all(math.isnan(v) for v in strict) or strict == sorted(strict)
+        assert math.isnan(got[f"f1/{c}"]) == math.isnan(got[f"precision/{c}"])
+    for whole, family in (
+        ("bacc", "recall"),
+        ("precision_macro", "precision"),
+        ("f1_macro", "f1"),
+        ("auc_ovr_macro", "auc"),
+    ):
+        values = [v for c in CLASSES if not math.isnan(v := got[f"{family}/{c}"])]
+        assert same(got[whole], float(np.mean(values)) if values else math.nan)
+
+
 def test_every_number_is_described() -> None:
     y, p = complete()
-    for name in metrics.compute(y, p, CLASSES):
+    for name in [*metrics.compute(y, p, CLASSES), *metric_names.SCALED]:
         metric = metrics.describe(name)
-        assert metric.name == name and metric.definition
-        assert metric.better == ("low" if name in {"nll", "brier", "ece"} else "high")
-    for unknown in ("auc", "f1", "recall/"):
+        assert metric.name == name and metric.definition and "{" not in metric.title
+        assert "{" not in metric.definition and metric_names.is_known(name)
+        lower = name.removesuffix("_scaled") in {"nll", "brier", "ece"}
+        assert metric.better == ("low" if lower else "high")
+    assert metrics.describe("sens_at_spec90/MEL").title == "Sens@90 MEL"
+    for unknown in ("auc", "f1", "recall/", "recall", "auc/", "acc_scaled", "acc/MEL", "/MEL", ""):
+        assert not metric_names.is_known(unknown)
         with pytest.raises(KeyError):
             metrics.describe(unknown)
+
+
+def test_the_list_names_every_family_once() -> None:
+    y, p = complete()
+    names = [m.name for m in metric_names.listed()]
+    assert len(names) == len(set(names))
+    families = {
+        n.replace(f"/{c}", "/<CLASS>")
+        for n in metrics.compute(y, p, CLASSES)
+        for c in CLASSES
+        if n.endswith(f"/{c}")
+    }
+    assert set(names) == {*metrics.METRICS, *metric_names.SCALED, *families}
+    assert len({m.title for m in metric_names.listed()}) == len(names)
+
+
+def test_the_scores_of_probabilities_alone_are_those_of_compute() -> None:
+    y, p = complete()
+    everything = metrics.compute(y, p, CLASSES)
+    alone = metrics.probability_scores(y, p)
+    assert alone == {name: everything[name] for name in ("nll", "brier", "ece")}
 
 
 def test_the_table_of_metrics_costs_no_scikit_learn() -> None:
