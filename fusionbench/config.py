@@ -31,7 +31,10 @@ Watch = Literal["bacc", "nll", "balanced-nll"]
 
 # Fields of RunConfig that came after the first records. At its default such a field is no part of
 # a run's identity, so that records written before it keep their run_id and are found again.
-ADDED_LATER = ("sampler", "recipe", "reducer", "watch", "early_stop")
+ADDED_LATER = (
+    *("sampler", "recipe", "reducer", "watch", "early_stop"),
+    *("allow_forbidden", "shuffle_metadata", "metadata_dropout", "block_dropout", "calibrate"),
+)
 
 
 class RunConfig(BaseModel):
@@ -51,6 +54,9 @@ class RunConfig(BaseModel):
     columns: tuple[str, ...] = ()  # metadata columns; (): the card's inputs
     encoding: Encoding = "onehot"
     missing: Missing = "zero"
+    allow_forbidden: bool = False  # columns that give the label away, if `columns` names them
+    # A control: every patient's metadata is another one's, within the training and the test rows.
+    shuffle_metadata: bool = False
     resize: Resize = "squash"
     allow_missing_images: bool = False
 
@@ -71,9 +77,16 @@ class RunConfig(BaseModel):
     clip_grad: float = Field(0.0, ge=0)  # 0: off
     ema: float = Field(0.0, ge=0, lt=1)  # decay of averaged weights; 0: off
     drop_path: float = Field(0.0, ge=0, lt=1)
+    # Probability, in training, that a cell, or all columns of a block that goes unrecorded
+    # together, is withheld.
+    metadata_dropout: float = Field(0.0, ge=0, lt=1)
+    block_dropout: float = Field(0.0, ge=0, lt=1)
     select: Select = "last"
     watch: Watch = "bacc"  # what is scored after each epoch on the part that `select` names
     early_stop: int = Field(0, ge=0)  # epochs without improvement before training ends; 0: off
+    # Hold out an inner validation part (as `select = "inner-val"` does anyhow) and fit a
+    # temperature on it.
+    calibrate: bool = False
     precision: Precision = "auto"
 
 

@@ -8,10 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import torch
-
 from fusionbench import __version__
-from fusionbench.placement import Placement
 
 try:
     import resource
@@ -21,20 +18,17 @@ except ImportError:  # Windows
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "pillow")
 
 
-def describe_environment(placement: Placement) -> dict[str, Any]:
-    """Versions and hardware, for a record's `environment`."""
-    cuda = placement.device.type == "cuda"
+def describe_environment(**more: Any) -> dict[str, Any]:
+    """Versions and machine, for a record's `environment`; `more` adds to it or replaces."""
     return {
         "fusionbench": __version__,
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if cuda else (platform.processor() or "cpu"),
-        "device_type": placement.device.type,
+        "device": platform.processor() or "cpu",
+        "device_type": "cpu",
         "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "precision": placement.precision,
-        "path": "eager",
+        **more,
     }
 
 
@@ -45,11 +39,9 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def peak_memory(placement: Placement) -> int | None:
-    """Bytes: of the device's allocator on a GPU, of this process's life so far on a CPU; None
-    where the system does not say."""
-    if placement.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated())
+def peak_memory() -> int | None:
+    """Bytes of main memory, at most, in this process's life so far; None where the system does not
+    say."""
     if resource is None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

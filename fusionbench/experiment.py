@@ -1,4 +1,4 @@
-"""Everything a run needs before its first training step: data, split, plugins, and who it is.
+"""A network's experiment: everything before its first training step, and who it is.
 
 setup() resolves a RunConfig against the world; the Experiment it returns can then be asked for the
 identity of a fold (so that finished ones are skipped) and for what a fold trains on.
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from fusionbench import registry, weights
@@ -27,18 +26,15 @@ from fusionbench.config import (
     split_params,
 )
 from fusionbench.data.cache import open_or_build
-from fusionbench.data.card import Column
-from fusionbench.data.encoder import MetadataEncoder, input_columns
-from fusionbench.data.locate import find_data, open_card
-from fusionbench.data.table import Table, load_table
-from fusionbench.errors import DataError, FusionbenchError, PluginError, UsageError
+from fusionbench.data.encoder import MetadataEncoder
+from fusionbench.errors import FusionbenchError, PluginError, UsageError
 from fusionbench.fusion import Fusion
 from fusionbench.losses import CombinedLoss, Loss
 from fusionbench.model import FusionModel, build_spec
 from fusionbench.progress import SILENT, Progress
-from fusionbench.protocols import Fold, Protocol, inner_split, load_protocol
+from fusionbench.protocols import Fold
 from fusionbench.recipes import own_params
-from fusionbench.records import cohort, run_id
+from fusionbench.study import Study, open_study
 
 
 @dataclass(frozen=True)
@@ -56,32 +52,13 @@ class Method:
 
 
 @dataclass(frozen=True)
-class FoldRows:
-    """Positions into the table, after the missing-value policy. `parts` are evaluated."""
+class Experiment(Study):
+    """A resolved run of a fusion. Pixels are decoded only when `images` is called."""
 
-    train: np.ndarray
-    parts: dict[str, np.ndarray]  # "test" first
-    watch: np.ndarray | None  # scored after each epoch, to choose one
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A resolved run. Pixels are decoded only when `images` is called."""
-
-    config: RunConfig
     method: Method
-    table: Table
-    columns: tuple[Column, ...]
-    protocol: Protocol
-    keep: np.ndarray  # bool, rows that the missing-value policy keeps
     weights: str  # identity of the starting weights
 
-    @property
-    def view(self) -> str:
-        return self.table.views[0]
-
     def identity(self, fold: Fold) -> dict[str, Any]:
-        """What run_id hashes: all that changes the numbers, and nothing else."""
         config, method = self.config, self.method
         settings = config.model_dump(
             mode="json",
@@ -95,13 +72,7 @@ class Experiment:
         settings["columns"] = [c.name for c in self.columns]
         settings["optimizer_args"] = method.optimizer_args
         settings["schedule_args"] = method.schedule_args
-        return {
-            "dataset": self.table.card.name,
-            "data_fingerprint": self.table.fingerprint,
-            "protocol": self.protocol.spec.name,
-            "split_hash": self.protocol.split_hash,
-            "fold": fold.index,
-            "seed": config.seed,
+        return self.data_identity(fold) | {
             "fusion": config.fusion,
             "fusion_params": method.fusion_params,
             "fusion_source": method.fusion_source,
@@ -112,59 +83,6 @@ class Experiment:
             "loss_sources": method.loss_sources,
             "settings": settings,
         }
-
-    def run_id(self, fold: Fold) -> str:
-        return run_id(self.identity(fold))
-
-    def rows(self, fold: Fold) -> FoldRows:
-        """Which rows train, are watched and are evaluated. Raises DataError for an empty part."""
-        config, table = self.config, self.table
-        train = self._kept(fold.train)
-        parts = {"test": self._kept(fold.test), **{k: self._kept(v) for k, v in fold.extra.items()}}
-        watch = None
-        if config.select == "test-best":
-            watch = parts["test"]
-        elif config.select == "inner-val" and fold.valid is not None:
-            watch = self._kept(fold.valid)
-        elif config.select == "inner-val":
-            groups = table.groups if table.card.group else None
-            train, watch = inner_split(train, table.labels, groups, config.seed)
-        for name, rows in {"training": train, **parts}.items():
-            if not len(rows):
-                raise DataError(
-                    f"Fold {fold.index} of {self.protocol.spec.name} has no {name} rows left.",
-                    "Check the missing images and the --missing policy.",
-                )
-        return FoldRows(train, parts, watch)
-
-    def cohort(self, rows: FoldRows) -> str:
-        ids = {name: self.table.ids[part].tolist() for name, part in rows.parts.items()}
-        return cohort(self.table.fingerprint, self.protocol.split_hash, ids)
-
-    def flags(self) -> tuple[str, ...]:
-        """What a reader must know about the row."""
-        flags = []
-        if self.protocol.leaks:
-            flags.append(f"leaky: {', '.join(self.protocol.leaks)}")
-        if self.config.select == "test-best":
-            flags.append("optimistic: test-best")
-        if not self.table.complete:
-            flags.append("images missing")
-        if proxies := [c.name for c in self.columns if c.role == "proxy"]:
-            flags.append(f"label proxies: {', '.join(proxies)}")
-        if dropped := int((~self.keep).sum()):
-            flags.append(f"rows dropped: {dropped}")
-        return tuple(flags)
-
-    def encoder(self, train: np.ndarray) -> MetadataEncoder:
-        """Fitted on the training rows, and on nothing else."""
-        encoder = MetadataEncoder(
-            self.columns,
-            encoding=self.config.encoding,
-            missing=self.config.missing,
-            unknown=self.table.card.unknown,
-        )
-        return encoder.fit(self.table.metadata.iloc[train])
 
     def images(self, workers: int | None, progress: Progress) -> torch.Tensor:
         """uint8 (n, S, S, 3), memory-mapped from the cache, which is built on first use."""
@@ -212,9 +130,6 @@ class Experiment:
         }
         return model, CombinedLoss(losses)
 
-    def _kept(self, rows: np.ndarray) -> np.ndarray:
-        return rows[self.keep[rows]]
-
 
 def setup(config: RunConfig, execution: Execution, progress: Progress = SILENT) -> Experiment:
     """Resolve and check everything that can be checked before training.
@@ -223,44 +138,19 @@ def setup(config: RunConfig, execution: Execution, progress: Progress = SILENT) 
     """
     method = load_method(config, execution.plugins)
     starting = weights.weights_identity(config.backbone, config.weights)
-    card = open_card(config.dataset, plugins=execution.plugins)
-    columns = input_columns(card, config.columns or None)
-    root = find_data(card, execution.data)
-    table = load_table(
-        card,
-        root,
-        view=config.view or None,
-        allow_missing_images=config.allow_missing_images,
-        progress=progress,
+    own = config.model_copy(
+        update={
+            "fusion": registry.key_of(config.fusion),
+            "loss": "+".join(method.losses),
+            "recipe": registry.key_of(config.recipe),
+            "params": own_params(config, method.losses),
+        }
     )
-    protocol = load_protocol(
-        card,
-        table.ids.tolist(),
-        table.labels,
-        table.groups if card.group else None,
-        config.protocol or None,
-        root=root,
-        complete=table.complete,
-        progress=progress,
-    )
-    encoder = MetadataEncoder(
-        columns, encoding=config.encoding, missing=config.missing, unknown=card.unknown
-    )
+    study = open_study(own, execution, progress)
     return Experiment(
-        config.model_copy(
-            update={
-                "fusion": registry.key_of(config.fusion),
-                "loss": "+".join(method.losses),
-                "recipe": registry.key_of(config.recipe),
-                "params": own_params(config, method.losses),
-            }
-        ),
-        method,
-        table,
-        columns,
-        protocol,
-        encoder.keeps(table.metadata),
-        starting,
+        **study.resolved,
+        method=method,
+        weights=starting,
     )
 
 

@@ -26,7 +26,9 @@ from fusionbench.errors import PluginError, UsageError
 T = TypeVar("T")
 
 # Plugin kind -> name of the base class that its plugins derive from.
-KINDS = {"fusions": "Fusion", "losses": "Loss"}
+KINDS = {"fusions": "Fusion", "losses": "Loss", "controls": "Control"}
+# What `--fusion NAME` may name: a fusion, or a control that never sees the photograph.
+METHODS = ("fusions", "controls")
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,23 @@ def find(kind: str, name: str, extra: Sequence[str | Path] = ()) -> Entry:
     if key not in entries:
         raise UsageError(*unknown_name(KINDS[kind].lower(), name, entries))
     return entries[key]
+
+
+def find_method(name: str, extra: Sequence[str | Path] = ()) -> Entry:
+    """The fusion or control of that name; `kind` says which it is.
+
+    Raises UsageError with the nearest names, PluginError where both kinds claim the name.
+    """
+    found = {kind: discover(kind, extra) for kind in METHODS}
+    key = key_of(name)
+    claimed = [entries[key] for entries in found.values() if key in entries]
+    if not claimed:
+        known = [known for entries in found.values() for known in entries]
+        raise UsageError(*unknown_name("fusion", name, known))
+    if len(claimed) > 1:
+        places = " and ".join(str(entry.path or entry.origin) for entry in claimed)
+        raise PluginError(f"A fusion and a control are called {key!r}: {places}.", "Rename one.")
+    return claimed[0]
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> tuple[str, str]:
@@ -196,7 +215,9 @@ def _under(root: Path, kind: str) -> Iterator[Entry]:
             yield entry
         elif root.is_file() and kind == "fusions" and _declared_kind(path) is None:
             # Named explicitly, and neither kind: say why rather than pass it over.
-            yield replace(entry, broken=entry.broken or "no class derived from Fusion or Loss")
+            yield replace(
+                entry, broken=entry.broken or "no class derived from Fusion, Loss or Control"
+            )
 
 
 def _declared_kind(path: Path) -> str | None:

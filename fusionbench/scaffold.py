@@ -12,7 +12,7 @@ from fusionbench.errors import UsageError
 
 MAX_LENGTH = 40
 # Names that the written files use for something else.
-TAKEN = {"Fusion", "Loss", "Spec", "Output", "Tensor"}
+TAKEN = {"Fusion", "Loss", "Control", "Spec", "Output", "Tensor", "Pipeline"}
 
 FUSION = '''"""{title}: metadata gates the pooled image features.
 
@@ -65,6 +65,26 @@ class {cls}(Loss):
         return {{"{name}": loss}}
 '''
 
+CONTROL = '''"""{title}: nearest neighbours in the encoded metadata; the photograph is never seen.
+
+Source: unpublished. Once there is a paper, cite it here: authors, title, venue, year, URL.
+"""
+
+from sklearn.neighbors import KNeighborsClassifier
+
+from fusionbench.controls import Control
+
+
+class {cls}(Control):
+    """The classes of the `neighbours` nearest training rows."""
+
+    def __init__(self, *, neighbours: int = 15) -> None:
+        self.neighbours = neighbours
+
+    def estimator(self, seed: int) -> KNeighborsClassifier:
+        return KNeighborsClassifier(self.neighbours)
+'''
+
 TEST = '''"""The contract of the {kind} in {file}.
 
 Run it with `pytest`; `fusionbench check` shows the same checks one by one.
@@ -79,9 +99,13 @@ def test_{stem}_keeps_its_contract() -> None:
     assert_ok(check_file(Path(__file__).with_name("{file}")))
 '''
 
-Kind = Literal["fusion", "loss"]
+Kind = Literal["fusion", "loss", "control"]
 # Kind -> (registry kind, text of the plugin).
-TEMPLATES: dict[Kind, tuple[str, str]] = {"fusion": ("fusions", FUSION), "loss": ("losses", LOSS)}
+TEMPLATES: dict[Kind, tuple[str, str]] = {
+    "fusion": ("fusions", FUSION),
+    "loss": ("losses", LOSS),
+    "control": ("controls", CONTROL),
+}
 
 
 def write_plugin(kind: Kind, name: str, folder: Path) -> tuple[Path, Path]:

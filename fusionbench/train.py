@@ -26,6 +26,10 @@ from fusionbench.optimizers import Plateau, higher_is_better, make_optimizer, ma
 from fusionbench.placement import Placement
 from fusionbench.progress import Task
 from fusionbench.sampling import epoch_rows
+from fusionbench.withhold import Withholding
+
+# Photographs of a batch in evaluation. A model's bits may depend on it.
+EVALUATED = 64
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,15 @@ def fit(
     seed: int,
     optimizer_args: dict[str, Any] | None = None,
     schedule_args: dict[str, Any] | None = None,
+    withholding: Withholding | None = None,
     watch: Callable[[FusionModel], float] | None = None,
     task: Task | None = None,
 ) -> Fitted:
     """Train `model` in place on `rows` of `arrays`.
 
-    watch   called after each epoch: the value of the metric `config.watch`. The epoch where it is
-            best is kept (the first of equals). None: the last epoch is kept.
+    withholding   which metadata a training step does not get to see; None: it sees all
+    watch         called after each epoch: the value of the metric `config.watch`. The epoch where
+                  it is best is kept (the first of equals). None: the last epoch is kept.
 
     With `config.early_stop` training ends after that many epochs in which the watched score, or
     without one the training loss, has not improved.
@@ -100,7 +106,7 @@ def fit(
             loss.begin_epoch(epoch, config.epochs)
             mean_loss = _train_epoch(
                 model, loss, arrays, rows, labels, config, placement, optimizer, scheduler, ema,
-                seed=seed, epoch=epoch, steps=steps, task=task,
+                withholding, seed=seed, epoch=epoch, steps=steps, task=task,
             )  # fmt: skip
             fitted.train_seconds += time.perf_counter() - started
             fitted.images_seen += min(steps * config.batch_size, len(rows))
@@ -152,7 +158,7 @@ def predict(
     arrays: Arrays,
     rows: np.ndarray,
     placement: Placement,
-    batch_size: int = 64,
+    batch_size: int = EVALUATED,
 ) -> np.ndarray:
     """Class probabilities of `rows`, float64 (len(rows), K). Leaves the model in eval mode."""
     model.to(placement.device).to(memory_format=torch.channels_last)
@@ -160,13 +166,20 @@ def predict(
     out = np.empty((len(rows), model.spec.classes))
     for start in range(0, len(rows), batch_size):
         picked = rows[start : start + batch_size]
-        image, meta, _ = _to_device(arrays, picked, placement.device)
-        image = _normalise(_as_float(image), model)
+        image, meta = inputs(model, arrays, picked, placement.device)
         with placement.autocast():
             logits = model(image, meta).logits
         probabilities = torch.softmax(logits.double(), dim=1)
         out[start : start + len(picked)] = probabilities.cpu().numpy()
     return out
+
+
+def inputs(
+    model: FusionModel, arrays: Arrays, rows: np.ndarray, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What the model takes in evaluation: images (B, 3, S, S) and metadata (B, M) of `rows`."""
+    image, meta, _ = _to_device(arrays, rows, device)
+    return _normalise(_as_float(image), model), meta
 
 
 def _train_epoch(
@@ -180,6 +193,7 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     scheduler: Any,
     ema: ModelEmaV3 | None,
+    withholding: Withholding | None,
     *,
     seed: int,
     epoch: int,
@@ -194,9 +208,12 @@ def _train_epoch(
     # Looked at once per epoch, so that a GPU is never made to wait for Python.
     first_bad = torch.full((), -1, device=placement.device)
     drawn = epoch_rows(rows, labels, config.sampler, order)
+    hidden = withholding.draw(len(drawn), seed, epoch) if withholding is not None else None
     for step, picked in enumerate(_batches(drawn, config.batch_size)):
         image, meta, target = _to_device(arrays, picked, placement.device)
         image = _normalise(augment(_as_float(image), generator), model)
+        if hidden is not None:
+            meta = hidden.apply(meta, step * config.batch_size)
         with placement.autocast():
             terms = loss(model(image, meta), target)
             value = total(terms)

@@ -10,6 +10,7 @@ import numpy as np
 from fusionbench.metrics import compute, confusion
 from fusionbench.records import (
     Failure,
+    Level,
     Measured,
     PartResult,
     Predictions,
@@ -49,15 +50,22 @@ def record(
     *,
     n: int = 10,
     holdout: Mapping[str, float | None] | None = None,
+    lesions: Mapping[str, float | None] | None = None,
     images_per_s: float | None = 100.0,
     started: str = "2025-01-01T00:00:00Z",
     environment: Mapping[str, Any] | None = None,
     result: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> Record:
-    """A finished record; `changes` go into the identity, `result` into the result."""
+    """A finished record; `changes` go into the identity, `result` into the result.
+
+    `lesions`: metrics over half as many lesions as photographs.
+    """
     ident = identity(**changes)
     parts = {"test": _part(metrics if metrics is not None else {"acc": 0.5, "bacc": 0.5}, n)}
+    if lesions is not None:
+        level = Level(n=n // 2, metrics=dict(lesions), confusion=parts["test"].confusion)
+        parts["test"] = parts["test"].model_copy(update={"lesions": level})
     if holdout is not None:
         parts["holdout"] = _part(holdout, n)
     values: dict[str, Any] = {
@@ -85,6 +93,26 @@ def record(
     )
 
 
+def control(
+    name: str = "metadata-forest", settings: Mapping[str, Any] | None = None, **changes: Any
+) -> dict[str, Any]:
+    """What to give `record` for a method without a network."""
+    given = {"columns": ["age"], "encoding": "onehot", "missing": "zero", "view": "clinical"}
+    return {
+        "fusion": name,
+        "fusion_params": {"trees": 500},
+        "backbone": "-",
+        "weights": "-",
+        "loss": "-",
+        "loss_params": {},
+        "loss_sources": {},
+        "settings": given | dict(settings or {}),
+        "images_per_s": None,
+        "result": {"parameters": {}, "flags": ("control: no image",)},
+        **changes,
+    }
+
+
 def failed(**changes: Any) -> Record:
     ident = identity(**changes)
     error = Failure(type="RunFailedError", message="loss is NaN in epoch 2, step 7")
@@ -110,6 +138,8 @@ def finished(n: int = 12, seed: int = 0, **changes: Any) -> tuple[Record, Predic
         labels=tuple(CLASSES[c] for c in y),
         probabilities=p,
         classes=CLASSES,
+        groups=tuple(f"PAT_{i // 2}" for i in range(n)),
+        lesions=tuple(f"PAT_{i // 2}|{i}" for i in range(n)),
     )
     return made, predictions
 

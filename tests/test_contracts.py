@@ -5,20 +5,24 @@ from __future__ import annotations
 import pytest
 
 from fusionbench import registry
+from fusionbench.controls import Control
 from fusionbench.fusion import Fusion
 from fusionbench.losses import Loss
 from fusionbench.testing import (
+    CONTROL_CHECKS,
     FUSION_CHECKS,
     LOSS_CHECKS,
     MICRO_BACKBONES,
     assert_ok,
+    check_control,
     check_fusion,
     check_loss,
 )
 
 FUSIONS = sorted(registry.discover("fusions"))
 LOSSES = sorted(registry.discover("losses"))
-SUITES = {"fusions": FUSIONS, "losses": LOSSES}
+CONTROLS = sorted(registry.discover("controls"))
+SUITES = {"fusions": FUSIONS, "losses": LOSSES, "controls": CONTROLS}
 UNCOMPILED = set(FUSION_CHECKS) - {"compiled"}
 
 # Options that change what is computed, each on one backbone.
@@ -84,6 +88,17 @@ def test_loss_keeps_its_contract(name: str) -> None:
 @pytest.mark.parametrize(("name", "params"), LOSS_OPTIONS, ids=str)
 def test_loss_options_keep_the_contract(name: str, params: dict[str, object]) -> None:
     assert_ok(check_loss(loss(name), params=params, only=set(LOSS_CHECKS) - {"compiled"}))
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_control_keeps_its_contract(name: str) -> None:
+    checks = check_control(registry.load(registry.find("controls", name), Control))
+    assert_ok(checks)
+    assert {c.name for c in checks if c.status == "pass"} == {"settings", *CONTROL_CHECKS}
+
+
+def test_no_control_is_called_as_a_fusion() -> None:
+    assert not {*CONTROLS} & {*FUSIONS}  # one name space: --fusion NAME
 
 
 def test_nothing_registered_goes_without_a_contract() -> None:

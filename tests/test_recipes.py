@@ -325,7 +325,8 @@ def test_a_reducer_is_trained_and_counted(quick: RunConfig, here: Execution, fus
     reduced = run(config.model_copy(update={"reducer": 24}), here).records[0].result
     assert plain is not None and reduced is not None
     experiment = setup(config, here)
-    encoder = experiment.encoder(experiment.rows(experiment.protocol.folds[0]).train)
+    train = experiment.rows(experiment.protocol.folds[0]).train
+    encoder = experiment.encoder(experiment.table.metadata, train)
     model, _ = experiment.model(experiment.backbone(), encoder, ())
     w, k = model.spec.embedding, len(plain.classes)
     more = (24 * w + 24) + 2 * 24 + (24 * k + k) - (w * k + k)

@@ -106,7 +106,7 @@ def test_a_finished_fold_is_never_computed_again(
 ) -> None:
     first = run(quick, here).records[0]
     with monkeypatch.context() as patch:
-        patch.setattr("fusionbench.run.fit", lambda *a, **k: pytest.fail("trained again"))
+        patch.setattr("fusionbench.network.fit", lambda *a, **k: pytest.fail("trained again"))
         assert run(quick, here).records[0] == first
         with pytest.raises(UsageError, match=r"in .* already"):
             run(quick, replace(here, existing="fail"))
@@ -240,9 +240,10 @@ def test_the_encoder_sees_training_rows_only(quick: RunConfig, here: Execution) 
     experiment = setup(quick, here)
     fold = experiment.protocol.folds[0]
     rows = experiment.rows(fold)
-    before = experiment.encoder(rows.train).transform(experiment.table.metadata.iloc[rows.train])
-    experiment.table.metadata.loc[rows.parts["test"], "age"] = 119.0
-    after = experiment.encoder(rows.train).transform(experiment.table.metadata.iloc[rows.train])
+    metadata = experiment.table.metadata
+    before = experiment.encoder(metadata, rows.train).transform(metadata.iloc[rows.train])
+    metadata.loc[rows.parts["test"], "age"] = 119.0
+    after = experiment.encoder(metadata, rows.train).transform(metadata.iloc[rows.train])
     np.testing.assert_array_equal(before, after)
 
 
@@ -277,7 +278,7 @@ def test_weights_are_saved_on_request_and_give_the_same_predictions(
     store, experiment = Store(here.store), setup(quick, here)
     fold = experiment.protocol.folds[0]
     rows = experiment.rows(fold)
-    encoder = experiment.encoder(rows.train)
+    encoder = experiment.encoder(experiment.table.metadata, rows.train)
     model, _ = experiment.model(experiment.backbone(), encoder, ())
     model.load_state_dict(load_file(store.weights_path(record.run_id)))
     arrays = Arrays(

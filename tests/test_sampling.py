@@ -217,7 +217,7 @@ def made_up_experiment(**changes: Any) -> Experiment:
         schedule_args={},
     )
     columns = (SimpleNamespace(name="age"), SimpleNamespace(name="itch"))
-    parts = (config, method, table, columns, protocol, np.ones(1, bool), "imagenet")
+    parts = (config, table, columns, protocol, np.ones(1, bool), method, "imagenet")
     return Experiment(*cast(Any, parts))
 
 

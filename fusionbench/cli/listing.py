@@ -12,7 +12,10 @@ import click
 from fusionbench import registry
 from fusionbench.cli.options import json_option, plugins_option
 
-TOPICS = ("fusions", "losses", "backbones", "datasets", "protocols", "recipes", "tables", "metrics")
+TOPICS = (
+    *("fusions", "losses", "controls", "backbones", "datasets", "protocols", "recipes"),
+    *("tables", "metrics"),
+)
 Rows = list[dict[str, Any]]
 
 
@@ -53,11 +56,11 @@ def rows_of(topic: str, plugins: tuple[Path, ...] = (), load: bool = False) -> R
     if topic == "backbones":
         return [{"name": name} for name in backbone_names()]
     if topic == "metrics":
-        from fusionbench.metric_names import METRICS
+        from fusionbench.metric_names import listed
 
         return [
             {"name": m.name, "title": m.title, "better": m.better, "definition": m.definition}
-            for m in METRICS.values()
+            for m in listed()
         ]
     if topic == "recipes":
         return _recipes()
@@ -95,12 +98,14 @@ def _plugin_row(entry: registry.Entry, load: bool) -> dict[str, Any]:
 
 
 def _import_failure(entry: registry.Entry) -> str:
+    from fusionbench.controls import Control
     from fusionbench.errors import PluginError
     from fusionbench.fusion import Fusion
     from fusionbench.losses import Loss
 
+    bases: dict[str, type] = {"fusions": Fusion, "losses": Loss, "controls": Control}
     try:
-        registry.load(entry, {"fusions": Fusion, "losses": Loss}[entry.kind])
+        registry.load(entry, bases[entry.kind])
     except PluginError as error:
         return str(error)
     return ""

@@ -22,9 +22,9 @@ STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 @click.option("--thorough", is_flag=True, help="Compile on every backbone, not only on one.")
 @json_option
 def check_command(file: Path, thorough: bool, as_json: bool) -> int:
-    """Check a plugin FILE against the contract of fusions or losses. Its code is run.
+    """Check a plugin FILE against the contract of its kind: fusion, loss or control.
 
-    Exit code 1 when a check fails.
+    Its code is run. Exit code 1 when a check fails.
     """
     from fusionbench.cli import terminal
 
@@ -79,7 +79,7 @@ def _table(checks: list[Check]) -> Table:
 
 
 @click.command("new")
-@click.argument("kind", type=click.Choice(["fusion", "loss"]))
+@click.argument("kind", type=click.Choice(["fusion", "loss", "control"]))
 @click.argument("name")
 @click.option(
     "--folder",
@@ -97,7 +97,7 @@ def new_command(kind: str, name: str, folder: Path, as_json: bool) -> None:
     if as_json:
         terminal.print_json({"plugin": str(plugin), "test": str(test)})
         return
-    option = {"fusion": "--fusion", "loss": "--loss"}[kind]
+    option = {"fusion": "--fusion", "loss": "--loss", "control": "--fusion"}[kind]
     click.echo(f"wrote {plugin} and {test}\nnext:")
     click.echo(f"  fusionbench check {plugin}")
     click.echo(

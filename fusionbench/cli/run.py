@@ -33,18 +33,20 @@ from fusionbench.config import (
 from fusionbench.recipes import changes, configure
 
 if TYPE_CHECKING:
+    from fusionbench.progress import Progress
     from fusionbench.run import Outcome
 
 SECTIONS = {
     "Method": ("fusion", "backbone", "loss", "set", "reducer", "weights", "drop-path"),
     "Data": (
         *("dataset", "protocol", "fold", "data", "view", "columns", "encoding", "missing"),
-        *("image-size", "resize", "allow-missing-images"),
+        *("image-size", "resize", "allow-missing-images", "allow-forbidden", "shuffle-metadata"),
     ),
     "Training": (
         *("recipe", "epochs", "batch-size", "sampler", "augment", "optimizer", "lr"),
         *("weight-decay", "schedule", "warmup-epochs", "clip-grad", "ema"),
-        *("select", "watch", "early-stop", "precision", "seed"),
+        *("metadata-dropout", "block-dropout", "select", "watch", "early-stop", "calibrate"),
+        *("precision", "seed"),
     ),
     "Where, and what is kept": (
         *("device", "workers", "store", "existing", "save-weights", "plugins", "json", "help"),
@@ -73,7 +75,12 @@ def _choice(annotation: Any) -> click.Choice:
     sections=SECTIONS,
     context_settings={"max_content_width": 100},
 )
-@_field("--fusion", "Fusion method (fusionbench list fusions).", metavar="NAME")
+@_field(
+    "--fusion",
+    "Fusion method (fusionbench list fusions), or a control that sees no photograph (list "
+    "controls).",
+    metavar="NAME",
+)
 @_field("--backbone", "A timm model (fusionbench list backbones).", metavar="NAME")
 @_field(
     "--loss",
@@ -106,6 +113,16 @@ def _choice(annotation: Any) -> click.Choice:
     "--allow-missing-images",
     is_flag=True,
     help="Use the photographs that are there. Such rows are never ranked beside whole ones.",
+)
+@click.option(
+    "--allow-forbidden",
+    is_flag=True,
+    help="Let --columns name what gives the label away. Such rows say so.",
+)
+@click.option(
+    "--shuffle-metadata",
+    is_flag=True,
+    help="A control: every patient's metadata is another patient's. Such rows say so.",
 )
 @click.option(
     "--fold",
@@ -152,6 +169,17 @@ def _choice(annotation: Any) -> click.Choice:
 @_field("--ema", "Decay of averaged weights, which are then the result; 0: off.", metavar="X")
 @_field("--drop-path", "Stochastic depth of the backbone.", metavar="X")
 @_field(
+    "--metadata-dropout",
+    "In training, the share of metadata cells that are withheld, drawn anew for every batch.",
+    metavar="X",
+)
+@_field(
+    "--block-dropout",
+    "In training, the share of photographs that lose every column of a block of columns that go "
+    "unrecorded together.",
+    metavar="X",
+)
+@_field(
     "--select",
     "Whose weights are evaluated: the last epoch's, the best on an inner validation part, or the "
     "best on the test part (optimistic, and marked so).",
@@ -167,6 +195,12 @@ def _choice(annotation: Any) -> click.Choice:
     "Epochs without a better watched score (training loss, where --select is last) before "
     "training ends; 0: never.",
     metavar="N",
+)
+@click.option(
+    "--calibrate",
+    is_flag=True,
+    help="Hold out an inner validation part of the training rows, fit a temperature on it, and "
+    "report calibration before and after. --select inner-val does so anyhow.",
 )
 @_field(
     "--precision",
@@ -237,12 +271,15 @@ def run_command(
         save_weights=save_weights,
         workers=workers,
     )
-    _check_names(config, plugins)
+    kind = _check_names(config, plugins)
     progress = terminal.progress()
     if config.recipe != _DEFAULTS["recipe"] and (changed := changes(config)):
         shown = ", ".join(f"{k}={'unset' if v is None else v}" for k, v in changed.items())
         progress.note(f"recipe {config.recipe}, but {shown}")
-    progress.note("loading PyTorch and timm")
+    if kind == "controls":
+        _note_unused(config.fusion, given, progress)
+    else:
+        progress.note("loading PyTorch and timm")
     from fusionbench.run import run
 
     outcome = run(config, execution, progress)
@@ -259,15 +296,28 @@ def run_command(
     return 1 if outcome.failures else 0
 
 
-def _check_names(config: RunConfig, plugins: tuple[Path, ...]) -> None:
-    """Say at once what is misspelt: loading PyTorch takes seconds."""
+def _check_names(config: RunConfig, plugins: tuple[Path, ...]) -> str:
+    """The kind of plugin that the method is. Says at once what is misspelt: loading PyTorch takes
+    seconds."""
     from fusionbench import registry
     from fusionbench.data.locate import open_card
 
-    registry.find("fusions", config.fusion, plugins)
+    kind = registry.find_method(config.fusion, plugins).kind
     for name in config.loss.split("+") if config.loss else ():
         registry.find("losses", name, plugins)
     open_card(config.dataset, plugins=plugins)
+    return kind
+
+
+def _note_unused(name: str, given: dict[str, Any], progress: Progress) -> None:
+    """Say which options are idle: a control neither sees photographs nor trains by epochs."""
+    from fusionbench.tabular import SETTINGS
+
+    used = {*SETTINGS, "fusion", "dataset", "protocol", "view", "seed", "allow_missing_images"}
+    idle = [f"--{k.replace('_', '-')}" for k in given if k not in {*used, "params"}]
+    idle += [f"--set {key}" for key in given["params"] if not key.startswith("fusion.")]
+    if idle:
+        progress.note(f"{name} sees no photograph and is no network: {', '.join(idle)} unused")
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:

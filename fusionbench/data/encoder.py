@@ -27,10 +27,13 @@ UNSEEN = -1.0
 _FAR = 1e30
 
 
-def input_columns(card: DatasetCard, names: Sequence[str] | None = None) -> tuple[Column, ...]:
+def input_columns(
+    card: DatasetCard, names: Sequence[str] | None = None, *, forbidden: bool = False
+) -> tuple[Column, ...]:
     """The card's default inputs, or the named columns in the card's order.
 
-    Raises UsageError for a name that the card does not have, and for a forbidden one.
+    Raises UsageError for a name that the card does not have, and for a forbidden one unless
+    `forbidden` says that those may be named.
     """
     if names is None:
         return tuple(c for c in card.columns if c.role == "input")
@@ -38,7 +41,8 @@ def input_columns(card: DatasetCard, names: Sequence[str] | None = None) -> tupl
     for name in names:
         if name not in known:
             raise UsageError(f"{card.name} has no column {name!r}.", f"It has: {', '.join(known)}.")
-        _refuse_forbidden(known[name])
+        if not forbidden:
+            _refuse_forbidden(known[name])
     return tuple(c for c in card.columns if c.name in names)
 
 
@@ -59,6 +63,8 @@ class MetadataEncoder:
     * ``drop-rows``: `keeps` is False for rows with such a cell, and `fit` leaves them out.
 
     Unknown marks are a value of their own but for `impute`.
+
+    A forbidden column is refused unless `forbidden` is true.
     """
 
     def __init__(
@@ -68,12 +74,13 @@ class MetadataEncoder:
         encoding: Encoding = "onehot",
         missing: Missing = "zero",
         unknown: tuple[str, ...] = ("UNK",),
+        forbidden: bool = False,
     ) -> None:
         if encoding not in ENCODINGS:
             raise UsageError(f"No encoding {encoding!r}.", f"Known: {', '.join(ENCODINGS)}.")
         if missing not in MISSING:
             raise UsageError(f"No missing policy {missing!r}.", f"Known: {', '.join(MISSING)}.")
-        for column in columns:
+        for column in () if forbidden else columns:
             _refuse_forbidden(column)
         self.columns = tuple(columns)
         self.encoding = encoding
@@ -103,6 +110,13 @@ class MetadataEncoder:
             return np.zeros((len(frame), 0), dtype=np.float32)
         return np.concatenate(blocks, axis=1).astype(np.float32)
 
+    def blank(self) -> np.ndarray:
+        """float32 (n_features,): a row in which nothing was recorded, as transform() encodes it."""
+        kinds = {c.name: "float64" if c.kind == "numeric" else object for c in self.columns}
+        cells = {name: pd.Series([None], dtype=kind) for name, kind in kinds.items()}
+        row: np.ndarray = self.transform(pd.DataFrame(cells, index=[0]))[0]
+        return row
+
     def keeps(self, frame: pd.DataFrame) -> np.ndarray:
         """bool (n,): rows that the policy keeps. Only `drop-rows` drops any."""
         if self.missing != "drop-rows" or not self.columns:
@@ -129,6 +143,12 @@ class MetadataEncoder:
             positions[fitted.column.name] = tuple(range(start, stop))
             start = stop
         return positions
+
+    @property
+    def sources(self) -> np.ndarray:
+        """int64 (n_features,): the position, in `columns`, of the column that a feature is of."""
+        widths = [len(fitted.names) for fitted in self._ready()]
+        return np.repeat(np.arange(len(widths)), widths)
 
     def state(self) -> dict[str, object]:
         """What was learnt, as plain JSON: the same state encodes the same way."""
@@ -258,4 +278,7 @@ def _text(cells: pd.Series, as_missing: tuple[str, ...]) -> np.ndarray:
 def _refuse_forbidden(column: Column) -> None:
     if column.role == "forbidden":
         why = f": {column.note}" if column.note else ""
-        raise UsageError(f"The column {column.name!r} may not be an input{why}.")
+        raise UsageError(
+            f"The column {column.name!r} may not be an input{why}.",
+            "--allow-forbidden uses it all the same, and the row says so.",
+        )

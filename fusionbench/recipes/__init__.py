@@ -35,6 +35,7 @@ from fusionbench.registry import key_of, unknown_name
 NOT_TRAINING = (
     *("fusion", "backbone", "loss", "params", "seed", "recipe"),
     *("dataset", "protocol", "view", "columns", "allow_missing_images"),
+    *("allow_forbidden", "shuffle_metadata", "calibrate"),
 )
 TRAINING = tuple(name for name in RunConfig.model_fields if name not in NOT_TRAINING)
 # The field whose change takes a recipe's parameters of that owner away.
@@ -112,9 +113,11 @@ def find_recipe(name: str) -> Recipe:
 def read_recipe(path: Path) -> Recipe:
     """Raises UsageError naming the file and every entry that does not fit."""
     try:
-        file = _File(**tomllib.loads(path.read_text(encoding="utf-8")))
-    except tomllib.TOMLDecodeError as error:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # no UTF-8, no TOML, nested without end
         raise UsageError(f"{path} is no toml file: {error}.") from None
+    try:
+        file = _File(**raw)
     except (ValidationError, TypeError) as error:
         reasons = (
             [f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()]

@@ -2,8 +2,8 @@
 
     run_id(identity) -> str             readable prefix + 12 hex digits of what changes the number
     cohort(data_fingerprint, split_hash, {part: ids}) -> str    which photographs were evaluated
-    Record, Result, PartResult, Measured, Failure               the file's schema (pydantic)
-    Predictions(ids, parts, fold, labels, probabilities, classes)
+    Record, Result, PartResult, Level, Measured, Failure        the file's schema (pydantic)
+    Predictions(ids, parts, fold, labels, probabilities, classes, groups, lesions)
 
     store = Store(folder)
     store.has(run_id) -> bool                       a success is there
@@ -17,10 +17,12 @@
     store.find(text) -> str                         the one run_id that starts with / contains text
     with store.lock(run_id): ...                    raises BusyError where another process has it
 
-The layout, which can be merged with another folder by copying:
+Around it: verify.verify, merge.merge, leftovers.leftovers (`fusionbench store`). Where merging
+finds other numbers for a run, they are kept in conflicts/, which nothing here counts. The layout,
+which can be merged with another folder by copying:
 
     records/<run_id>.json   predictions/<run_id>.csv   weights/<run_id>.safetensors
-    failed/<run_id>.json    locks/<run_id>.lock
+    failed/<run_id>.json    locks/<run_id>.lock    conflicts/<run_id>.<12 hex>.json, .csv
 
 The JSON is written last, by temporary file and rename: it exists = the run is done. Its sections
 stand on one line each. The same command twice gives the same file except the lines `environment`
@@ -30,10 +32,12 @@ and `measured`.
 from __future__ import annotations
 
 from fusionbench.records.predictions import Predictions
+from fusionbench.records.reading import Problem, read_record
 from fusionbench.records.schema import (
     IDENTITY_KEYS,
     SCHEMA_VERSION,
     Failure,
+    Level,
     Measured,
     PartResult,
     Record,
@@ -42,13 +46,14 @@ from fusionbench.records.schema import (
     cohort,
     run_id,
 )
-from fusionbench.records.store import BusyError, Problem, Store, read_record
+from fusionbench.records.store import BusyError, Store
 
 __all__ = [
     "IDENTITY_KEYS",
     "SCHEMA_VERSION",
     "BusyError",
     "Failure",
+    "Level",
     "Measured",
     "PartResult",
     "Predictions",

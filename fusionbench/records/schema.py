@@ -101,12 +101,19 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class PartResult(_Part):
-    """The evaluation of one part. `metrics` by exact name; null where undefined (given as NaN)."""
+class Level(_Part):
+    """Metrics over `n` photographs or lesions, by exact name; null where undefined (NaN given)."""
 
     n: int = Field(ge=1)
     metrics: Annotated[Numbers, BeforeValidator(_null_for_nan)]
     confusion: tuple[tuple[int, ...], ...]  # rows true class, columns prediction
+
+
+class PartResult(Level):
+    """The evaluation of one part, by photograph; and by lesion, its photographs' probabilities
+    averaged (None: the dataset names no lesions)."""
+
+    lesions: Level | None = None
 
 
 class Result(_Part):
@@ -125,6 +132,12 @@ class Result(_Part):
     n_rows_used: int  # photographs that were there to use
     # Shown on the row: "leaky: patients", "optimistic: test-best", "images missing", ...
     flags: tuple[str, ...] = ()
+    # Of the audit of this data under this protocol: "clean", "leaky: patients 54 %", ...; several
+    # are joined by "; ". "": not audited.
+    verdict: str = ""
+    # Fitted on inner validation rows: probabilities are softmax(logits / temperature) for the
+    # metrics that end in "_scaled". None: there were no such rows.
+    temperature: float | None = None
     parameters: dict[str, int]  # backbone, fusion, total; what only the loss owns under "loss"
     # One dict per epoch.
     history: Annotated[tuple[Numbers, ...], BeforeValidator(_null_for_nan)] = ()

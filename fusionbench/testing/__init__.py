@@ -9,6 +9,7 @@ In a test of your own:
 from __future__ import annotations
 
 from fusionbench.testing.checks import Check, assert_ok
+from fusionbench.testing.control_contract import CONTROL_CHECKS, check_control
 from fusionbench.testing.files import check_file, load_file
 from fusionbench.testing.fusion_case import MICRO_BACKBONES
 from fusionbench.testing.fusion_checks import FUSION_CHECKS
@@ -16,11 +17,13 @@ from fusionbench.testing.fusion_contract import check_fusion
 from fusionbench.testing.loss_contract import LOSS_CHECKS, check_loss
 
 __all__ = [
+    "CONTROL_CHECKS",
     "FUSION_CHECKS",
     "LOSS_CHECKS",
     "MICRO_BACKBONES",
     "Check",
     "assert_ok",
+    "check_control",
     "check_file",
     "check_fusion",
     "check_loss",

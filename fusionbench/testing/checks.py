@@ -107,17 +107,22 @@ def require_finite(value: Tensor, what: str) -> None:
     require(torch.isfinite(value).all(), f"{what}: it has NaN or infinite values.")
 
 
-def check_settings(cls: type[nn.Module]) -> None:
-    """The signature is the schema of `--set`: `(self, spec, *, name: type = default, ...)`."""
+def check_settings(cls: type, first: str = "spec") -> None:
+    """The signature is the schema of `--set`: `(self, spec, *, name: type = default, ...)`.
+
+    `first`: the argument before the settings; "" where there is none.
+    """
     problems = []
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-    if not parameters or parameters[0].name != "spec":
-        problems.append("its first argument must be `spec`")
+    parameters = []
+    if cls.__init__ is not object.__init__:  # type: ignore[misc]
+        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
+    if first and (not parameters or parameters[0].name != first):
+        problems.append(f"its first argument must be `{first}`")
     try:
-        hints = get_type_hints(cls.__init__)
+        hints = get_type_hints(cls.__init__)  # type: ignore[misc]
     except Exception as error:
         raise Broken(f"the annotations of __init__ cannot be read: {error}") from error
-    for p in parameters[1:]:
+    for p in parameters[1 if first else 0 :]:
         if p.kind is not p.KEYWORD_ONLY:
             problems.append(f"`{p}` must be keyword-only: put it behind a `*`")
         elif p.default is p.empty:

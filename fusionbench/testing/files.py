@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Literal
 
 from fusionbench import registry
+from fusionbench.controls import Control
 from fusionbench.errors import PluginError, UsageError
 from fusionbench.fusion import Fusion
 from fusionbench.losses import Loss
 from fusionbench.progress import SILENT, Progress
 from fusionbench.testing.checks import Check
+from fusionbench.testing.control_contract import check_control
 from fusionbench.testing.fusion_contract import check_fusion
 from fusionbench.testing.loss_contract import check_loss
 
-BASES: dict[str, type] = {"fusions": Fusion, "losses": Loss}
+Kind = Literal["fusions", "losses", "controls"]
+BASES: dict[Kind, type] = {"fusions": Fusion, "losses": Loss, "controls": Control}
 
 
-def load_file(path: str | Path) -> tuple[Literal["fusions", "losses"], type]:
+def load_file(path: str | Path) -> tuple[Kind, type]:
     """The kind and the class of a plugin file.
 
     Raises UsageError where there is no such file or it is not a plugin's, PluginError where it
@@ -26,8 +29,7 @@ def load_file(path: str | Path) -> tuple[Literal["fusions", "losses"], type]:
     path = Path(path)
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", "Name one plugin file.")
-    kinds: tuple[Literal["fusions", "losses"], ...] = ("fusions", "losses")
-    for kind in kinds:
+    for kind in BASES:
         for entry in registry.discover(kind, [path]).values():
             if entry.path == path.resolve():
                 if entry.broken:
@@ -35,15 +37,15 @@ def load_file(path: str | Path) -> tuple[Literal["fusions", "losses"], type]:
                 return kind, registry.load(entry, BASES[kind])
     raise UsageError(
         f"{path} is not a plugin file.",
-        "It must be a .py file, not called test_* or _*, with one class derived from Fusion or "
-        "Loss.",
+        "It must be a .py file, not called test_* or _*, with one class derived from Fusion, Loss "
+        "or Control.",
     )
 
 
 def check_file(
     path: str | Path, *, thorough: bool = False, progress: Progress = SILENT
 ) -> list[Check]:
-    """Every check of the plugin in a file, fusion or loss; see check_fusion and check_loss.
+    """Every check of the plugin in a file; see check_fusion, check_loss and check_control.
 
     A file that fails to import is one failed check. Raises UsageError for a file that is absent
     or no plugin.
@@ -56,4 +58,6 @@ def check_file(
     loads = Check("loads", Path(path).name, "pass", what)
     if kind == "fusions":
         return [loads, *check_fusion(cls, thorough=thorough, progress=progress)]
-    return [loads, *check_loss(cls, progress=progress)]
+    if kind == "losses":
+        return [loads, *check_loss(cls, progress=progress)]
+    return [loads, *check_control(cls, progress=progress)]

@@ -17,7 +17,7 @@ def test_everything_but_backbones_as_one_json_object(cli) -> None:
     assert answer.code == 0 and answer.err == ""
     data = answer.json
     assert list(data) == [
-        "fusions", "losses", "datasets", "protocols", "recipes", "tables", "metrics",
+        "fusions", "losses", "controls", "datasets", "protocols", "recipes", "tables", "metrics",
     ]  # fmt: skip
     assert [row["name"] for row in data["fusions"]] == sorted(registry.discover("fusions"))
     assert [row["name"] for row in data["losses"]] == sorted(registry.discover("losses"))
@@ -43,8 +43,11 @@ def test_protocols_are_those_of_the_cards(cli) -> None:
 
 def test_metrics_say_which_way_is_better(cli) -> None:
     rows = {row["name"]: row["better"] for row in cli("list", "metrics", "--json").json}
-    assert list(rows) == list(METRICS)
-    assert {name for name, better in rows.items() if better == "low"} == {"nll", "brier", "ece"}
+    assert list(rows)[: len(METRICS)] == list(METRICS)
+    assert {"sens_at_spec90/<CLASS>", "auc/<CLASS>", "recall/<CLASS>"} <= set(rows)
+    low = {"nll", "brier", "ece"}
+    low |= {f"{name}_scaled" for name in low}
+    assert {name for name, better in rows.items() if better == "low"} == low
 
 
 def test_settings_of_a_plugin_are_shown(cli) -> None:

@@ -22,7 +22,7 @@ class Explodes(Fusion):
 
 @pytest.fixture
 def never_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fusionbench.run.fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr("fusionbench.network.fit", lambda *a, **k: pytest.fail("trained again"))
 
 
 def test_json_is_one_object_with_folds_and_their_mean_and_spread(
@@ -47,7 +47,7 @@ def test_json_is_one_object_with_folds_and_their_mean_and_spread(
         assert data["std"][name] == pytest.approx(stdev(values), abs=1e-12)
 
     # The same command again: the same object, and nothing is trained.
-    monkeypatch.setattr("fusionbench.run.fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr("fusionbench.network.fit", lambda *a, **k: pytest.fail("trained again"))
     again = cli(*tiny_run, "--json")
     assert again.json == data
     assert again.err.count("is in the store already") == 3

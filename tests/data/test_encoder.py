@@ -269,3 +269,13 @@ def test_rows_are_encoded_one_by_one(train_rows, test_rows, encoding, missing):
     alone = np.concatenate([encoder.transform(frame(row)) for row in test_rows])
     np.testing.assert_array_equal(together, alone)
     assert np.isfinite(together).all()
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("missing", MISSING)
+def test_blank_is_a_row_without_any_record(encoding, missing):
+    encoder, _, test = encoded(encoding, missing)
+    blank = encoder.blank()
+    np.testing.assert_array_equal(blank, test[1])  # the second test row recorded nothing
+    assert blank.dtype == np.float32 and blank.shape == (encoder.n_features,)
+    assert MetadataEncoder(()).fit(TRAIN).blank().shape == (0,)

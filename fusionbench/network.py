@@ -1,0 +1,156 @@
+"""Carrying out a network's experiment: one fold after the other, trained and evaluated."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from fusionbench.config import Execution
+from fusionbench.environment import describe_environment, peak_memory
+from fusionbench.errors import RunFailedError
+from fusionbench.experiment import Experiment, setup
+from fusionbench.metrics import balanced_nll, compute
+from fusionbench.model import FusionModel
+from fusionbench.placement import choose_device, choose_placement
+from fusionbench.progress import SILENT, Progress
+from fusionbench.protocols import Fold
+from fusionbench.study import FoldRows, Trained
+from fusionbench.train import Arrays, fit, predict
+from fusionbench.withhold import withholding
+
+__all__ = ["NetworkTrainer", "setup", "trainer"]
+
+# Of a GPU's free memory, the share that images may take; the rest is the model's.
+IMAGES_SHARE = 0.4
+
+
+class NetworkTrainer:
+    """Holds what the folds share: the probed backbone and the decoded images."""
+
+    def __init__(self, experiment: Experiment, execution: Execution, progress: Progress) -> None:
+        device = choose_device(execution.device)
+        config = experiment.config
+        if device.type == "cpu":
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        progress.note(f"building {config.backbone}, weights: {config.weights}")
+        self.experiment = experiment
+        self.backbone = experiment.backbone()  # probed and, with pretrained weights, loaded once
+        self.images = _place(experiment.images(execution.workers, progress), device)
+        self.placement = choose_placement(device, config.precision, self.backbone)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        placement = self.placement
+        more: dict[str, Any] = {
+            "device_type": placement.device.type,
+            "threads": torch.get_num_threads(),
+            "precision": placement.precision,
+            "path": "eager",
+        }
+        if placement.device.type == "cuda":
+            more["device"] = torch.cuda.get_device_name()
+        return describe_environment(**more)
+
+    def train(self, fold: Fold, rows: FoldRows, progress: Progress) -> Trained:
+        """Train one fold and evaluate its parts. Raises RunFailedError, or what a plugin raises."""
+        experiment, placement = self.experiment, self.placement
+        config, table = experiment.config, experiment.table
+        seed = int(np.random.SeedSequence([config.seed, fold.index]).generate_state(1)[0])
+        torch.manual_seed(seed)
+        # Random starting weights are other ones in every fold.
+        backbone = experiment.backbone() if config.weights == "none" else self.backbone
+        metadata = experiment.metadata(fold, rows)
+        encoder = experiment.encoder(metadata, rows.train)
+        counts = np.bincount(table.labels[rows.train], minlength=len(table.card.classes))
+        model, loss = experiment.model(
+            copy.deepcopy(backbone), encoder, tuple(int(c) for c in counts)
+        )
+        arrays = Arrays(
+            self.images,
+            torch.from_numpy(encoder.transform(metadata)).to(placement.device),
+            torch.from_numpy(table.labels).to(placement.device),
+        )
+        watched = rows.watch
+
+        def score(candidate: FusionModel) -> float:
+            assert watched is not None
+            found = predict(candidate, arrays, watched, placement)
+            if config.watch == "balanced-nll":
+                return balanced_nll(table.labels[watched], found)
+            return compute(table.labels[watched], found, table.card.classes)[config.watch]
+
+        with progress.task(
+            f"fold {fold.index}", total=config.epochs * len(rows.train), unit="img"
+        ) as task:
+            fitted = fit(
+                model,
+                loss,
+                arrays,
+                rows.train,
+                config,
+                placement,
+                seed=seed,
+                optimizer_args=experiment.method.optimizer_args,
+                schedule_args=experiment.method.schedule_args,
+                withholding=withholding(
+                    encoder,
+                    metadata.iloc[rows.train],
+                    config.metadata_dropout,
+                    config.block_dropout,
+                    placement.device,
+                ),
+                watch=score if watched is not None else None,
+                task=task,
+            )
+        found = {name: predict(model, arrays, part, placement) for name, part in rows.parts.items()}
+        inner = None if rows.inner is None else predict(model, arrays, rows.inner, placement)
+        if not all(np.isfinite(p).all() for p in found.values()):
+            raise RunFailedError(
+                f"The trained model's probabilities are not finite (fold {fold.index}, after epoch "
+                f"{len(fitted.history)}).",
+                "Lower --lr, or use --precision fp32.",
+            )
+        on_gpu = placement.device.type == "cuda"
+        return Trained(
+            probabilities=found,
+            inner=inner,
+            parameters={
+                "backbone": _size(model.backbone),
+                "fusion": _size(model.fusion) + _size(model.reduce) + _size(model.head),
+                "total": _size(model),
+            },
+            history=tuple(fitted.history),
+            best_epoch=fitted.best_epoch,
+            train_seconds=fitted.train_seconds,
+            images_seen=fitted.images_seen,
+            peak_memory=int(torch.cuda.max_memory_allocated()) if on_gpu else peak_memory(),
+            weights=partial(_serialised, model),
+        )
+
+
+def trainer(
+    experiment: Experiment, execution: Execution, progress: Progress = SILENT
+) -> NetworkTrainer:
+    """What carries its folds out. Raises UsageError for a device that is not there."""
+    return NetworkTrainer(experiment, execution, progress)
+
+
+def _place(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """On a GPU with room for them, all images at once; else where they are."""
+    if device.type != "cuda":
+        return images
+    free, _ = torch.cuda.mem_get_info()
+    return images.to(device) if images.nbytes < IMAGES_SHARE * free else images
+
+
+def _serialised(model: FusionModel) -> bytes:
+    return safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.state_dict().items()})
+
+
+def _size(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
