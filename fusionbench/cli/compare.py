@@ -1,0 +1,148 @@
+"""fusionbench compare"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fusionbench.cli.options import json_option, store_option
+
+if TYPE_CHECKING:
+    from fusionbench.comparison import Comparison
+
+
+@click.command("compare", context_settings={"max_content_width": 100})
+@click.argument("a")
+@click.argument("b")
+@store_option
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    default=("bacc",),
+    show_default=True,
+    help="Exact metric name; may be given several times (p-values are then Holm-corrected).",
+)
+@click.option("--dataset", default="", help="Only rows on this dataset.")
+@click.option("--protocol", default="", help="Only rows under this protocol.")
+@click.option(
+    "--resamples",
+    type=click.IntRange(200, 100_000),
+    default=2000,
+    show_default=True,
+    help="Bootstrap samples of the patients.",
+)
+@json_option
+def compare_command(
+    a: str,
+    b: str,
+    store: Path,
+    metrics: tuple[str, ...],
+    dataset: str,
+    protocol: str,
+    resamples: int,
+    as_json: bool,
+) -> int:
+    """Compare two rows of the leaderboard: is A better than B by more than chance?
+
+    A and B are a method (sgmc), a method on a backbone (sgmc@resnet50), a row's 12-digit key, or
+    part of a run id. Both must be complete, on the same photographs under the same split.
+
+    Prints a paragraph to paste into a paper: both values, the corrected resampled t-test over folds
+    (Nadeau & Bengio), and the difference's confidence interval by resampling patients.
+    """
+    from fusionbench.cli import terminal
+    from fusionbench.comparison import choose, compare, paragraph
+    from fusionbench.leaderboard import blocks
+    from fusionbench.leaderboard.table import chosen
+    from fusionbench.records import Store
+
+    chosen(metrics)  # refuses an unknown name before anything is read
+    kept = Store(store)
+    records, problems = kept.scan()
+    for problem in problems:
+        terminal.print_error(f"Not counted: {problem.message}")
+    wanted = [
+        r
+        for r in records
+        if (not dataset or r.identity["dataset"] == dataset)
+        and (not protocol or r.identity["protocol"] == protocol)
+    ]
+    block, row_a, row_b = choose(blocks(wanted), a, b)
+    found = compare(
+        block,
+        row_a,
+        row_b,
+        {r.run_id: r for r in wanted},
+        kept.predictions,
+        metrics,
+        n_resamples=resamples,
+    )
+    if as_json:
+        terminal.print_json({"paragraph": paragraph(found), **asdict(found)})
+    else:
+        _print(found)
+    return 1 if problems else 0
+
+
+def _print(found: Comparison) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from fusionbench.cli import terminal
+    from fusionbench.comparison.text import (
+        difference_text,
+        interval_text,
+        p_text,
+        paragraph,
+        value_text,
+    )
+    from fusionbench.leaderboard.table import plain
+    from fusionbench.metric_names import describe
+
+    console = terminal.out()
+    # Wrapped for reading on a terminal, one line for what takes it from a pipe.
+    console.print(Text(paragraph(found)), soft_wrap=not console.is_terminal)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("", overflow="fold")
+    for title in (
+        "A",
+        "B",
+        "A - B,\nfolds",
+        "A - B,\npooled",
+        "95 % CI",
+        "p,\nt-test",
+        "p,\nbootstrap",
+    ):
+        table.add_column(title, justify="right", no_wrap=True)
+    for one in found.metrics:
+        cells: list[Any] = [
+            value_text(one.metric, one.a),
+            value_text(one.metric, one.b),
+            difference_text(one.metric, one.test.difference).removesuffix(" points"),
+            difference_text(one.metric, one.bootstrap.difference).removesuffix(" points"),
+            interval_text(one.metric, one.bootstrap.low, one.bootstrap.high),
+            p_text(one.p_test).removeprefix("p ").removeprefix("= "),
+            p_text(one.p_bootstrap).removeprefix("p ").removeprefix("= "),
+        ]
+        table.add_row(
+            plain(describe(one.metric).title), *cells, style="bold" if one.significant else ""
+        )
+    console.print(table)
+    for name, side in (("A", found.a), ("B", found.b)):
+        console.print(Text(f"{name} = {plain(side.name)}, row {side.key}", style="dim"))
+    for one in found.metrics:
+        for name, spread in (("A", one.spread_a), ("B", one.spread_b)):
+            if spread.fold is not None and spread.rerun is not None:
+                fold, rerun = (
+                    difference_text(one.metric, v).lstrip("+") for v in (spread.fold, spread.rerun)
+                )
+                text = f"{name}, {one.metric}: standard deviation {fold} between folds, "
+                text += f"{rerun} between seeds within a fold"
+                console.print(
+                    Text(text + (f" ({spread.note})" if spread.note else ""), style="dim")
+                )

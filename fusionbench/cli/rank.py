@@ -1,0 +1,127 @@
+"""fusionbench rank"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fusionbench.cli.options import json_option, store_option
+
+if TYPE_CHECKING:
+    from fusionbench.comparison import Ranking
+
+
+@click.command("rank", context_settings={"max_content_width": 100})
+@store_option
+@click.option("--metric", default="bacc", show_default=True, help="Exact metric name.")
+@click.option("--dataset", "datasets", multiple=True, help="Only this dataset; several times.")
+@click.option("--protocol", "protocols", multiple=True, help="Only this protocol; several times.")
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Level of the critical difference.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the critical-difference diagram: .svg or .png.",
+)
+@json_option
+def rank_command(
+    store: Path,
+    metric: str,
+    datasets: tuple[str, ...],
+    protocols: tuple[str, ...],
+    alpha: float,
+    output: Path | None,
+    as_json: bool,
+) -> int:
+    """Rank methods across datasets: Friedman's test and Nemenyi's critical difference.
+
+    A method is a fusion with its backbone and loss; it takes part where every dataset has all its
+    folds. One protocol stands for each dataset, a complete and clean one before others.
+    """
+    from fusionbench.cli import terminal
+    from fusionbench.comparison import candidates, rank
+    from fusionbench.errors import FusionbenchError, UsageError
+    from fusionbench.leaderboard import blocks
+    from fusionbench.leaderboard.table import chosen
+    from fusionbench.records import Store
+    from fusionbench.stats import diagram
+    from fusionbench.stats.ranks import FORMATS
+
+    chosen([metric])  # refuses an unknown name before anything is read
+    if output is not None and output.suffix.lower() not in FORMATS:
+        raise UsageError(f"--output {output}: end it in {' or '.join(FORMATS)}.")
+    records, problems = Store(store).scan()
+    for problem in problems:
+        terminal.print_error(f"Not counted: {problem.message}")
+    wanted = [
+        r
+        for r in records
+        if (not datasets or r.identity["dataset"] in datasets)
+        and (not protocols or r.identity["protocol"] in protocols)
+    ]
+    if not wanted:
+        raise FusionbenchError(
+            f"There is no finished run to rank in {store}"
+            + (f" ({len(records)} of other datasets or protocols)." if records else "."),
+            "fusionbench run makes one; --store names another folder.",
+        )
+    picked = candidates(blocks(wanted))
+    found = rank(picked.blocks, metric, alpha=alpha)
+    if output is not None:
+        diagram(found.test, output, f"Average rank by {metric}, {len(found.blocks)} datasets")
+    if as_json:
+        test = asdict(found.test)
+        pairs = [{"a": a, "b": b, "p": p} for (a, b), p in found.test.p_pairs.items()]
+        terminal.print_json(
+            {**asdict(found), "test": test | {"p_pairs": pairs}, "left_out": picked.left_out}
+        )
+    else:
+        _print(found, picked.left_out)
+        if output is not None:
+            terminal.err().print(f"Diagram: {output}", markup=False)
+    return 1 if problems else 0
+
+
+def _print(found: Ranking, left_out: tuple[str, ...]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from fusionbench.cli import terminal
+    from fusionbench.comparison import metric_unit
+    from fusionbench.comparison.text import p_text
+    from fusionbench.leaderboard.table import plain
+
+    console, test = terminal.out(), found.test
+    scale, digits, _ = metric_unit(found.metric)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("Method", overflow="fold")
+    table.add_column("average rank", justify="right")
+    for number in range(1, len(found.blocks) + 1):
+        table.add_column(f"[{number}]".replace("[", r"\["), justify="right", no_wrap=True)
+    for i, (method, average) in enumerate(test.ranks.items()):
+        cells = (f"{row[i] * scale:.{digits}f}" for row in found.values)
+        table.add_row(plain(method), f"{average:.2f}", *cells)
+    console.print(table)
+    for number, name in enumerate(found.blocks, 1):
+        console.print(Text(f"[{number}] {plain(name)}, {found.metric}", style="dim"))
+    f = "infinite" if test.f == float("inf") else f"{test.f:.2f}"
+    console.print(
+        f"Friedman over {test.n_datasets} datasets: chi² = {test.chi2:.2f}, {p_text(test.p_chi2)}; "
+        f"F({test.df[0]}, {test.df[1]}) = {f}, {p_text(test.p)}. Nemenyi's critical difference at "
+        f"{test.alpha:g}: {test.critical_difference:.2f}."
+    )
+    if not test.groups:
+        console.print("Every pair of ranks differs by more than that.")
+    for group in test.groups:
+        console.print(Text(f"Not told apart: {', '.join(map(plain, group))}"))
+    for note in (*found.notes, *(f"left out: {name}" for name in left_out)):
+        console.print(Text(plain(note), style="dim"))
