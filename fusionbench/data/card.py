@@ -9,11 +9,13 @@ from __future__ import annotations
 import tomllib
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fusionbench.data.paths import unsafe_path
 from fusionbench.errors import DataError
 
 Text = Annotated[str, Field(min_length=1)]
@@ -97,6 +99,40 @@ class Column(_Part):
     note: str = ""
 
 
+class Subgroup(_Part):
+    """Groups of samples by one column, within which a finished run is looked at again.
+
+    The groups are the column's values; bands of a numeric one, by their lower bounds; or values
+    under a common name. Results do not depend on it: only what is reported of them.
+    """
+
+    name: Text
+    column: Text
+    bands: tuple[float, ...] = ()
+    merge: dict[Text, tuple[str, ...]] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Subgroup:
+        if any(b <= a for a, b in pairwise(self.bands)):
+            raise ValueError("bands must rise")
+        merged = [value for values in self.merge.values() for value in values]
+        if repeated := sorted({v for v in merged if merged.count(v) > 1}):
+            raise ValueError(f"merged twice: {', '.join(repeated)}")
+        return self
+
+    def group_of(self, value: str | float) -> str:
+        """What the group of a recorded value is called: '30 to <50', 'trunk', 'FEMALE', '3'."""
+        if isinstance(value, str):
+            return next((name for name, values in self.merge.items() if value in values), value)
+        below = [b for b in self.bands if b <= value]
+        above = [b for b in self.bands if b > value]
+        if not self.bands:
+            return f"{value:g}"
+        if not below:
+            return f"under {above[0]:g}"
+        return f"{below[-1]:g} to <{above[0]:g}" if above else f"{below[-1]:g} and over"
+
+
 class ProtocolSpec(_Part):
     """How rows are split. The committed file decides; the recipe says how it was made."""
 
@@ -105,7 +141,7 @@ class ProtocolSpec(_Part):
     # kfold-holdout: StratifiedKFold into folds+1 parts, the last kept as a separate test part.
     # fixed: train / valid / test as published.
     kind: Literal["grouped-kfold", "image-kfold", "kfold-holdout", "fixed"]
-    folds: int = 5
+    folds: Annotated[int, Field(ge=1, le=1000)] = 5
     seed: int = 0
     file: str = ""  # relative to the card's folder, e.g. splits/grouped-5fold.csv
     sha256: str = ""  # of the file; checked on reading
@@ -119,6 +155,10 @@ class ProtocolSpec(_Part):
 
     @model_validator(mode="after")
     def _has_source(self) -> ProtocolSpec:
+        # A split that is not there yet is written to `file`; `name` becomes part of a file's name.
+        for path in (self.name, self.file, *self.index_files.values()):
+            if (path and unsafe_path(path)) or (path is self.name and "/" in path):
+                raise ValueError(f"{path[:80]!r} must be a name or path that stays in its folder")
         if bool(self.file) == bool(self.index_files):
             raise ValueError("a protocol names either `file` or `index_files`")
         if self.index_files and (
@@ -160,6 +200,7 @@ class DatasetCard(_Part):
     columns: tuple[Column, ...] = Field(min_length=1)
     # Further csv columns that may be there and are not read.
     ignore: tuple[str, ...] = ()
+    subgroups: tuple[Subgroup, ...] = ()
     protocols: tuple[ProtocolSpec, ...] = ()
     default_protocol: str = ""
     expect: Expect = Expect()
@@ -181,7 +222,24 @@ class DatasetCard(_Part):
         known = {p.name for p in self.protocols}
         if self.default_protocol and self.default_protocol not in known:
             raise ValueError(f"default_protocol {self.default_protocol!r} is not declared")
+        if len({s.name for s in self.subgroups}) != len(self.subgroups):
+            raise ValueError("subgroups repeat")
+        for subgroup in self.subgroups:
+            self._check_subgroup(subgroup)
         return self
+
+    def _check_subgroup(self, subgroup: Subgroup) -> None:
+        column = next((c for c in self.columns if c.name == subgroup.column), None)
+        where = f"subgroup {subgroup.name!r}"
+        if column is None:
+            raise ValueError(f"{where}: the card has no column {subgroup.column!r}")
+        if subgroup.bands and column.kind != "numeric":
+            raise ValueError(f"{where}: bands need a numeric column, {column.name} is none")
+        if subgroup.merge and column.kind == "numeric":
+            raise ValueError(f"{where}: merge is for values; {column.name} is numeric: use bands")
+        merged = {value for values in subgroup.merge.values() for value in values}
+        if column.values and (unknown := sorted(merged - set(column.values))):
+            raise ValueError(f"{where}: no values of {column.name}: {', '.join(unknown)}")
 
     @cached_property
     def id_column(self) -> str:
@@ -212,7 +270,7 @@ def read_card(path: Path) -> DatasetCard:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"There is no dataset card at {path}.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no UTF-8, no TOML, nested without end
         raise DataError(f"{path} is not readable TOML: {error}.") from error
     try:
         return DatasetCard.model_validate({**raw, "folder": path.resolve().parent})

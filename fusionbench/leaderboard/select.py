@@ -1,0 +1,59 @@
+"""One row of the leaderboard, by what a person types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fusionbench.errors import UsageError
+from fusionbench.leaderboard.rows import Block, Row
+from fusionbench.registry import key_of, unknown_name
+
+SHOWN = 8  # candidates that an error spells out
+
+
+def select_row(blocks: Sequence[Block], text: str) -> tuple[Block, Row]:
+    """The one row that `text` means, and the block that it stands in.
+
+    `text` is a method's name (concat), a method on a backbone (concat@resnet18), a row's label in a
+    declared table, its key of 12 hex digits or the start of it, or part of a run id. The first of
+    these that fits any row decides. Raises UsageError, with the candidates, where it means several
+    rows, and with the nearest names where it means none.
+    """
+    rows = [(block, row) for block in blocks for row in block.rows]
+    name = text.strip()
+    key = key_of(name)
+    readings: tuple[Callable[[Row], bool], ...] = (
+        lambda row: row.key == name,
+        lambda row: name in (row.label, row_name(row)) or row.fusion == key,
+        lambda row: row_name(row) == f"{key_of(name.partition('@')[0])}@{name.partition('@')[2]}",
+        lambda row: len(name) >= 4 and row.key.startswith(name),
+        lambda row: any(name in run for run in row.run_ids),
+    )
+    for fits in readings if name else ():
+        found = [(block, row) for block, row in rows if fits(row)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UsageError(
+                _several(name, found), "Name one of them by its key, the 12 digits in front."
+            )
+    if not rows:
+        raise UsageError(f"There is no finished run to take {name!r} from.", "See --store.")
+    known = list(dict.fromkeys(n for _, row in rows for n in (row_name(row), row.fusion)))
+    raise UsageError(*unknown_name("row", name, known))
+
+
+def row_name(row: Row) -> str:
+    """`fusion@backbone`; the method alone where it has no network."""
+    return row.fusion if row.backbone == "-" else f"{row.fusion}@{row.backbone}"
+
+
+def _several(text: str, found: Sequence[tuple[Block, Row]]) -> str:
+    lines = [
+        f"  {row.key}  {row_name(row)}, {block.dataset} / {block.protocol}"
+        + "".join(f", {k}={v}" for k, v in row.differences.items())
+        for block, row in found[:SHOWN]
+    ]
+    if len(found) > SHOWN:
+        lines.append(f"  … and {len(found) - SHOWN} more")
+    return "\n".join([f"{text!r} means {len(found)} rows:", *lines])

@@ -1,0 +1,252 @@
+"""Recall by class and group, and which differences can be told from none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fusionbench.stats import Pooled
+
+MIN_N = 20
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Share:
+    """A recall (or a mean of recalls) of `n` photographs of `patients`, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    patients: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one value. `acc` and `bacc` describe it; its class mix is its own."""
+
+    value: str
+    n: int
+    patients: int
+    acc: float
+    bacc: float  # over the classes that it has
+    recalls: dict[str, Share]  # class -> recall, of the classes that it has
+    mean: Share | None  # over Attribute.common; None where the group is not compared
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How far one group's recall is below another's, with its widened interval."""
+
+    lower: str
+    higher: str
+    gap: float
+    low: float
+    high: float
+
+    @property
+    def distinguishable(self) -> bool:
+        """The interval does not reach 0."""
+        return self.low > 0
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The lowest and the highest of the compared groups, and the pairs that are told apart."""
+
+    lowest: Share
+    highest: Share
+    widest: Pair  # of these two
+    findings: tuple[Pair, ...]  # every distinguishable pair, widest first
+    pairs: int  # for which together the intervals hold at 95 %
+    groups: tuple[str, ...]  # that were compared
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One attribute of a finished run."""
+
+    name: str
+    column: str
+    n_rows: int
+    n_recorded: int
+    groups: tuple[Group, ...]
+    common: tuple[str, ...]  # classes that every compared group has enough of
+    mean: Gap | None  # None: no two groups share such a class
+    by_class: dict[str, Gap]  # of classes that two groups or more have enough of
+
+
+def compare(
+    pooled: Pooled,
+    values: NDArray[np.object_],
+    order: Sequence[str],
+    name: str,
+    column: str,
+    min_n: int = MIN_N,
+) -> Attribute:
+    """One attribute: `values` is the group of each pooled row, None for those that have none."""
+    cells = _Cells.of(pooled, values, order)
+    sizes = {g: {c: len(r) for c, r in by_class.items()} for g, by_class in cells.rows.items()}
+    compared, common = comparable(sizes, min_n)
+    groups = tuple(_group(cells, g, common if g in compared else ()) for g in order)
+    by_class = {
+        c: able
+        for c in pooled.classes
+        if len(able := [g for g in order if sizes[g].get(c, 0) >= min_n]) > 1
+    }
+    in_all = sum(math.comb(len(able), 2) for able in by_class.values())
+    return Attribute(
+        name=name,
+        column=column,
+        n_rows=len(values),
+        n_recorded=sum(g.n for g in groups),
+        groups=groups,
+        common=common,
+        mean=_gap(cells, compared, common, math.comb(len(compared), 2)) if common else None,
+        by_class={c: _gap(cells, able, (c,), in_all) for c, able in by_class.items()},
+    )
+
+
+def comparable(
+    sizes: Mapping[str, Mapping[str, int]], min_n: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(groups, classes) such that every one of the groups has at least `min_n` of each class.
+
+    As many groups as have enough of any one class (of several such, the class with the most
+    photographs in them), and every class that all of these have enough of. `sizes`: group -> class
+    -> photographs. Both are empty where no two groups share a class.
+    """
+    enough = {g: [c for c, n in by.items() if n >= min_n] for g, by in sizes.items()}
+    holders: dict[str, list[str]] = {}
+    for g, classes in enough.items():
+        for c in classes:
+            holders.setdefault(c, []).append(g)
+    if not any(len(able) > 1 for able in holders.values()):
+        return (), ()
+    first = max(holders, key=lambda c: (len(holders[c]), sum(sizes[g][c] for g in holders[c])))
+    groups = holders[first]
+    return tuple(groups), tuple(c for c in enough[groups[0]] if all(c in enough[g] for g in groups))
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Rows, patients and recall of each group's classes."""
+
+    rows: dict[str, dict[str, NDArray[np.int64]]]  # group -> class -> positions, in class order
+    recall: dict[tuple[str, str], float]  # (class, group), mean over seeds
+    patients: NDArray[np.int64]  # (n,)
+
+    @classmethod
+    def of(cls, pooled: Pooled, values: NDArray[np.object_], order: Sequence[str]) -> _Cells:
+        rows = {
+            g: {
+                name: members
+                for c, name in enumerate(pooled.classes)
+                if len(members := np.flatnonzero((values == g) & (pooled.y == c)))
+            }
+            for g in order
+        }
+        return cls(rows, _recalls(pooled, values), pooled.patients)
+
+    def share(self, group: str, classes: Sequence[str], alpha: float) -> Share:
+        """The mean recall of the classes in a group, with its 1 - alpha interval."""
+        from statsmodels.stats.proportion import proportion_confint
+
+        parts = []
+        for c in classes:
+            value = self.recall[c, group]
+            size = effective_size(self.patients[self.rows[group][c]])
+            low, high = proportion_confint(value * size, size, alpha=alpha, method="wilson")
+            parts.append((value, value - low, high - value))
+        value, below, above = np.array(parts).T
+        rows = np.concatenate([self.rows[group][c] for c in classes])
+        mean = float(value.mean())
+        return Share(
+            value=mean,
+            low=mean - float(np.sqrt((below**2).sum())) / len(classes),
+            high=mean + float(np.sqrt((above**2).sum())) / len(classes),
+            n=len(rows),
+            patients=len(np.unique(self.patients[rows])),
+        )
+
+
+def effective_size(patients: NDArray[np.int64]) -> float:
+    """Kish's (sum m)^2 / sum m^2 of the photographs per patient; (n,) patient of each."""
+    _, sizes = np.unique(patients, return_counts=True)
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
+def _recalls(pooled: Pooled, values: NDArray[np.object_]) -> dict[tuple[str, str], float]:
+    """(class, group) -> share of the class found in the group, mean over seeds."""
+    from fairlearn.metrics import MetricFrame
+    from sklearn.metrics import accuracy_score
+
+    recorded = np.array([v is not None for v in values], dtype=bool)
+    if not recorded.any():
+        return {}
+    names = np.array(pooled.classes, dtype=object)
+    truth = names[pooled.y[recorded]]
+    frames = [
+        # Among rows of one class, accuracy is the recall of that class.
+        MetricFrame(
+            metrics=accuracy_score,
+            y_true=truth,
+            y_pred=names[probabilities.argmax(axis=1)[recorded]],
+            sensitive_features=pd.Series(values[recorded], name="group"),
+            control_features=pd.Series(truth, name="class"),
+        ).by_group
+        for probabilities in pooled.probabilities
+    ]
+    mean = pd.concat(frames, axis=1).mean(axis=1).dropna()
+    return {(str(c), str(g)): float(v) for (c, g), v in mean.items()}
+
+
+def _group(cells: _Cells, value: str, common: Sequence[str]) -> Group:
+    mine = cells.rows[value]
+    rows = np.concatenate(list(mine.values()))
+    recalls = np.array([cells.recall[c, value] for c in mine])
+    alpha = 1 - CONFIDENCE
+    return Group(
+        value=value,
+        n=len(rows),
+        patients=len(np.unique(cells.patients[rows])),
+        acc=float(np.average(recalls, weights=[len(members) for members in mine.values()])),
+        bacc=float(recalls.mean()),
+        recalls={c: cells.share(value, (c,), alpha) for c in mine},
+        mean=cells.share(value, common, alpha) if common else None,
+    )
+
+
+def _gap(cells: _Cells, groups: Sequence[str], classes: Sequence[str], pairs: int) -> Gap:
+    """Every pair of groups; the intervals hold for `pairs` comparisons together."""
+    shown = {g: cells.share(g, classes, 1 - CONFIDENCE) for g in groups}
+    wide = {g: cells.share(g, classes, (1 - CONFIDENCE) / pairs) for g in groups}
+    rising = sorted(groups, key=lambda g: shown[g].value)
+    found = [_pair(a, wide[a], b, wide[b]) for a, b in combinations(rising, 2)]
+    found.sort(key=lambda pair: -pair.gap)
+    return Gap(
+        lowest=shown[rising[0]],
+        highest=shown[rising[-1]],
+        widest=_pair(rising[0], wide[rising[0]], rising[-1], wide[rising[-1]]),
+        findings=tuple(pair for pair in found if pair.distinguishable),
+        pairs=pairs,
+        groups=tuple(groups),
+    )
+
+
+def _pair(lower: str, worse: Share, higher: str, better: Share) -> Pair:
+    gap = better.value - worse.value
+    return Pair(
+        lower=lower,
+        higher=higher,
+        gap=gap,
+        low=gap - math.hypot(better.value - better.low, worse.high - worse.value),
+        high=gap + math.hypot(better.high - better.value, worse.value - worse.low),
+    )

@@ -1,0 +1,58 @@
+"""What a person types means one row, or an error that names the candidates."""
+
+from __future__ import annotations
+
+import pytest
+from made_up_records import record
+
+from fusionbench.errors import UsageError
+from fusionbench.leaderboard import blocks
+from fusionbench.leaderboard.select import row_name, select_row
+
+RECORDS = [
+    *(record(fusion="concat", fold=k) for k in range(2)),
+    *(record(fusion="metablock", fold=k) for k in range(2)),
+    *(record(fusion="metablock", backbone="resnet50", fold=k) for k in range(2)),
+    record(fusion="random-forest", backbone="-"),
+]
+BLOCKS = blocks(RECORDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("concat", "concat@resnet18"),
+        ("Concat", "concat@resnet18"),
+        ("metablock@resnet50", "metablock@resnet50"),
+        ("MetaBlock@resnet18", "metablock@resnet18"),
+        ("random_forest", "random-forest"),
+        ("metablock_resnet50", "metablock@resnet50"),  # part of run ids
+    ],
+)
+def test_one_row_is_found(text: str, name: str) -> None:
+    block, row = select_row(BLOCKS, text)
+    assert row_name(row) == name and row in block.rows
+
+
+def test_every_row_is_found_by_its_key_and_by_each_of_its_runs() -> None:
+    for block in BLOCKS:
+        for row in block.rows:
+            for text in (row.key, row.key[:8], *row.run_ids):
+                assert select_row(BLOCKS, text) == (block, row)
+
+
+def test_several_rows_are_an_error_that_names_them() -> None:
+    with pytest.raises(UsageError) as raised:
+        select_row(BLOCKS, "metablock")
+    keys = [row.key for block in BLOCKS for row in block.rows if row.fusion == "metablock"]
+    assert len(keys) == 2 and all(key in raised.value.message for key in keys)
+    assert "resnet50" in raised.value.message
+
+
+def test_none_is_an_error_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="Did you mean metablock"):
+        select_row(BLOCKS, "metablok")
+    with pytest.raises(UsageError, match="no finished run"):
+        select_row([], "concat")
+    with pytest.raises(UsageError):
+        select_row(BLOCKS, " ")
