@@ -105,8 +105,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(state, dict) or not state:
         raise UsageError(f"{path} holds no state dict.", "Save model.state_dict() as safetensors.")
-    state = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    state = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if odd := [k for k, v in state.items() if not _plain(v)]:
+        raise UsageError(
+            f"{path} holds {len(odd)} tensors that are sparse, quantised, complex or without data, "
+            f"first {odd[0]!r}.",
+            "Save plain tensors.",
+        )
     return {k.removeprefix("module."): v for k, v in state.items()}
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Dense and real, with its numbers in memory."""
+    dense = tensor.layout == torch.strided and not tensor.is_quantized
+    return dense and tensor.device.type == "cpu" and not tensor.is_complex()
 
 
 def _fill(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
@@ -118,7 +130,7 @@ def _fill(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     named = {k: v for k, v in state.items() if k in want and want[k].shape == v.shape}
     counters = {k for k in want if k.endswith("num_batches_tracked")}
     if set(want) - counters <= set(named):
-        net.load_state_dict(named, strict=False)
+        _load(net, named, path)
         return
     ours = [k for k in want if k not in counters]
     if path.suffix == ".safetensors":
@@ -148,7 +160,16 @@ def _fill(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
             f"{path} does not fit this backbone, neither by name nor in order: {detail}.",
             "Choose the backbone that the weights were trained for.",
         )
-    net.load_state_dict({a: state[b] for a, b in pairs}, strict=False)
+    _load(net, {a: state[b] for a, b in pairs}, path)
+
+
+def _load(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    if bad := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise UsageError(
+            f"{path} holds numbers that are not finite, in {len(bad)} tensors, first {bad[0]}.",
+            "Its training failed: use an earlier checkpoint.",
+        )
+    net.load_state_dict(state, strict=False)
 
 
 def _from_hub(net: nn.Module, backbone: str, image_size: int) -> WeightsInfo:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,11 @@ def test_a_cohort_is_what_was_evaluated() -> None:
 # ---- the file
 
 
+def plain(p: Predictions) -> tuple[object, ...]:
+    """All but the probabilities."""
+    return p.ids, p.parts, p.fold, p.labels, p.classes, p.groups, p.lesions
+
+
 def test_reading_gives_back_what_was_written(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     made, predictions = finished()
@@ -135,13 +141,7 @@ def test_reading_gives_back_what_was_written(tmp_path: Path) -> None:
     assert written.predictions_sha256
     assert written == made.model_copy(update={"predictions_sha256": written.predictions_sha256})
     back = store.predictions(made.run_id)
-    assert (back.ids, back.parts, back.fold, back.labels, back.classes) == (
-        predictions.ids,
-        predictions.parts,
-        predictions.fold,
-        predictions.labels,
-        predictions.classes,
-    )
+    assert plain(back) == plain(predictions)
     assert back.probabilities.tobytes() == predictions.probabilities.tobytes()
     assert not [p for p in tmp_path.rglob("*") if p.suffix == ".tmp"]
 
@@ -262,10 +262,15 @@ def test_predictions_of_another_run_are_not_taken(tmp_path: Path) -> None:
         store.write_failure(made)
 
 
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
 @given(
     st.lists(
         st.tuples(
-            st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
+            words,
+            words,
+            words,
             st.sampled_from(["test", "holdout"]),
             st.sampled_from(CLASSES),
             st.lists(st.floats(0, 1), min_size=3, max_size=3),
@@ -275,25 +280,26 @@ def test_predictions_of_another_run_are_not_taken(tmp_path: Path) -> None:
     ),
     st.integers(0, 9),
 )
-@example([('a\r\n,"b"', "test", CLASSES[0], [0.1, 0.2, 0.7])], 3)
+@example([('a\r\n,"b"', "p\n", 'p\n|"1"', "test", CLASSES[0], [0.1, 0.2, 0.7])], 3)
 @settings(deadline=None, max_examples=150)
 def test_predictions_read_back_to_the_bit(rows: list[Any], fold: int) -> None:
-    ids, parts, labels, p = zip(*rows, strict=True)
-    made = Predictions(ids, parts, fold, labels, np.array(p), CLASSES)
+    ids, groups, lesions, parts, labels, p = zip(*rows, strict=True)
+    made = Predictions(ids, parts, fold, labels, np.array(p), CLASSES, groups, lesions)
     back = Predictions.from_csv(made.to_csv())
-    assert (back.ids, back.parts, back.labels, back.fold) == (ids, parts, labels, fold)
+    assert plain(back) == (ids, parts, fold, labels, CLASSES, groups, lesions)
     assert back.probabilities.tobytes() == made.probabilities.tobytes()
     assert back.to_csv() == made.to_csv()
 
 
 def test_predictions_must_fit_together() -> None:
     good = finished()[1]
-    with pytest.raises(ValueError, match="do not fit"):
-        Predictions(good.ids[1:], good.parts, 0, good.labels, good.probabilities, CLASSES)
+    for name in ("ids", "parts", "labels", "groups", "lesions"):
+        with pytest.raises(ValueError, match="do not fit"):
+            replace(good, **{name: getattr(good, name)[1:]})
     with pytest.raises(ValueError, match="not finite"):
-        Predictions(good.ids, good.parts, 0, good.labels, good.probabilities * np.nan, CLASSES)
+        replace(good, probabilities=good.probabilities * np.nan)
     with pytest.raises(ValueError, match="no class"):
-        Predictions(good.ids, good.parts, 0, ("XXX", *good.labels[1:]), good.probabilities, CLASSES)
+        replace(good, labels=("XXX", *good.labels[1:]))
 
 
 # ---- the folder

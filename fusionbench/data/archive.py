@@ -6,9 +6,13 @@ written, and the target appears only once everything is in it.
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import lzma
 import shutil
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -17,9 +21,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
-from fusionbench.data.schema import unsafe_path
+from fusionbench.data.paths import unsafe_path
 from fusionbench.errors import DataError
 from fusionbench.progress import SILENT, Progress
 
@@ -42,6 +46,7 @@ class Limits:
 
 @dataclass
 class _Budget:
+    archive: str  # the name of the outermost one
     limits: Limits
     bytes_left: int
     files_left: int
@@ -49,14 +54,23 @@ class _Budget:
     def file(self) -> None:
         self.files_left -= 1
         if self.files_left < 0:
-            raise DataError(f"The archive holds more than {self.limits.files:,} files.", _BOMB)
+            raise DataError(f"{self.archive} holds more than {self.limits.files:,} files.", _BOMB)
 
     def take(self, count: int) -> None:
         self.bytes_left -= count
         if self.bytes_left < 0:
-            raise DataError("The archive unpacks to far more than its size allows.", _BOMB)
+            raise self.exceeded()
+
+    def exceeded(self) -> DataError:
+        return DataError(f"{self.archive} unpacks to far more than its size allows.", _BOMB)
 
 
+# What zipfile, tarfile and their decompressors raise for broken files; a ValueError also for names
+# that are no text, an IndexError or struct.error for headers that end too early.
+_DAMAGED = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, ValueError, KeyError, IndexError, OverflowError),
+)
 _BOMB = "It may be damaged or hostile; unpack it by hand if you trust it."
 
 
@@ -84,7 +98,7 @@ def unpack(
         raise DataError(f"{dest} is not empty.", "Name another folder, or remove it first.")
     size = archive.stat().st_size
     allowed = min(limits.bytes, max(limits.small, int(size * limits.ratio)))
-    budget = _Budget(limits, allowed, limits.files)
+    budget = _Budget(archive.name, limits, allowed, limits.files)
     dest.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{dest.name}-", dir=dest.parent))
     try:
@@ -138,7 +152,7 @@ def _folder_of(path: Path) -> Path:
 
 def _unpack_one(archive: Path, dest: Path, budget: _Budget, progress: Progress) -> None:
     try:
-        with _members(archive) as members:
+        with _members(archive, budget) as members:
             wanted = [m for m in members if not _is_litter(m.name)]
             problems: list[dict[str, object]] = [
                 {"file": archive.name, "value": m.name[:80], "problem": m.why_not}
@@ -157,7 +171,7 @@ def _unpack_one(archive: Path, dest: Path, budget: _Budget, progress: Progress) 
                 for member in wanted:
                     _write(member, dest, budget)
                     task.advance()
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
+    except _DAMAGED as error:
         raise DataError(f"{archive.name} is damaged: {error}.", "Download it again.") from None
     except (RuntimeError, NotImplementedError) as error:  # zipfile: encrypted, odd compression
         raise DataError(f"{archive.name} cannot be read: {error}.") from None
@@ -181,7 +195,7 @@ class _Member:
 
 
 @contextmanager
-def _members(archive: Path) -> Iterator[list[_Member]]:
+def _members(archive: Path, budget: _Budget) -> Iterator[list[_Member]]:
     """The files of an archive; folders come with their files."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as pack:
@@ -190,16 +204,61 @@ def _members(archive: Path) -> Iterator[list[_Member]]:
                 for i in pack.infolist()
                 if not i.is_dir()
             ]
-    elif tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as tar:
+        return
+    with _decompressed(archive) as stream:
+        guarded = _Guarded(stream, budget)
+        with _tar(archive, guarded) as tar:
             kind = "is a link or a device"
             yield [
                 _Member(i.name, unsafe_path(i.name) or ("" if i.isreg() else kind), tar, i)
                 for i in tar.getmembers()
                 if not i.isdir()
             ]
-    else:
-        raise DataError(f"{archive} is no archive that can be read ({', '.join(ARCHIVES)}).")
+
+
+def _tar(archive: Path, guarded: _Guarded) -> tarfile.TarFile:
+    try:
+        return tarfile.open(fileobj=guarded, mode="r:")
+    except (*_DAMAGED, OSError):
+        raise DataError(
+            f"{archive} is no archive that can be read ({', '.join(ARCHIVES)})."
+        ) from None
+
+
+def _decompressed(archive: Path) -> IO[bytes]:
+    with archive.open("rb") as file:
+        magic = file.read(6)
+    opener: Callable[..., Any] = Path.open
+    if magic.startswith(b"\x1f\x8b"):
+        opener = gzip.open
+    elif magic.startswith(b"BZh"):
+        opener = bz2.open
+    elif magic == b"\xfd7zXZ\x00":
+        opener = lzma.open
+    return cast(IO[bytes], opener(archive, "rb"))
+
+
+class _Guarded(io.BufferedIOBase):
+    """A tar as a stream that ends in an error where it grows beyond what may be unpacked, padding
+    and headers included: listing the members reads all of it, and a header is read whole."""
+
+    def __init__(self, stream: IO[bytes], budget: _Budget) -> None:
+        self.stream, self.budget = stream, budget
+        self.end = budget.bytes_left + 4 * tarfile.BLOCKSIZE * (budget.files_left + 100)
+
+    def read(self, size: int | None = -1) -> bytes:
+        here = self.stream.tell()
+        if size is None or size < 0 or here + size > self.end:
+            raise self.budget.exceeded()
+        return self.stream.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence != io.SEEK_SET or offset > self.end:
+            raise self.budget.exceeded()
+        return self.stream.seek(offset)
+
+    def tell(self) -> int:
+        return self.stream.tell()
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> str:
@@ -223,5 +282,5 @@ def _write(member: _Member, dest: Path, budget: _Budget) -> None:
                 budget.take(len(chunk))
                 out.write(chunk)
     except FileExistsError:
-        raise DataError(f"The archive holds {member.name} twice.", _BOMB) from None
+        raise DataError(f"{budget.archive} holds {member.name} twice.", _BOMB) from None
     target.chmod(0o644)

@@ -28,6 +28,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from fusionbench.data.digests import cache_folder
 from fusionbench.data.images import DECODER, Resize, decode
+from fusionbench.data.paths import plain_name
 from fusionbench.errors import DataError
 from fusionbench.progress import SILENT, Progress
 
@@ -70,7 +71,7 @@ def open_or_build(
     key = cache_key(digests, size, resize)
     folder = cache_folder(cache_dir) / "images"
     shape = (len(paths), size, size, 3)
-    target = folder / f"{name}-{size}-{key}.u8"
+    target = folder / f"{plain_name(name)}-{size}-{key}.u8"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(target.with_suffix(".lock"), progress):

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fusionbench.data.card import DatasetCard
+from fusionbench.data.paths import unsafe_path
 from fusionbench.errors import DataError
 from fusionbench.progress import SILENT, Progress
 
@@ -61,15 +62,15 @@ def index_images(root: Path, card: DatasetCard) -> ImageIndex:
     """Every image file under the card's image folders (shell patterns allowed), at any depth.
 
     Links that lead out of `root` are not followed and are listed. An image folder that does not
-    exist is passed over: rows without a file are reported where rows are read.
+    exist is passed over: rows without a file are reported where rows are read. Raises DataError
+    where the card names a folder outside of `root`.
     """
     root = root.resolve()
     files: dict[Path, None] = {}
     skipped: list[Path] = []
     for pattern in card.files.images:
-        matches = [root] if pattern in (".", "./") else sorted(root.glob(pattern))
-        for folder in matches:
-            if folder.is_symlink() and not _inside(folder, root):
+        for folder in _folders(root, pattern, card):
+            if not _inside(folder, root):
                 skipped.append(folder)
             elif folder.is_dir():
                 files.update(dict.fromkeys(_walk(folder, root, skipped)))
@@ -161,6 +162,22 @@ def _rgb(picture: Image.Image, name: str) -> Image.Image:
             black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
             picture = Image.alpha_composite(black, picture)
     return picture.convert("RGB")
+
+
+def _folders(root: Path, pattern: str, card: DatasetCard) -> list[Path]:
+    if pattern in (".", "./"):
+        return [root]
+    if reason := unsafe_path(pattern):
+        raise DataError(
+            f"The card of {card.name} names the image folder {pattern[:80]!r}, which {reason}.",
+            "Name folders below the data folder.",
+        )
+    try:
+        return sorted(root.glob(pattern))
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise DataError(
+            f"The card of {card.name} names the image folder {pattern[:80]!r}: {error}."
+        ) from None
 
 
 def _walk(folder: Path, root: Path, skipped: list[Path]) -> Iterable[Path]:

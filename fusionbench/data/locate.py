@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fusionbench import registry
 from fusionbench.data.card import DatasetCard, read_card
+from fusionbench.data.paths import given_path, is_file, is_folder, unsafe_path
 from fusionbench.errors import DataError, UsageError
 
 CARD = "dataset.toml"
@@ -26,12 +27,12 @@ def open_card(dataset: str, *, plugins: Sequence[str | Path] = ()) -> DatasetCar
     for name in (dataset, registry.key_of(dataset)):
         if name in cards:
             return read_card(cards[name])
-    path = Path(dataset).expanduser()
-    if path.is_dir():
-        if (path / CARD).is_file():
+    path = given_path(dataset)
+    if is_folder(path):
+        if is_file(path / CARD):
             return read_card(path / CARD)
         raise UsageError(f"The folder {path} holds no {CARD}.", "See datasets/README.md.")
-    if path.is_file():
+    if is_file(path):
         return read_card(path)
     if path.suffix == ".toml" or len(path.parts) > 1:
         raise UsageError(f"There is no dataset card at {path}.", "See datasets/README.md.")
@@ -51,7 +52,7 @@ def find_data(card: DatasetCard, data: Path | None = None) -> Path:
     looked: list[Path] = []
     for folder, shared in _places(card, data):
         looked.append(folder)
-        if folder.is_dir():
+        if is_folder(folder):
             root = _root_in(card, folder, shared)
             if root is not None:
                 return root
@@ -71,7 +72,16 @@ def generate(card: DatasetCard) -> Path:
 
 
 def metadata_file(card: DatasetCard, root: Path) -> Path | None:
-    """The metadata file under `root`, whatever the case of its name; None where there is none."""
+    """The metadata file under `root`, whatever the case of its name; None where there is none.
+
+    Raises DataError where the card names a file outside of `root`.
+    """
+    if reason := unsafe_path(card.files.metadata):
+        raise DataError(
+            f"The card of {card.name} names the metadata file {card.files.metadata[:80]!r}, "
+            f"which {reason}.",
+            "Name a file below the data folder.",
+        )
     return _find_ignoring_case(root, card.files.metadata)
 
 
@@ -88,12 +98,12 @@ def _places(card: DatasetCard, data: Path | None) -> Iterator[tuple[Path, bool]]
     """(folder, whether it may hold other datasets too), in the order of search."""
     if data is not None:
         # An explicit folder is the only one: falling back would use other data in silence.
-        base = Path(data).expanduser()
+        base = given_path(data)
         yield base / card.name, False
         yield base, False
         return
     if os.environ.get("FUSIONBENCH_DATA"):
-        base = Path(os.environ["FUSIONBENCH_DATA"]).expanduser()
+        base = given_path(os.environ["FUSIONBENCH_DATA"])
         yield base / card.name, False
         yield base, True
     yield default_folder(card), False
@@ -141,7 +151,7 @@ def _plain(name: str) -> str:
 
 
 def _find_ignoring_case(root: Path, relative: str) -> Path | None:
-    if (root / relative).is_file():
+    if is_file(root / relative):
         return root / relative
     here = root
     for part in Path(relative).parts:

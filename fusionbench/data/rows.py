@@ -8,6 +8,7 @@ finding can name it.
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -89,6 +90,6 @@ def _check_header(path: Path, header: list[str]) -> None:
             f"{path} is not separated by commas (its header is one cell: {header[0][:60]!r}).",
             "Save it comma separated.",
         )
-    repeated = sorted({name for name in header if header.count(name) > 1})
+    repeated = sorted(name for name, n in Counter(header).items() if n > 1)
     if repeated:
         raise DataError(f"{path} has columns of the same name: {', '.join(map(repr, repeated))}.")

@@ -11,6 +11,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from fusionbench.data.card import Column, DatasetCard
+from fusionbench.data.paths import unsafe_path
 from fusionbench.data.rows import Problem, problem
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -35,23 +36,6 @@ def unlisted_columns(card: DatasetCard, frame: pd.DataFrame) -> tuple[str, ...]:
     known = {c.name for c in card.columns} | {v.column for v in card.views}
     known |= {card.id_column, card.label.column, *card.group, *card.lesion, *card.ignore}
     return tuple(name for name in frame.columns if name and name not in known)
-
-
-def unsafe_path(name: str) -> str:
-    """Why a file name from a csv or an archive may not be used; "" where it may.
-
-    Allowed are relative paths of plain parts, with forward slashes, that stay in their folder.
-    """
-    if any(ord(c) < 32 or ord(c) == 127 for c in name):
-        return "holds control characters"
-    if "\\" in name:
-        return "holds a backslash; use /"
-    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
-        return "is an absolute path"
-    parts = name.split("/")
-    if ".." in parts:
-        return "leaves the image folder"
-    return "" if set(parts) - {"", "."} else "is empty"
 
 
 def canonical(column: Column, cell: str, unknown: tuple[str, ...]) -> str | None:

@@ -30,6 +30,7 @@ MALIGNANT = np.array([any(c == pair[1] for pair in FAMILIES) for c in CLASSES])
 PAD_COUNTS = np.array([730, 845, 52, 244, 192, 235])  # in the order of CLASSES
 # Of PAD-UFES-20's 1,209 benign rows 804 lack the thirteen columns, of its malignant rows none.
 PAD_MISSING = 804 / 1209
+MOST_PATIENTS = 100_000  # about 280,000 photographs; each is drawn
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -64,9 +65,12 @@ class Knobs:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name in ("seed", "patients"):
-                low = 1 if field.name == "patients" else 0
-                fits = isinstance(value, int) and not isinstance(value, bool) and value >= low
-                rule = f"a whole number from {low}"
+                low, high = (1, MOST_PATIENTS) if field.name == "patients" else (0, 2**63 - 1)
+                whole = isinstance(value, int) and not isinstance(value, bool)
+                fits, rule = (
+                    whole and low <= value <= high,
+                    f"a whole number from {low} to {high:,}",
+                )
             else:
                 fits = isinstance(value, int | float) and 0 <= value <= 1
                 rule = "between 0 and 1"

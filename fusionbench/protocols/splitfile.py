@@ -90,7 +90,7 @@ def read_indexes(card: DatasetCard, spec: ProtocolSpec, root: Path | None) -> di
     bad: list[dict[str, object]] = []
     for part, name in spec.index_files.items():
         for number, text in enumerate(_column(root / name, spec.index_column), start=2):
-            where = int(text) if text.strip().isdecimal() else -1
+            where = int(text) if text.strip().isdecimal() and len(text) < 10 else -1
             problem = ""
             if not 0 <= where < len(ids):
                 problem = f"no row position below {len(ids)}"
@@ -152,7 +152,7 @@ def _column(path: Path, column: str) -> list[str]:
             if column not in (reader.fieldnames or ()):
                 raise DataError(f"{path} has no column {column!r}.")
             return [row[column] or "" for row in reader]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"{path} cannot be read: {error}.", "It belongs to the original download."
         ) from error

@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING
 
 from fusionbench.errors import FusionbenchError, RecordError
 from fusionbench.records.predictions import Predictions
-from fusionbench.records.schema import SCHEMA_VERSION, Record
+from fusionbench.records.reading import (
+    MOST_PREDICTIONS,
+    Problem,
+    mismatch,
+    parse_predictions,
+    read_bytes,
+    read_record,
+)
+from fusionbench.records.schema import Record
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+# The folders of a store, and what their files end in.
+KINDS = {
+    "records": ".json",
+    "predictions": ".csv",
+    "weights": ".safetensors",
+    "failed": ".json",
+    "locks": ".lock",
+}
+
+
+# Second results of a run, kept by `merge`. Nothing that counts runs looks in here.
+CONFLICTS = "conflicts"
 
 
 class BusyError(FusionbenchError):
     """Another process is computing this run now."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A file of the store that cannot be trusted."""
-
-    path: Path
-    message: str
 
 
 class Store:
@@ -42,6 +54,10 @@ class Store:
         """Whether the run is done (a failure is not)."""
         return self._path("records", run).is_file()
 
+    def has_failure(self, run: str) -> bool:
+        """Whether a failure of the run is there."""
+        return self._path("failed", run).is_file()
+
     def write(self, record: Record, predictions: Predictions) -> Record:
         """Write predictions, then the record; returns the record with its predictions' sha256.
 
@@ -50,30 +66,19 @@ class Store:
         """
         if record.result is None:
             raise RecordError(f"{record.run_id} has no result.", "Use write_failure.")
-        rows = {part: predictions.parts.count(part) for part in set(predictions.parts)}
-        expected = {name: part.n for name, part in record.result.parts.items()}
-        if (
-            rows != expected
-            or predictions.classes != record.result.classes
-            or predictions.fold != record.identity["fold"]
-        ):
+        if reason := mismatch(record, predictions):
             raise RecordError(
-                f"The predictions of {record.run_id} do not belong to its record: rows per part "
-                f"{rows} against {expected}, fold {predictions.fold} against "
-                f"{record.identity['fold']}, classes {predictions.classes} against "
-                f"{record.result.classes}."
+                f"The predictions of {record.run_id} do not belong to its record: {reason}."
             )
         text = predictions.to_csv().encode()
         digest = hashlib.sha256(text).hexdigest()
         record = record.model_copy(update={"predictions_sha256": digest})
-        with self._explained():
-            # An earlier result of the same run goes first: stopped half-way, the run is not done,
-            # rather than done with another one's predictions.
-            self._path("records", record.run_id).unlink(missing_ok=True)
+        # An earlier result of the same run goes first: stopped half-way, the run is not done,
+        # rather than done with another one's predictions.
+        self.delete(self._path("records", record.run_id))
         self._write(self._path("predictions", record.run_id), text)
         self._write(self._path("records", record.run_id), record.to_json().encode())
-        with self._explained():
-            self._path("failed", record.run_id).unlink(missing_ok=True)
+        self.delete(self._path("failed", record.run_id))
         return record
 
     def write_failure(self, record: Record) -> Record:
@@ -82,6 +87,43 @@ class Store:
             raise RecordError(f"{record.run_id} did not fail.", "Use write.")
         self._write(self._path("failed", record.run_id), record.to_json().encode())
         return record
+
+    def copy(
+        self, run: str, record: bytes, predictions: bytes, weights: Iterable[bytes] | None
+    ) -> None:
+        """Files of another store, checked by the caller, as write() writes a run's."""
+        target = self.weights_path(run)
+        if weights is not None:
+            self._write(target, weights)
+        else:
+            # Weights without a record are of a run that was stopped: not those of this one.
+            self.delete(target)
+        self._write(self._path("predictions", run), predictions)
+        self._write(self._path("records", run), record)
+        self.delete(self._path("failed", run))
+
+    def copy_weights(self, run: str, weights: Iterable[bytes]) -> None:
+        """Weights of another store for a record that is here."""
+        self._write(self.weights_path(run), weights)
+
+    def copy_failure(self, run: str, record: bytes) -> None:
+        """A failure of another store, checked by the caller."""
+        self._write(self._path("failed", run), record)
+
+    def copy_conflict(
+        self, name: str, record: bytes, predictions: bytes, weights: Iterable[bytes] | None
+    ) -> None:
+        """A second result of a run, beside the first and never counted; the record last."""
+        folder = self.folder / CONFLICTS
+        if weights is not None:
+            self._write(folder / f"{name}.safetensors", weights)
+        self._write(folder / f"{name}.csv", predictions)
+        self._write(folder / f"{name}.json", record)
+
+    def delete(self, path: Path) -> None:
+        """Delete a file of the store, or the link that it is; none there: nothing to do."""
+        with self._explained():
+            path.unlink(missing_ok=True)
 
     def write_weights(self, run: str, data: bytes) -> Path:
         """Write a serialised safetensors file; returns its path. Call it before write()."""
@@ -104,21 +146,18 @@ class Store:
         """The predictions of a finished run. Raises RecordError where they are not its own."""
         record = read_record(self._path("records", run))
         path = self._path("predictions", run)
-        remedy = "Copy the file again, or compute the run again with --existing redo."
         try:
-            raw = path.read_bytes()
-        except OSError as error:
-            raise RecordError(f"{path} is not readable: {error.strerror}.", remedy) from None
-        if hashlib.sha256(raw).hexdigest() != record.predictions_sha256:
-            raise RecordError(f"{path} is not the file that its record was written with.", remedy)
-        try:
-            return Predictions.from_csv(raw.decode())
-        except (ValueError, IndexError, csv.Error) as error:
-            raise RecordError(f"{path} is not a predictions file: {error}.", remedy) from None
+            raw = read_bytes(path, MOST_PREDICTIONS)
+        except FileNotFoundError:
+            raise RecordError(
+                f"{path} is not readable: there is no such file.",
+                "Copy the file again, or compute the run again with --existing redo.",
+            ) from None
+        return parse_predictions(raw, record, path)
 
     def records(self) -> Iterator[Record]:
         """Finished runs by name. Raises RecordError at the first file that cannot be trusted."""
-        for path in self._files("records"):
+        for path in self.files("records"):
             yield read_record(path)
 
     __iter__ = records
@@ -127,7 +166,7 @@ class Store:
         """Finished runs by name, and the files of `records/` that cannot be trusted."""
         good: list[Record] = []
         bad: list[Problem] = []
-        for path in self._files("records"):
+        for path in self.files("records"):
             try:
                 good.append(read_record(path))
             except RecordError as error:
@@ -138,16 +177,22 @@ class Store:
         """The files of `records/` that cannot be trusted; empty where all is well."""
         return self.scan()[1]
 
+    def files(self, kind: str) -> list[Path]:
+        """The files of a folder of the store (KINDS, CONFLICTS) that bear a run's name, by name."""
+        suffix = KINDS.get(kind, ".json")
+        found = (p for p in (self.folder / kind).glob(f"*{suffix}") if p.name[0] != ".")
+        return sorted(found, key=lambda p: p.name)
+
     def failures(self) -> list[str]:
         """run_ids under `failed/` that have no success."""
-        return [p.stem for p in self._files("failed") if not self.has(p.stem)]
+        return [p.stem for p in self.files("failed") if not self.has(p.stem)]
 
     def find(self, text: str) -> str:
         """The run_id that is `text`, or the only one that starts with it, or contains it.
 
         Failed runs count. Raises RecordError where none or several fit.
         """
-        runs = sorted({p.stem for kind in ("records", "failed") for p in self._files(kind)})
+        runs = sorted({p.stem for kind in ("records", "failed") for p in self.files(kind)})
         if text in runs:
             return text
         hits = [r for r in runs if r.startswith(text)] or [r for r in runs if text in r]
@@ -166,43 +211,45 @@ class Store:
 
     @contextmanager
     def lock(self, run: str) -> Iterator[None]:
-        """Hold the run while computing it. Raises BusyError at once where another process does."""
-        from filelock import FileLock, Timeout
+        """Hold the run while computing it. Raises BusyError at once where another process does.
 
+        The lock is the kernel's on an open file: that of a process that died is free.
+        """
         path = self._path("locks", run)
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
-            held = FileLock(path, timeout=0)
-            try:
-                held.acquire()
-            except Timeout:
-                raise BusyError(
-                    f"Another process is computing {run} now.",
-                    "Wait for it, or use another --store.",
-                ) from None
+            held = _acquired(path)
+        if held is None:
+            raise BusyError(
+                f"Another process is computing {run} now.", "Wait for it, or use another --store."
+            )
         try:
             yield
         finally:
+            # While it is still held: who waits for the file finds it gone and makes it anew.
+            with suppress(OSError):
+                path.unlink()
             held.release()
 
+    def busy(self) -> set[str]:
+        """Runs that a living process computes now. Creates and changes nothing."""
+        return {path.stem for path in self.files("locks") if _is_held(path)}
+
     def _path(self, kind: str, run: str) -> Path:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run):
-            raise RecordError(f"{run!r} is not the name of a run.")
-        suffix = {"predictions": "csv", "weights": "safetensors", "locks": "lock"}.get(kind, "json")
-        return self.folder / kind / f"{run}.{suffix}"
+        if not is_run_name(run):
+            raise RecordError(f"{run[:300]!r} is not the name of a run.")
+        return self.folder / kind / f"{run}{KINDS[kind]}"
 
-    def _files(self, kind: str) -> list[Path]:
-        found = (p for p in (self.folder / kind).glob("*.json") if p.name[0] != ".")
-        return sorted(found, key=lambda p: p.name)
-
-    def _write(self, path: Path, data: bytes) -> None:
+    def _write(self, path: Path, data: bytes | Iterable[bytes]) -> None:
         """All of the file or none of it, even if the machine stops half-way."""
+        chunks = (data,) if isinstance(data, bytes) else data
         temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with temporary.open("xb") as file:
-                    file.write(data)
+                    for chunk in chunks:
+                        file.write(chunk)
                     file.flush()
                     os.fsync(file.fileno())
                 temporary.replace(path)
@@ -220,39 +267,35 @@ class Store:
             ) from error
 
 
-def read_record(path: Path) -> Record:
-    """Read one record file strictly. Raises RecordError naming the file and the remedy."""
-    try:
-        record = Record.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise RecordError(
-            f"There is no record {path.stem} ({path}).", "Run it, or check --store."
-        ) from None
-    except OSError as error:
-        raise RecordError(f"{path} is not readable: {error.strerror}.") from None
-    except ValidationError as error:
-        raise _unreadable(path, error) from None
-    if record.run_id != path.stem:
-        raise RecordError(
-            f"{path} holds the record of {record.run_id}.", f"Rename it to {record.run_id}.json."
-        )
-    return record
+def is_run_name(text: str) -> bool:
+    """Whether a run could be called so; what could not never becomes part of a path."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,239}", text) is not None
 
 
-def _unreadable(path: Path, error: ValidationError) -> RecordError:
+def _acquired(path: Path) -> BaseFileLock | None:
+    """The lock, held; None where another process holds it."""
+    from filelock import FileLock, Timeout
+
+    # Not at once: another process may look whether it is held, which takes a moment.
+    held = FileLock(path, timeout=0.1, poll_interval=0.02)
     try:
-        version = json.loads(path.read_bytes())["schema_version"]
-    except (ValueError, KeyError, TypeError):
-        version = SCHEMA_VERSION
-    if version != SCHEMA_VERSION:
-        return RecordError(
-            f"{path} has schema version {version!r}; this fusionbench reads {SCHEMA_VERSION}.",
-            "Read it with the version of fusionbench that wrote it.",
-        )
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return RecordError(
-        f"{path} cannot be trusted: {where + ': ' if where else ''}{first['msg']}"
-        f"{f' (and {error.error_count() - 1} more)' if error.error_count() > 1 else ''}.",
-        "It was cut off or edited: delete it and run again, or copy it anew from its source.",
-    )
+        held.acquire()
+    except Timeout:
+        return None
+    return held
+
+
+def _is_held(path: Path) -> bool:
+    import fcntl
+
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        return False  # it has gone, or is no file of ours
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True  # held; or a disk without such locks, where the file itself is the lock
+    finally:
+        os.close(handle)
+    return False

@@ -1,0 +1,162 @@
+"""fusionbench store verify | list | merge | prune"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fusionbench.cli.options import json_option, store_option
+
+if TYPE_CHECKING:
+    from fusionbench.records import Store
+    from fusionbench.records.merge import Merged
+
+
+@click.group("store", no_args_is_help=False)
+def store_command() -> None:
+    """Check, list, merge and tidy a folder of records."""
+
+
+@store_command.command("verify")
+@store_option
+@click.option(
+    "--recompute", is_flag=True, help="Compute the metrics again from the predictions, and compare."
+)
+@json_option
+def verify_command(store: Path, recompute: bool, as_json: bool) -> int:
+    """Read every file strictly. Exit code 1 where something is wrong.
+
+    Checked are records, their predictions and weights; named, too, is what an interrupted run left
+    behind. Nothing is written.
+    """
+    from fusionbench.cli import store_output, terminal
+    from fusionbench.records import verify as checking
+
+    compute: checking.Compute | None = None
+    by_lesion: checking.ByLesion | None = None
+    if recompute:
+        from fusionbench.lesions import by_lesion
+        from fusionbench.metrics import compute
+    found = checking.verify(
+        _existing(store), compute=compute, by_lesion=by_lesion, progress=terminal.progress()
+    )
+    if as_json:
+        terminal.print_json(
+            {
+                "ok": found.ok,
+                "records": found.records,
+                "failures": found.failures,
+                "weights": found.weights,
+                "numbers_recomputed": found.numbers,
+                "busy": found.busy,
+                "problems": [
+                    {"file": str(p.path), "problem": p.message, "fix": p.remedy}
+                    for p in found.problems
+                ],
+            }
+        )
+        return 0 if found.ok else 1
+    store_output.print_verified(found, store)
+    return 0 if found.ok else 1
+
+
+@store_command.command("list")
+@store_option
+@json_option
+def list_command(store: Path, as_json: bool) -> None:
+    """A line per run: what it is, whether it succeeded, its size and date."""
+    from fusionbench.cli import store_output, terminal
+
+    lines = store_output.lines_of(_existing(store))
+    if as_json:
+        terminal.print_json(lines)
+        return
+    store_output.print_runs(lines)
+
+
+@store_command.command("merge")
+@click.argument("others", metavar="OTHER...", nargs=-1, required=True,
+                type=click.Path(path_type=Path))  # fmt: skip
+@store_option
+@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@json_option
+def merge_command(others: tuple[Path, ...], store: Path, dry_run: bool, as_json: bool) -> int:
+    """Copy the runs of OTHER stores into this one.
+
+    A run that is here with the same content is left as it is. One with other numbers is a
+    conflict: it is shown, kept in conflicts/ and never counted, and the exit code is 1.
+    """
+    from fusionbench.cli import store_output, terminal
+    from fusionbench.records import Store
+    from fusionbench.records.merge import check_other, merge
+
+    target = Store(store)
+    sources = [Store(other) for other in others]
+    for source in sources:  # all of them, before the first is copied
+        check_other(target, source)
+    merged: list[Merged] = []
+    for source in sources:
+        merged += merge(target, source, dry_run=dry_run, progress=terminal.progress())
+    ok = all(one.ok for one in merged)
+    if as_json:
+        terminal.print_json(
+            {"ok": ok, "dry_run": dry_run, "runs": [store_output.plain_merged(m) for m in merged]}
+        )
+        return 0 if ok else 1
+    store_output.print_merged(merged, store, dry_run)
+    return 0 if ok else 1
+
+
+@store_command.command("prune")
+@store_option
+@click.option("--leftovers", is_flag=True, help="What interrupted runs left behind.")
+@click.option("--failures", is_flag=True, help="Records of failed runs.")
+@click.option("--weights", is_flag=True, help="Trained weights; their records stay.")
+@click.option("--yes", is_flag=True, help="Delete without asking.")
+def prune_command(store: Path, leftovers: bool, failures: bool, weights: bool, yes: bool) -> None:
+    """Delete what is no longer needed, after showing it.
+
+    The record and the predictions of a finished run are never deleted, nor anything of a run that
+    is computed now.
+    """
+    from fusionbench.cli import store_output, terminal
+    from fusionbench.errors import UsageError
+    from fusionbench.records import leftovers as left
+
+    wanted = [(leftovers, left.leftovers), (failures, left.failures), (weights, left.weights)]
+    if not any(asked for asked, _ in wanted):
+        raise UsageError(
+            "Nothing is named to be deleted.", "Give --leftovers, --failures or --weights."
+        )
+    folder = _existing(store)
+    found = {one.path: one for asked, list_ in wanted if asked for one in list_(folder)}
+    console = terminal.out()
+    if not found:
+        console.print("There is nothing to delete.")
+        return
+    store_output.print_leftovers(list(found.values()), store)
+    if not yes:
+        if not terminal.err().is_terminal:
+            raise UsageError("Nothing was deleted.", "Add --yes to delete what is listed.")
+        click.confirm("Delete them?", abort=True, err=True)
+    gone = left.remove(folder, list(found.values()))
+    kept = len(found) - len(gone)
+    console.print(
+        f"Deleted {store_output.files(len(gone))}."
+        + (
+            f" {store_output.files(kept)} in use by a run or changed meanwhile, kept."
+            if kept
+            else ""
+        )
+    )
+
+
+def _existing(store: Path) -> Store:
+    from fusionbench.errors import UsageError
+    from fusionbench.records import Store
+
+    if not store.is_dir():
+        raise UsageError(f"There is no store at {store}.", "Name its folder with --store.")
+    return Store(store)

@@ -1,0 +1,215 @@
+"""What the commands of `fusionbench store` print."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fusionbench.records import Record, Store
+    from fusionbench.records.leftovers import Leftover
+    from fusionbench.records.merge import Difference, Merged
+    from fusionbench.records.verify import Verified
+
+SHOWN_DIFFERENCES = 5
+
+
+def print_verified(found: Verified, store: Path) -> None:
+    """Problems as one table, then what is there."""
+    from fusionbench.cli import terminal
+
+    if found.problems:
+        terminal.print_problems(
+            {
+                "file": p.path.relative_to(store),
+                "problem": _without(p.message, p.path),
+                "fix": p.remedy,
+            }
+            for p in found.problems
+        )
+    counts = {
+        "records": f"{found.records:,} whole",
+        "failures": f"{found.failures:,}" if found.failures else "",
+        "weights": f"{found.weights:,} files" if found.weights else "",
+        "recomputed": f"{found.numbers:,} numbers from predictions" if found.numbers else "",
+        "running now": ", ".join(found.busy),
+    }
+    n = len(found.problems)
+    console = terminal.out()
+    console.print(terminal.facts(counts))
+    console.print(f"[red]{n:,} problem{'s' * (n > 1)}.[/]" if n else "[green]Nothing is wrong.[/]")
+
+
+def print_runs(lines: list[dict[str, Any]]) -> None:
+    """A line per run."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from fusionbench.cli import terminal
+
+    console = terminal.out()
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("run", "status", "method", "data", "fold", "seed", "size", "date"):
+        wraps = name in ("method", "data")
+        right = name in ("fold", "seed", "size")
+        table.add_column(
+            name, justify="right" if right else "left", overflow="fold", no_wrap=not wraps
+        )
+    for line in lines:
+        run, status = str(line["run"]), str(line["status"])
+        table.add_row(
+            Text(run.rpartition("_")[2]),
+            Text(status, style="" if status == "ok" else "red"),
+            Text(str(line["method"])),
+            Text(str(line["dataset"])),
+            str(line["fold"]),
+            str(line["seed"]),
+            _size(line["bytes"]),
+            str(line["date"])[:10],
+        )
+    if lines:
+        console.print(table)
+    done = sum(line["status"] == "ok" for line in lines)
+    others = len(lines) - done
+    console.print(f"{done:,} finished" + (f", {others:,} not" if others else "") + ".")
+
+
+def lines_of(store: Store) -> list[dict[str, Any]]:
+    """What `list` says of each run, by name; failures last."""
+    from fusionbench.errors import RecordError
+    from fusionbench.records import read_record
+
+    lines = []
+    done = {path.stem for path in store.files("records")}
+    failed = [path for path in store.files("failed") if path.stem not in done]
+    for path in [*store.files("records"), *failed]:
+        line: dict[str, Any] = {
+            "run": path.stem, "status": "unreadable", "method": "", "dataset": "", "protocol": "",
+            "fold": "", "seed": "", "bytes": _bytes(store, path), "date": "", "file": str(path),
+        }  # fmt: skip
+        try:
+            record = read_record(path)
+            line |= {"status": record.status, "date": record.measured.started} | _named(record)
+        except RecordError:
+            pass  # `verify` says what is wrong with it
+        lines.append(line)
+    return lines
+
+
+def _named(record: Record) -> dict[str, Any]:
+    identity = record.identity
+    method = f"{identity['fusion']} {identity['backbone']} {identity['loss']}"
+    return {"method": method} | {k: identity[k] for k in ("dataset", "protocol", "fold", "seed")}
+
+
+def _bytes(store: Store, record: Path) -> int:
+    """Of the record and what belongs to it."""
+    predictions = store.folder / "predictions" / f"{record.stem}.csv"
+    weights = store.folder / "weights" / f"{record.stem}.safetensors"
+    return sum(p.stat().st_size for p in (record, predictions, weights) if p.is_file())
+
+
+def _size(count: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count = count / 1000  # type: ignore[assignment]
+    return f"{count:.3g} GB"
+
+
+def files(count: int) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count:,} file{'s' * (count != 1)}"
+
+
+def _without(message: str, path: Path) -> str:
+    """The message without the file's name, which stands beside it."""
+    return message.removeprefix(str(path)).lstrip(" ,:")
+
+
+def plain_merged(one: Merged) -> dict[str, Any]:
+    """Plain JSON."""
+    return {
+        "run": one.run,
+        "action": one.action,
+        "source": str(one.source),
+        "detail": one.detail,
+        "kept_at": str(one.kept_at or ""),
+        "differences": [
+            {"name": d.name, "here": d.here, "there": d.there} for d in one.differences
+        ],
+    }
+
+
+def print_merged(merged: list[Merged], store: Path, dry_run: bool) -> None:
+    """What needs a look in full, then how many there were of each kind."""
+    from rich.text import Text
+
+    from fusionbench.cli import terminal
+
+    console = terminal.out()
+    for one in merged:
+        if one.ok:
+            continue
+        console.print(Text.assemble((f"{one.action} ", "bold red"), one.run), soft_wrap=True)
+        console.print(Text(f"  {one.source}"), soft_wrap=True)
+        if one.detail:
+            console.print(Text(f"  {one.detail}"), soft_wrap=True)
+        for apart in one.differences[:SHOWN_DIFFERENCES]:
+            console.print(Text(f"  {_difference(apart)}"), soft_wrap=True)
+        if len(one.differences) > SHOWN_DIFFERENCES:
+            console.print(f"  … and {len(one.differences) - SHOWN_DIFFERENCES:,} more")
+        if one.kept_at:
+            verb = "would be kept, not counted," if dry_run else "kept, not counted,"
+            console.print(Text(f"  {verb} as {one.kept_at}"), soft_wrap=True)
+    count: Counter[str] = Counter(one.action for one in merged)
+    said = {
+        "copied": "finished run{s} copied",
+        "failure": "failure{s} copied",
+        "same": "there already",
+        "superseded": "failure{s} not needed",
+        "conflict": "conflict{s}",
+        "refused": "refused",
+        "busy": "being computed here",
+    }
+    parts = [
+        f"{count[action]:,} {text.format(s='s' * (count[action] != 1))}"
+        for action, text in said.items()
+        if count[action]
+    ]
+    console.print((", ".join(parts) or "Nothing to merge") + ".")
+    if dry_run:
+        console.print(f"This was a dry run: nothing was written to {store}.", soft_wrap=True)
+
+
+def _difference(apart: Difference) -> str:
+    here, there = apart.here, apart.there
+    if isinstance(here, int | float) and isinstance(there, int | float):
+        return f"{apart.name}: {here:.6g} here, {there:.6g} there ({there - here:+.3g})"
+    return f"{apart.name}: {_short(here)} here, {_short(there)} there"
+
+
+def _short(value: object) -> str:
+    return "nothing" if value in (None, "") else str(value)[:60]
+
+
+def print_leftovers(found: list[Leftover], store: Path) -> None:
+    """What would be deleted, one file a line."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from fusionbench.cli import terminal
+
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("file", overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("why", no_wrap=True)
+    total = 0
+    for one in found:
+        size = one.path.lstat().st_size
+        total += size
+        table.add_row(Text(str(one.path.relative_to(store))), _size(size), one.message)
+    console = terminal.out()
+    console.print(table)
+    console.print(f"{files(len(found))}, {_size(total)}, in {store}.", soft_wrap=True)

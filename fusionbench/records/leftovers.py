@@ -1,0 +1,135 @@
+"""What a store no longer needs, and its removal.
+
+    leftovers(store) -> list[Leftover]      files that belong to no run any more
+    failures(store), weights(store)         what else may go, when asked for
+    remove(store, found) -> list[Path]      deletes them; returns which
+
+A valid record is never among them. A folder that is a link is passed over, and a file that is one
+goes itself, not what it points to. Times of files are not asked: clocks jump.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fusionbench.errors import RecordError
+from fusionbench.records.reading import read_record
+from fusionbench.records.store import CONFLICTS, KINDS, BusyError, Store, is_run_name
+
+Why = Literal["temporary", "orphan", "lock", "superseded", "failure", "weights"]
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file that can go. `run` is "" for a temporary file, which bears no run's name."""
+
+    path: Path
+    why: Why
+    run: str
+    message: str
+
+
+def leftovers(store: Store) -> list[Leftover]:
+    """Files that belong to no run any more, by path. Those of a run that is being computed now are
+    not among them, nor is any temporary file while one is."""
+    # Listed before the locks are tried: who writes holds a lock, so what was there before and is
+    # still there when no lock is held is nobody's.
+    temporary = [
+        path
+        for kind in (*KINDS, CONFLICTS)
+        for path in _own(store, kind)
+        if path.name[0] == "." and path.suffix == ".tmp"
+    ]
+    running = store.busy()
+    found = [Leftover(p, "temporary", "", "was left half written") for p in temporary]
+    if running:
+        found = []
+    done = {path.stem for path in store.files("records")}
+    beside = [
+        path
+        for path in _own(store, CONFLICTS)
+        if path.suffix in (".csv", ".safetensors") and is_run_name(path.stem)
+    ]
+    found += [
+        Leftover(path, "orphan", run, "belongs to no record")
+        for path, run in (
+            *((p, p.stem) for kind in ("predictions", "weights") for p in _files(store, kind)),
+            *((p, p.stem.rpartition(".")[0]) for p in beside),
+        )
+        if not _record_of(store, path).exists()
+    ]
+    found += [
+        Leftover(path, "lock", path.stem, "is the lock of a process that is no more")
+        for path in _files(store, "locks")
+    ]
+    found += [
+        Leftover(path, "superseded", path.stem, "is the failure of a run that succeeded since")
+        for path in _files(store, "failed")
+        if path.stem in done
+    ]
+    return sorted((f for f in found if f.run not in running), key=lambda f: f.path)
+
+
+def failures(store: Store) -> list[Leftover]:
+    """Every readable record of a failed run."""
+    found = []
+    for path in _files(store, "failed"):
+        try:
+            record = read_record(path)
+        except RecordError:
+            continue  # perhaps of a later version: not ours to delete
+        if record.error is not None:
+            text = f"is a failure, {record.error.type}"
+            found.append(Leftover(path, "failure", path.stem, text))
+    return found
+
+
+def weights(store: Store) -> list[Leftover]:
+    """Every file of trained weights."""
+    return [Leftover(p, "weights", p.stem, "holds weights") for p in _files(store, "weights")]
+
+
+def remove(store: Store, found: Sequence[Leftover]) -> list[Path]:
+    """Delete what still is what it was found to be, each under its run's lock; returns the paths.
+
+    Passed over: files of a run that is computed now, what has gone or got its record meanwhile.
+    Raises FusionbenchError where a file cannot be deleted.
+    """
+    gone = []
+    for one in found:
+        if not one.run:
+            store.delete(one.path)
+            gone.append(one.path)
+            continue
+        try:
+            with store.lock(one.run):
+                # A lock's file goes with its release.
+                kept = one.why == "orphan" and _record_of(store, one.path).exists()
+                if not kept and one.why != "lock":
+                    store.delete(one.path)
+        except BusyError:
+            continue
+        if not kept:
+            gone.append(one.path)
+    return gone
+
+
+def _record_of(store: Store, path: Path) -> Path:
+    """The record that a file of predictions or weights goes with."""
+    folder = path.parent if path.parent.name == CONFLICTS else store.folder / "records"
+    return folder / f"{path.stem}.json"
+
+
+def _own(store: Store, kind: str) -> list[Path]:
+    """Everything in a folder of the store that is its own, not a link to another."""
+    folder = store.folder / kind
+    return [] if folder.is_symlink() or not folder.is_dir() else sorted(folder.iterdir())
+
+
+def _files(store: Store, kind: str) -> list[Path]:
+    if (store.folder / kind).is_symlink():
+        return []
+    return [path for path in store.files(kind) if is_run_name(path.stem)]

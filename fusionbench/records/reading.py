@@ -1,0 +1,188 @@
+"""Reading the files of a store without trusting them: strictly, and never more than can be meant.
+
+Nothing that is read here can run code, and nothing but a plain file is opened: a pipe would wait
+for ever. Every error is a RecordError that names the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fusionbench.errors import RecordError
+from fusionbench.records.predictions import Predictions
+from fusionbench.records.schema import SCHEMA_VERSION, Record
+
+# A record holds an epoch a line, predictions a photograph a line: far below these, in bytes.
+MOST_RECORD = 64 << 20
+MOST_PREDICTIONS = 1 << 30
+
+_DAMAGED = "It was cut off or edited: delete it and run again, or copy it anew from its source."
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file of the store that cannot be trusted, or does not belong there."""
+
+    path: Path
+    message: str
+    remedy: str = ""
+
+
+def read_bytes(path: Path, most: int, *, follow: bool = True) -> bytes:
+    """A plain file of at most `most` bytes; `follow=False` refuses a link.
+
+    Raises FileNotFoundError where there is none, RecordError for anything else.
+    """
+    try:
+        # Not blocking: opening a pipe would wait for its writer.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+        try:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
+                raise RecordError(f"{path} is no plain file.", "Remove it from the store.")
+            if found.st_size > most:
+                raise RecordError(
+                    f"{path} has {found.st_size:,} bytes; at most {most:,} can be meant.",
+                    "Remove it from the store.",
+                )
+            with os.fdopen(handle, "rb", closefd=False) as file:
+                return file.read(most)
+        finally:
+            os.close(handle)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if path.is_symlink() and not follow:
+            raise RecordError(f"{path} is a link; a store holds files.") from None
+        raise RecordError(f"{path} is not readable: {error.strerror or error}.") from None
+
+
+def read_record(path: Path) -> Record:
+    """Read one record file strictly. Raises RecordError naming the file and the remedy."""
+    try:
+        data = read_bytes(path, MOST_RECORD)
+    except FileNotFoundError:
+        raise RecordError(
+            f"There is no record {path.stem} ({path}).", "Run it, or check --store."
+        ) from None
+    record = parse_record(data, path)
+    if record.run_id != path.stem:
+        raise RecordError(
+            f"{path} holds the record of {record.run_id}.", f"Rename it to {record.run_id}.json."
+        )
+    return record
+
+
+def conflict_name(record: Record) -> str:
+    """The stem of a second result of a run, by its content."""
+    digest = hashlib.sha256(record.reproducible().encode()).hexdigest()[:12]
+    return f"{record.run_id}.{digest}"
+
+
+def read_conflict(path: Path) -> Record:
+    """The record of a file of conflicts/. Raises RecordError where it is not what its name says."""
+    try:
+        record = parse_record(read_bytes(path, MOST_RECORD, follow=False), path)
+    except FileNotFoundError:
+        raise RecordError(f"There is no {path}.") from None
+    if path.name != f"{conflict_name(record)}.json":
+        raise RecordError(f"{path} is not named for what it holds.", "Move it elsewhere.")
+    return record
+
+
+def parse_record(data: bytes, path: Path) -> Record:
+    """The record that these bytes are; `path` is what an error names. Raises RecordError.
+
+    Refused besides what the schema refuses: a key that comes twice, of which another reader might
+    take the other value, and NaN or Infinity, which are no JSON.
+    """
+    try:
+        raw = json.loads(data, parse_constant=_no_constant, object_pairs_hook=_each_once)
+    except RecursionError:
+        raise RecordError(f"{path} cannot be trusted: it is nested too deep.", _DAMAGED) from None
+    except ValueError as error:
+        raise RecordError(f"{path} cannot be trusted: {error}.", _DAMAGED) from None
+    version = raw.get("schema_version", SCHEMA_VERSION) if isinstance(raw, dict) else SCHEMA_VERSION
+    if version != SCHEMA_VERSION:
+        raise RecordError(
+            f"{path} has schema version {json.dumps(version)[:40]}; this fusionbench reads "
+            f"{SCHEMA_VERSION}.",
+            "Read it with the version of fusionbench that wrote it.",
+        )
+    try:
+        return Record.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise RecordError(
+            f"{path} cannot be trusted: {where + ': ' if where else ''}{first['msg']}{more}.",
+            _DAMAGED,
+        ) from None
+
+
+def parse_predictions(raw: bytes, record: Record, path: Path) -> Predictions:
+    """The predictions of that record. Raises RecordError where they are not its own."""
+    remedy = "Copy the file again, or compute the run again with --existing redo."
+    if hashlib.sha256(raw).hexdigest() != record.predictions_sha256:
+        raise RecordError(f"{path} is not the file that its record was written with.", remedy)
+    try:
+        predictions = Predictions.from_csv(raw.decode())
+    except (ValueError, IndexError, csv.Error) as error:
+        raise RecordError(f"{path} is not a predictions file: {error}.", remedy) from None
+    if reason := mismatch(record, predictions):
+        raise RecordError(f"{path} does not belong to its record: {reason}.", remedy)
+    return predictions
+
+
+def mismatch(record: Record, predictions: Predictions) -> str:
+    """Why these are not the predictions of that record, as far as counts tell; "" where they may
+    be."""
+    if record.result is None:
+        return "the run has no result"
+    rows = {part: predictions.parts.count(part) for part in set(predictions.parts)}
+    expected = {name: part.n for name, part in record.result.parts.items()}
+    found = (rows, predictions.fold, predictions.classes)
+    wanted = (expected, record.identity["fold"], record.result.classes)
+    if found == wanted:
+        return ""
+    return (
+        f"rows per part {rows} against {expected}, fold {predictions.fold} against "
+        f"{record.identity['fold']}, classes {predictions.classes} against "
+        f"{record.result.classes}"
+    )
+
+
+def unfit_weights(path: Path) -> str:
+    """Why a file is no safetensors file, from its header and its length; "" where it is one."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.is_symlink() or not path.is_file():
+        return "it is no plain file"
+    try:
+        with safe_open(path, framework="numpy"):
+            return ""
+    except (SafetensorError, OSError, ValueError) as error:
+        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:80]!r} comes twice")
+    return found
