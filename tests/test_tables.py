@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fusionbench.config import RunConfig
+from fusionbench import registry
+from fusionbench.config import RunConfig, plugin_params
 from fusionbench.errors import DataError, UsageError
-from fusionbench.tables import Overrides, builtin_tables, expand, read_table
+from fusionbench.tables import ABSENT, OF_CONTROLS, Overrides, builtin_tables, expand, read_table
 
 TABLES = sorted(builtin_tables())
 
@@ -65,21 +66,43 @@ def test_a_built_in_table_expands(name: str, small: bool) -> None:
     assert len({d.config.model_dump_json() for d in found}) == len(found)
     if small:
         assert {d.config.dataset for d in found} == {"synthetic"}
-        assert all(d.config.backbone.startswith("test_") for d in found)
-        assert {d.config.weights for d in found} == {"none"}
+        networks = [d.config for d in found if d.config.backbone != ABSENT]
+        assert all(config.backbone.startswith("test_") for config in networks)
+        assert {config.weights for config in networks} == {"none"}
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_the_plugins_of_a_built_in_table_take_its_settings(name: str) -> None:
     """Values too, which reading the table does not check."""
+    from fusionbench.controls import Control
     from fusionbench.experiment import load_method
 
     for one in expand(read_table(name)):
-        load_method(one.config)
+        entry = registry.find_method(one.config.fusion)
+        if entry.kind == "controls":
+            params = {k.removeprefix("fusion."): v for k, v in one.config.params.items()}
+            plugin_params(registry.load(entry, Control), params, entry.name)
+        else:
+            load_method(one.config)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_built_in_table_has_its_control_rows(name: str) -> None:
+    """The issue's list: three on metadata, missingness, image only, the main fusion's twin."""
+    found = [d.config for d in expand(read_table(name)) if d.config.seed == 0]
+    methods = {config.fusion for config in found}
+    assert methods >= {"metadata-logistic", "metadata-forest", "metadata-boosting", "missingness"}
+    alone = {config.backbone for config in found if config.fusion == "none"}
+    assert alone == {config.backbone for config in found} - {ABSENT}
+    twins = [config for config in found if config.shuffle_metadata]
+    assert "sgmc" in {config.fusion for config in twins}
+    for twin in twins:
+        assert twin.model_copy(update={"shuffle_metadata": False}) in found
 
 
 def test_the_ablation_takes_away_one_thing_a_row() -> None:
-    found = [d.config for d in expand(read_table("sgmc-ablation"))]
+    every = [d.config for d in expand(read_table("sgmc-ablation"))]
+    found = [c for c in every if c.fusion == "sgmc" and not c.shuffle_metadata]
     whole = found[-1]
     assert (whole.loss, whole.params) == ("ce+self-contrastive", {})
     said = [(c.loss.removeprefix("ce"), c.params) for c in found[:-1]]
@@ -145,7 +168,81 @@ def test_one_backbone_for_all_must_leave_different_rows() -> None:
     with pytest.raises(UsageError, match=r"SGMC50.*is the same run as SGMC18"):
         expand(table, Overrides(backbones={"": "resnet34"}))
     found = expand(table, Overrides(backbones={"resnet152": "resnet34"}))
-    assert [d.config.backbone for d in found] == ["resnet18", "resnet50", "resnet34"]
+    assert [d.config.backbone for d in found][:3] == ["resnet18", "resnet50", "resnet34"]
+    assert "resnet152" not in {d.config.backbone for d in found}
+
+
+CONTROLS = PLAIN.replace(
+    "[small]",
+    """[[rows]]
+label = "forest"
+fusion = "metadata_forest"
+params = { "fusion.trees" = "50" }
+
+[[rows]]
+label = "twin"
+fusion = "concat"
+shuffle_metadata = true
+
+[small]""",
+).replace("epochs = 7", 'epochs = 7\nencoding = "ordinal"')
+
+
+def test_a_control_takes_of_the_settings_what_reaches_it(tmp_path: Path) -> None:
+    found = {d.label: d.config for d in expand(read_table(written(tmp_path, CONTROLS)))}
+    forest = found["forest"]
+    assert (forest.backbone, forest.loss, forest.encoding) == (ABSENT, ABSENT, "ordinal")
+    # Neither the table's epochs nor its parameters, which are of losses.
+    assert forest.epochs == RunConfig().epochs
+    assert forest.params == {"fusion.trees": "50"}
+    assert found["twin"].shuffle_metadata and not found["second"].shuffle_metadata
+    assert found["twin"].epochs == 7 and found["twin"].backbone == "resnet18"
+    # The small version, and another backbone for every row, leave a control as it is.
+    small = Overrides(small=True, backbones={"": "test_vit"})
+    changed = {d.label: d.config for d in expand(read_table(tmp_path / "two.toml"), small)}
+    assert changed["forest"].backbone == ABSENT and changed["twin"].backbone == "test_vit"
+
+
+def test_what_reaches_a_control_is_what_its_identity_holds() -> None:
+    from fusionbench.tabular import SETTINGS
+
+    named = {"fusion", "params", "recipe", "view", "allow_missing_images"}
+    assert set(OF_CONTROLS) == named | set(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("more", "field", "problem"),
+    [
+        ('backbone = "resnet18"', "backbone", "no effect on a control"),
+        ('loss = "ce"', "loss", "no effect on a control"),
+        ("epochs = 3", "epochs", "no effect on a control"),
+        ("epoch = 3", "epoch", "Did you mean epochs"),
+    ],
+)
+def test_a_control_is_refused_what_does_not_reach_it(
+    tmp_path: Path, more: str, field: str, problem: str
+) -> None:
+    text = CONTROLS.replace('fusion = "metadata_forest"', f'fusion = "metadata_forest"\n{more}')
+    with pytest.raises(DataError) as caught:
+        read_table(written(tmp_path, text))
+    found = {str(p["field"]): str(p["problem"]) for p in caught.value.problems}
+    assert problem in found[f"rows[2] (forest).{field}"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('"fusion.trees"', '"fusion.tree"', "Did you mean trees?"),
+        ('"fusion.trees"', '"loss.weight"', "no effect on a control"),
+        ('"metadata_forest"', '"metadata_frest"', "Did you mean metadata-forest"),
+    ],
+)
+def test_names_of_controls_are_checked_too(
+    tmp_path: Path, old: str, new: str, problem: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        read_table(written(tmp_path, CONTROLS.replace(old, new)))
+    assert problem in " ".join(str(p["problem"]) for p in caught.value.problems)
 
 
 def test_a_table_without_a_small_version_says_so(tmp_path: Path) -> None:

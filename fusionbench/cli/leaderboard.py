@@ -13,6 +13,7 @@ from fusionbench.cli.table_options import overrides_of, spelled, table_options
 
 if TYPE_CHECKING:
     from fusionbench.leaderboard import Block, PublishedBlock
+    from fusionbench.leaderboard.block import LevelName
     from fusionbench.records import Record
     from fusionbench.tables import Overrides, PublishedFilter, Table
 
@@ -35,7 +36,26 @@ FORMATS = ("terminal", "markdown", "csv", "latex", "json")
     metavar="A,B,…",
     help="Exact metric names (fusionbench list metrics). Default: those of the papers' tables.",
 )
-@click.option("--sort", default="bacc", show_default=True, help="Metric that orders the rows.")
+@click.option(
+    "--sort",
+    default="bacc",
+    show_default=True,
+    help="Metric that orders the rows (those of a TABLE keep its order) and that gains are in.",
+)
+@click.option(
+    "--level",
+    type=click.Choice(("image", "lesion")),
+    default="image",
+    show_default=True,
+    help="What is counted: photographs, or lesions over their photographs.",
+)
+@click.option(
+    "--no-controls",
+    "controls",
+    flag_value=False,
+    default=True,
+    help="Leave out the rows that only compare: metadata without a photograph, shuffled metadata.",
+)
 @click.option(
     "--published/--no-published",
     default=None,
@@ -51,6 +71,8 @@ def leaderboard_command(
     output: Path | None,
     metrics: str,
     sort: str,
+    level: LevelName,
+    controls: bool,
     published: bool | None,
     plugins: tuple[Path, ...],
     as_json: bool,
@@ -59,57 +81,46 @@ def leaderboard_command(
     """Show finished runs as a table: mean ± standard deviation over folds, best value bold.
 
     Rows are ranked only among runs on the same photographs under the same split, and only when
-    every fold is there.
+    every fold is there. Each carries the audit's verdict on its data, and what its metadata gain it
+    over the image alone and over a twin with shuffled metadata.
 
     With TABLE, the name of a built-in table (fusionbench list tables) or a file: the rows that it
     declares, in its order, those without runs included.
     """
     from fusionbench.cli import terminal
-    from fusionbench.errors import FusionbenchError
-    from fusionbench.leaderboard import render
-    from fusionbench.records import Store
+    from fusionbench.cli.reading import Reading
+    from fusionbench.leaderboard import Terminal, render
 
     names = tuple(m.strip() for m in metrics.split(",") if m.strip()) or None
     _known_metrics([sort, *(names or ())])
-    dataset, protocol = options["dataset"], options["protocol"]
     overrides = overrides_of(options)
     declared = _declared(table, options, plugins)
-    records, problems = Store(store).scan()
-    for problem in problems:
-        terminal.print_error(f"Not counted: {problem.message}")
-    chosen = [
-        r
-        for r in records
-        if (not dataset or r.identity["dataset"] == dataset)
-        and (not protocol or r.identity["protocol"] == protocol)
-    ]
-    if declared is not None:
-        chosen = records
-    elif not chosen:
-        raise FusionbenchError(
-            f"There is no finished run in {store}"
-            + (f" ({len(records)} of other datasets or protocols)." if records else "."),
-            "fusionbench run makes one; --store names another folder.",
-        )
-    format_ = "json" if as_json else format_
-    if format_ == "terminal" and output is None:
-        if declared is None:
-            print_blocks(chosen, names, sort, plugins, published)
-        else:
-            print_declared(declared, overrides, chosen, names, plugins, published)
-        return 1 if problems else 0
-    if format_ == "terminal":
-        format_ = _format_of(output)
-    words = ""
+    wanted = {} if declared else {k: options[k] for k in ("dataset", "protocol") if options[k]}
+    reading = Reading(store, wanted, level)
     if declared is None:
-        found = _blocks(chosen, sort, plugins)
+        found = _blocks(reading.records(), sort, plugins, level)
+    else:
+        found = _declared_blocks(declared, overrides, reading.records(), plugins, sort, level)
+    reading.report(asked_for=declared is None)
+    found = _shown(found, controls)
+    if declared is None:
         below = _published(found, published)
     else:
-        found = _declared_blocks(declared, overrides, chosen, plugins)
         below = _published_beside(declared, found, published)
-        words = f" {spelled(table, options)}"
-        if names is None and format_ in ("markdown", "latex"):
-            names = declared.columns or None
+    format_ = "json" if as_json else format_
+    if names is None and declared is not None and format_ not in ("csv", "json"):
+        names = declared.columns or None
+    if format_ == "terminal" and output is None:
+        terminal.out().print(Terminal(found, names, below))
+        return 1 if reading.problems else 0
+    if format_ == "terminal":
+        format_ = _format_of(output)
+        if format_ in ("csv", "json") and not metrics.strip(" ,"):
+            names = None
+    said = {"sort": (sort, "bacc"), "level": (level, "image")}
+    words = f" {spelled(table, options)}" if declared is not None else ""
+    words += "".join(f" --{k} {value}" for k, (value, usual) in said.items() if value != usual)
+    words += "" if controls else " --no-controls"
     text = render(
         found,
         format_,
@@ -122,7 +133,7 @@ def leaderboard_command(
     else:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
-    return 1 if problems else 0
+    return 1 if reading.problems else 0
 
 
 def print_blocks(
@@ -171,7 +182,12 @@ def _declared(table: str, options: dict[str, Any], plugins: tuple[Path, ...]) ->
 
 
 def _declared_blocks(
-    table: Table, overrides: Overrides, records: Iterable[Record], plugins: tuple[Path, ...]
+    table: Table,
+    overrides: Overrides,
+    records: Iterable[Record],
+    plugins: tuple[Path, ...],
+    sort: str = "bacc",
+    level: LevelName = "image",
 ) -> list[Block]:
     from fusionbench.leaderboard import declared_blocks
     from fusionbench.tables import apply, expand, note_of
@@ -183,13 +199,23 @@ def _declared_blocks(
         note=note_of(table, overrides),
         plugins=plugins,
         current_sources=_sources(plugins),
+        sort=sort,
+        level=level,
     )
 
 
-def _blocks(records: Iterable[Record], sort: str, plugins: tuple[Path, ...]) -> list[Block]:
+def _blocks(
+    records: Iterable[Record], sort: str, plugins: tuple[Path, ...], level: LevelName = "image"
+) -> list[Block]:
     from fusionbench.leaderboard import blocks
 
-    return blocks(records, current_sources=_sources(plugins), sort=sort)
+    return blocks(records, current_sources=_sources(plugins), sort=sort, level=level)
+
+
+def _shown(found: list[Block], controls: bool) -> list[Block]:
+    from fusionbench.leaderboard import without_controls
+
+    return found if controls else without_controls(found)
 
 
 def _sources(plugins: tuple[Path, ...]) -> dict[tuple[str, str], str]:
@@ -227,15 +253,17 @@ def _published_beside(table: Table, found: list[Block], show: bool | None) -> li
 
 def _known_metrics(names: Iterable[str]) -> None:
     from fusionbench.errors import UsageError
-    from fusionbench.metric_names import METRICS, RECALL
+    from fusionbench.metric_names import METRICS, is_known, listed
     from fusionbench.registry import unknown_name
 
+    every = [metric.name for metric in listed()]
     for name in names:
-        if name in METRICS or (name.startswith(RECALL) and name != RECALL):
+        if is_known(name):
             continue
-        # "auc" is no number of ours: its averaging must be said.
+        # "auc" is no number of ours: its averaging, or its class, must be said.
         exact = [known for known in METRICS if name and name.lower() in known]
-        message, remedy = unknown_name("metric", name, exact or METRICS)
+        exact += [known for known in every if known.startswith(f"{name.rstrip('/').lower()}/<")]
+        message, remedy = unknown_name("metric", name, exact or every)
         if exact:
             remedy = f"Did you mean {' or '.join(exact)}?"
         raise UsageError(message, remedy)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fusionbench.cli.options import json_option, store_option
 
 if TYPE_CHECKING:
-    from fusionbench.records import Measured, Record, Store
+    from rich.table import Table
+
+    from fusionbench.records import Level, Measured, PartResult, Record, Store
+
+ABSENT = "-"  # where a network's backbone, weights and loss stand, of a method without one
 
 
 @click.command("show")
@@ -52,7 +57,6 @@ def _print_names(store: Store, as_json: bool) -> None:
 
 def _print(record: Record, store: Store) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     from fusionbench.cli import terminal
 
@@ -60,14 +64,18 @@ def _print(record: Record, store: Store) -> None:
     identity, result = record.identity, record.result
     console.print(f"[bold]{escape(record.run_id)}[/]")
     facts = {
-        "method": f"{identity['fusion']} on {identity['backbone']}, loss {identity['loss']}",
+        "method": _method(identity),
         "data": f"{identity['dataset']} ({identity['data_fingerprint']})",
         "protocol": f"{identity['protocol']}, fold {identity['fold']}, seed {identity['seed']}",
-        "weights": identity["weights"],
+        "weights": "" if identity["weights"] == ABSENT else identity["weights"],
         "fusion settings": _pairs(identity["fusion_params"]),
         "loss settings": _pairs(identity["loss_params"]),
         "settings": _pairs(identity["settings"]),
-        "device": f"{record.environment.get('device')}, {record.environment.get('precision')}",
+        "device": ", ".join(
+            str(record.environment[key])
+            for key in ("device", "precision")
+            if key in record.environment
+        ),
         "versions": _pairs(record.environment.get("libraries", {})),
         "measured": _measured(record.measured),
     }
@@ -76,9 +84,13 @@ def _print(record: Record, store: Store) -> None:
         if store.weights_path(record.run_id).is_file():
             facts["trained weights"] = store.weights_path(record.run_id)
         facts["rows"] = f"{result.n_train} trained on, {result.n_test} tested"
-        facts["epoch"] = f"{result.best_epoch} of {result.epochs_run}"
+        if result.best_epoch is not None:
+            facts["epoch"] = f"{result.best_epoch} of {result.epochs_run}"
         facts["parameters"] = _pairs(result.parameters)
+        facts["audit"] = result.verdict or "not audited"
         facts["remarks"] = "; ".join(result.flags) or "none"
+        if result.temperature is not None:
+            facts["temperature"] = f"{result.temperature:.4f}, fitted on inner validation rows"
     console.print(terminal.facts(facts))
     if record.error is not None:
         terminal.print_error(f"{record.error.type}: {record.error.message}")
@@ -86,21 +98,91 @@ def _print(record: Record, store: Store) -> None:
     if result is None:
         return
     for name, part in result.parts.items():
-        console.print(f"\n[bold]{escape(name)}[/], {part.n} photographs")
-        numbers = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-        numbers.add_column(style="cyan")
-        numbers.add_column(justify="right")
-        for metric, value in part.metrics.items():
-            numbers.add_row(escape(metric), "undefined" if value is None else f"{value:.4f}")
-        console.print(numbers)
-        confusion = Table(title="true \\ predicted", title_justify="left", title_style="dim",
-                          box=None, pad_edge=False)  # fmt: skip
-        confusion.add_column("")
-        for label in result.classes:
-            confusion.add_column(escape(label), justify="right")
-        for label, row in zip(result.classes, part.confusion, strict=True):
-            confusion.add_row(escape(label), *map(str, row))
-        console.print(confusion)
+        counted = f"{part.n:,} photographs"
+        if part.lesions is not None:
+            counted += f", {part.lesions.n:,} lesions (probabilities averaged over photographs)"
+        console.print(f"\n[bold]{escape(name)}[/], {counted}")
+        console.print(_overall(part))
+        levels: dict[str, Level] = {"photographs": part}
+        if part.lesions is not None:
+            levels["lesions"] = part.lesions
+        for title, level in levels.items():
+            console.print(_by_class(title, level, result.classes))
+        console.print(_confusion(part, result.classes))
+
+
+def _method(identity: Mapping[str, Any]) -> str:
+    if identity["backbone"] == ABSENT:
+        return f"{identity['fusion']}, a control: no photograph"
+    return f"{identity['fusion']} on {identity['backbone']}, loss {identity['loss']}"
+
+
+def _overall(part: PartResult) -> Table:
+    """The metrics that are of no single class, by photograph and by lesion."""
+    from rich.markup import escape
+
+    levels: list[Level] = [part] if part.lesions is None else [part, part.lesions]
+    table = _plain_table(header=len(levels) > 1)
+    table.add_column("", style="cyan")
+    for title, _ in zip(("photographs", "lesions"), levels, strict=False):
+        table.add_column(title, justify="right")
+    for metric in part.metrics:
+        if "/" not in metric:
+            table.add_row(escape(metric), *(_number(level, metric) for level in levels))
+    return table
+
+
+def _by_class(title: str, level: Level, classes: Sequence[str]) -> Table:
+    """One line a class: how many there are, and what the families of metrics say of it."""
+    from rich.markup import escape
+
+    from fusionbench.metric_names import PER_CLASS
+
+    families = [f for f in PER_CLASS if any(f"{f}{label}" in level.metrics for label in classes)]
+    table = _plain_table(title=f"by class, {title}")
+    table.add_column("", style="cyan")
+    table.add_column("n", justify="right")
+    for family in families:
+        heading = family.rstrip("/").replace("sens_at_spec", "sens@")
+        table.add_column(escape(heading), justify="right")
+    for label, counts in zip(classes, level.confusion, strict=False):
+        numbers = (_number(level, f"{family}{label}", digits=3) for family in families)
+        table.add_row(escape(label), str(sum(counts)), *numbers)
+    return table
+
+
+def _confusion(part: PartResult, classes: Sequence[str]) -> Table:
+    from rich.markup import escape
+
+    table = _plain_table(title="true \\ predicted, photographs")
+    table.add_column("", style="cyan")
+    for label in classes:
+        table.add_column(escape(label), justify="right")
+    for label, row in zip(classes, part.confusion, strict=True):
+        table.add_row(escape(label), *map(str, row))
+    return table
+
+
+def _plain_table(title: str | None = None, *, header: bool = True) -> Table:
+    from rich.table import Table
+
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="dim",
+        box=None,
+        show_header=header,
+        header_style="",
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+
+
+def _number(level: Level, metric: str, digits: int = 4) -> str:
+    if metric not in level.metrics:
+        return ""
+    value = level.metrics[metric]
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _measured(measured: Measured) -> str:

@@ -1,7 +1,8 @@
 """Records -> tables: a pure function of the records, which never imports torch.
 
-    blocks(records, *, current_sources=None, sort="bacc") -> list[Block]
+    blocks(records, *, current_sources=None, sort="bacc", level="image") -> list[Block]
     declared_blocks(table, declared, records, ...) -> list[Block]   the rows of a declared table
+    without_controls(blocks) -> list[Block]     metadata-only and shuffled rows left out
     published.load() -> list[PublishedRow]  what papers report; published.load_changes(): ablations
     beside(blocks, rows, changes=(), *, show=None) -> list[PublishedBlock]
     render(blocks, format, *, metrics=None, command="fusionbench leaderboard", published=()) -> str
@@ -12,17 +13,19 @@
 
 A block holds the rows that may be compared: one dataset fingerprint, one protocol and split, and
 the same photographs evaluated in every fold. A row is one configuration (an identity without fold
-and seed). `current_sources` maps ("fusions" | "losses", name) to `registry.source_hash` of the
-plugin as it is now; a row made with another source is marked stale.
+and seed). `current_sources` maps (kind, name) to `registry.source_hash` of the
+plugin as it is now; a row made with another source is marked stale. A row carries the audit's
+verdict, and what its metadata gain it over the image alone and over its shuffled twin.
 """
 
 from __future__ import annotations
 
+from fusionbench.leaderboard.block import Block, Gain, Gains, PartStats, Row, Stat
 from fusionbench.leaderboard.comparison import Compared, PublishedBlock, beside
 from fusionbench.leaderboard.declared import declared_blocks
 from fusionbench.leaderboard.published import Change, PublishedRow, Value
 from fusionbench.leaderboard.render import FORMATS, render, to_data
-from fusionbench.leaderboard.rows import Block, PartStats, Row, Stat, blocks
+from fusionbench.leaderboard.rows import blocks, has_level, without_controls
 from fusionbench.leaderboard.table import PAPER
 from fusionbench.leaderboard.terminal import Terminal
 
@@ -32,6 +35,8 @@ __all__ = [
     "Block",
     "Change",
     "Compared",
+    "Gain",
+    "Gains",
     "PartStats",
     "PublishedBlock",
     "PublishedRow",
@@ -42,6 +47,8 @@ __all__ = [
     "beside",
     "blocks",
     "declared_blocks",
+    "has_level",
     "render",
     "to_data",
+    "without_controls",
 ]

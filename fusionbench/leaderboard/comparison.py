@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fusionbench.leaderboard.block import Block, Row
 from fusionbench.leaderboard.published import Change, PublishedRow
-from fusionbench.leaderboard.rows import Block, Row
 from fusionbench.registry import key_of
 
 
@@ -52,7 +52,8 @@ def beside(
         places = [i for i, block in enumerate(blocks) if block.dataset == dataset]
         whole = [i for i in places if blocks[i].complete_data]
         rows = [row for row in published if row.dataset == dataset]
-        wanted = bool(whole) if show is None else show
+        by_image = all(blocks[i].level == "image" for i in places)
+        wanted = bool(whole) and by_image if show is None else show
         if rows and wanted:
             ours = [blocks[i] for i in places]
             found.append(
@@ -74,6 +75,8 @@ def compare(row: PublishedRow, blocks: Sequence[Block]) -> Compared:
     same_protocol = [block for block in candidates if block.protocol == row.protocol]
     counts = {block.n_rows_used for block in same_protocol or candidates}
     reasons = []
+    if any(block.level != "image" for block in candidates):
+        reasons.append("ours is by lesion")
     if not whole:
         reasons.append("ours is a subset of the photographs")
     if not same_protocol:

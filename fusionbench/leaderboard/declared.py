@@ -18,11 +18,12 @@ from fusionbench import registry
 from fusionbench.config import RunConfig, literal_params, split_params
 from fusionbench.data.card import DatasetCard
 from fusionbench.data.locate import open_card
-from fusionbench.leaderboard.rows import Block, PartStats, Row, Sources, blocks
+from fusionbench.leaderboard.block import ABSENT, Block, LevelName, PartStats, Row
+from fusionbench.leaderboard.rows import Sources, blocks, has_level
 from fusionbench.recipes import own_params
 from fusionbench.records import Record
 from fusionbench.registry import key_of
-from fusionbench.tables import Declared, Table, fold_count, protocol_of
+from fusionbench.tables import OF_CONTROLS, Declared, Table, fold_count, protocol_of
 
 # Of a RunConfig, what an identity does not hold among its settings, or holds resolved.
 NO_SETTING = {
@@ -39,24 +40,31 @@ def declared_blocks(
     note: str = "",
     plugins: Sequence[str | Path] = (),
     current_sources: Sources | None = None,
+    sort: str = "bacc",
+    level: LevelName = "image",
 ) -> list[Block]:
     """The table, once for each set of photographs that records of it were made on.
 
     `declared`: expand(table, ...) of the table that `table` is a variant of. Rows stand in the
-    table's order under their labels; one without records is there too, with no numbers.
+    table's order under their labels; one without records is there too, with no numbers. `sort` is
+    the metric of the gains; records without metrics at `level` do not count.
     """
     card = open_card(table.dataset, plugins=plugins)
     spec = protocol_of(table, card)
     mine: dict[str, tuple[int, Record]] = {}
     wanted = [(d, _Wanted(d.config, card, spec.name, plugins)) for d in declared]
     for record in records:
+        if not has_level(record, level):
+            continue
         if table.folds and record.identity["fold"] not in table.folds:
             continue
         for one, test in wanted:
             if test.matches(record):
                 mine[record.run_id] = (one.row, record)
                 break
-    found = blocks((r for _, r in mine.values()), current_sources=current_sources) or [
+    found = blocks(
+        (r for _, r in mine.values()), current_sources=current_sources, sort=sort, level=level
+    ) or [
         Block(
             dataset=card.name,
             data_fingerprint="-",
@@ -66,6 +74,7 @@ def declared_blocks(
             n_rows_dataset=card.expect.rows or 0,
             n_rows_used=card.expect.rows or 0,
             rows=(),
+            level=level,
         )
     ]
     seeds = len({d.config.seed for d in declared})
@@ -100,19 +109,24 @@ class _Wanted:
         protocol: str,
         plugins: Sequence[str | Path],
     ) -> None:
-        names = [key_of(name) for name in config.loss.split("+")]
+        entry = registry.find_method(config.fusion, plugins)
+        control = entry.kind == "controls"
+        names = [] if control else [key_of(name) for name in config.loss.split("+")]
         self.exact: dict[str, Any] = {
             "dataset": card.name,
             "protocol": protocol,
             "seed": config.seed,
-            "fusion": key_of(config.fusion),
+            "fusion": entry.name,
             "backbone": config.backbone,
-            "loss": "+".join(names),
+            "loss": ABSENT if control else "+".join(names),
         }
         self.allow_missing = config.allow_missing_images
-        self.weights = config.weights
+        self.weights = ABSENT if control else config.weights
         dumped = config.model_dump(mode="json", exclude=NO_SETTING)
         self.settings = dumped | {"recipe": key_of(config.recipe)}
+        if control:
+            of_controls = {*OF_CONTROLS} - {"recipe"}
+            self.settings = {k: v for k, v in dumped.items() if k in of_controls}
         self.settings["view"] = config.view or card.views[0].name
         # In the card's order, as a record has them.
         self.settings["columns"] = [
@@ -120,16 +134,20 @@ class _Wanted:
             for c in card.columns
             if (c.name in config.columns if config.columns else c.role == "input")
         ]
-        raw = split_params(own_params(config, names), names)
-        self.fusion = (_defaults("fusions", config.fusion, plugins), raw["fusion"])
-        self.losses = {name: _defaults("losses", name, plugins) for name in names}
+        owned = own_params(config, names)
+        if control:  # nothing else reaches it
+            owned = {key: value for key, value in owned.items() if key.startswith("fusion.")}
+        raw = split_params(owned, names)
+        self.fusion = (_defaults(entry), raw["fusion"])
+        self.losses = {name: _defaults(registry.find("losses", name, plugins)) for name in names}
         self.loss_raw = {name: dict(raw[f"loss.{name}"]) for name in names}
         for key, text in raw["loss"].items():
             for name in names:
                 if key in self.losses[name]:
                     self.loss_raw[name][key] = text
-        for owner in ("optimizer", "schedule"):
-            self.settings[f"{owner}_args"] = literal_params(raw[owner], owner)
+        if not control:
+            for owner in ("optimizer", "schedule"):
+                self.settings[f"{owner}_args"] = literal_params(raw[owner], owner)
 
     def matches(self, record: Record) -> bool:
         identity = record.identity
@@ -180,10 +198,10 @@ def _says(text: str, value: object) -> bool:
     return str(value) == text
 
 
-def _defaults(kind: str, name: str, plugins: Sequence[str | Path]) -> dict[str, Any]:
+def _defaults(entry: registry.Entry) -> dict[str, Any]:
     """A plugin's defaults as far as they are literals."""
     found = {}
-    for key, source in registry.find(kind, name, plugins).parameters:
+    for key, source in entry.parameters:
         try:
             found[key] = ast.literal_eval(source)
         except (ValueError, SyntaxError):
@@ -193,7 +211,7 @@ def _defaults(kind: str, name: str, plugins: Sequence[str | Path]) -> dict[str, 
 
 def _same_weights(recorded: str, wanted: str) -> bool:
     """A file counts by content; where it is not at hand, any file's run may be the one."""
-    if wanted in ("none", "imagenet"):
+    if wanted in (ABSENT, "none", "imagenet"):
         return recorded.partition(":")[0] == wanted
     path = Path(wanted)
     if not path.is_file():
@@ -229,4 +247,5 @@ def _empty(declared: Declared, expected: int) -> Row:
         flags=(),
         run_ids=(),
         label=declared.label,
+        shuffled=config.shuffle_metadata,
     )

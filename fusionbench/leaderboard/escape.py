@@ -28,6 +28,7 @@ _TEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "±": r"$\pm$",
+    "°": r"$^{\circ}$",
     # Braces, so that a cell that starts with one is no argument of \\ or \midrule before it.
     "[": "{[}",
     "]": "{]}",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fusionbench.leaderboard.block import Stat
 from fusionbench.leaderboard.comparison import Compared, PublishedBlock
 from fusionbench.leaderboard.published import GRADES
-from fusionbench.leaderboard.rows import Stat
 from fusionbench.leaderboard.table import Cell, cell, plain
 from fusionbench.metrics import Metric, describe
 

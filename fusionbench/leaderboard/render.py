@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
-from typing import Any
 
 from fusionbench.errors import UsageError
+from fusionbench.leaderboard.block import Block
 from fusionbench.leaderboard.comparison import PublishedBlock
-from fusionbench.leaderboard.escape import csv_cell, latex, markdown
-from fusionbench.leaderboard.render_published import (
-    CSV_COLUMNS,
-    published_csv,
-    published_data,
-    published_latex,
-    published_markdown,
+from fusionbench.leaderboard.escape import latex, markdown
+from fusionbench.leaderboard.render_data import as_csv, as_json, to_data
+from fusionbench.leaderboard.render_published import published_latex, published_markdown
+from fusionbench.leaderboard.table import (
+    GAINS,
+    Line,
+    audit,
+    caption,
+    chosen,
+    heading,
+    lines,
+    plain,
+    warning,
+    with_gains,
 )
-from fusionbench.leaderboard.rows import Block, Row
-from fusionbench.leaderboard.table import Line, caption, chosen, heading, lines, plain, warning
-from fusionbench.metrics import METRICS
+from fusionbench.metric_names import Metric
+
+__all__ = ["EMPTY", "FORMATS", "render", "to_data"]
 
 EMPTY = "No finished runs."
 
@@ -48,143 +52,6 @@ def render(
     return FORMATS[format](blocks, metrics, made, published)
 
 
-def to_data(blocks: Sequence[Block], metrics: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Plain data for JSON: numbers as they are (no percent), absent ones None."""
-    wanted = tuple(m.name for m in chosen(metrics)) if metrics else None
-    return [
-        {
-            "dataset": block.dataset,
-            "data_fingerprint": block.data_fingerprint,
-            "protocol": block.protocol,
-            "split_hash": block.split_hash,
-            "complete_data": block.complete_data,
-            "n_rows_dataset": block.n_rows_dataset,
-            "n_rows_used": block.n_rows_used,
-            "title": block.title,
-            "warning": warning(block),
-            "rows": [_row_data(row, wanted) for row in block.rows],
-        }
-        for block in blocks
-    ]
-
-
-def _row_data(row: Row, wanted: tuple[str, ...] | None) -> dict[str, Any]:
-    return {
-        "key": row.key,
-        "label": row.label,
-        "fusion": row.fusion,
-        "backbone": row.backbone,
-        "loss": row.loss,
-        "differences": row.differences,
-        "config": row.config,
-        "ranked": row.ranked,
-        "runs_done": row.runs_done,
-        "runs_expected": row.runs_expected,
-        "seeds": list(row.seeds),
-        "parts": {
-            name: {
-                "n": part.n,
-                "metrics": {
-                    metric: {"mean": stat.mean, "std": stat.std, "n": stat.n}
-                    for metric, stat in part.metrics.items()
-                    if wanted is None or metric in wanted
-                },
-            }
-            for name, part in row.parts.items()
-        },
-        "parameters": row.parameters,
-        "images_per_s": row.images_per_s,
-        "flags": list(row.flags),
-        "run_ids": list(row.run_ids),
-    }
-
-
-def _json(
-    blocks: Sequence[Block],
-    metrics: Sequence[str] | None,
-    made: str,
-    published: Sequence[PublishedBlock],
-) -> str:
-    wanted = tuple(m.name for m in chosen(metrics)) if metrics else None
-    data = {
-        "generated": made,
-        "blocks": to_data(blocks, metrics),
-        "published": published_data(published, wanted),
-    }
-    return json.dumps(data, indent=2, allow_nan=False) + "\n"
-
-
-def _csv(
-    blocks: Sequence[Block],
-    metrics: Sequence[str] | None,
-    made: str,
-    published: Sequence[PublishedBlock],
-) -> str:
-    if metrics:
-        names = [m.name for m in chosen(metrics)]
-    else:
-        seen = {n for b in blocks for r in b.rows for p in r.parts.values() for n in p.metrics}
-        seen |= {n for b in published for item in b.rows for n in item.row.values}
-        names = [n for n in METRICS if n in seen] + sorted(seen - METRICS.keys())
-    labelled = any(row.label for block in blocks for row in block.rows)
-    columns = [
-        *(("table", "label") if labelled else ()),
-        *("dataset", "data_fingerprint", "protocol", "split_hash", "complete_data"),
-        *("n_rows_used", "n_rows_dataset", "fusion", "backbone", "loss", "settings", "part"),
-        *("ranked", "runs_done", "runs_expected", "seeds", "n"),
-        *(f"{name}_{kind}" for name in names for kind in ("mean", "std")),
-        *("parameters", "images_per_s", "flags", "key"),
-    ]
-    if published:
-        columns += [*CSV_COLUMNS, *(f"{name}_delta" for name in names)]
-    text = io.StringIO()
-    text.write(f"# {made}\n")
-    csv.writer(text, lineterminator="\n").writerow(map(csv_cell, columns))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    kind = {"kind": "measured"} if published else {}
-    for i, block in enumerate(blocks):
-        for row, cells in _csv_rows(block, names):
-            named = {"table": csv_cell(block.title), "label": csv_cell(row.label)}
-            writer.writerow(cells | kind | (named if labelled else {}))
-        for below in _below(published, i):
-            writer.writerows(published_csv(below, names))
-    return text.getvalue()
-
-
-def _csv_rows(block: Block, names: Sequence[str]) -> list[tuple[Row, dict[str, object]]]:
-    found: list[tuple[Row, dict[str, object]]] = []
-    for row in block.rows:
-        for part, stats in row.parts.items():
-            cells: dict[str, object] = {
-                "dataset": csv_cell(block.dataset),
-                "data_fingerprint": csv_cell(block.data_fingerprint),
-                "protocol": csv_cell(block.protocol),
-                "split_hash": csv_cell(block.split_hash),
-                "complete_data": block.complete_data,
-                "n_rows_used": block.n_rows_used,
-                "n_rows_dataset": block.n_rows_dataset,
-                "fusion": csv_cell(row.fusion),
-                "backbone": csv_cell(row.backbone),
-                "loss": csv_cell(row.loss),
-                "settings": csv_cell("; ".join(f"{k}={v}" for k, v in row.differences.items())),
-                "part": csv_cell(part),
-                "ranked": row.ranked,
-                "runs_done": row.runs_done,
-                "runs_expected": row.runs_expected,
-                "seeds": len(row.seeds),
-                "n": stats.n,
-                "parameters": row.parameters,
-                "images_per_s": row.images_per_s,
-                "flags": csv_cell("; ".join(row.flags)),
-                "key": row.key,
-            }
-            for name in names:
-                if stat := stats.metrics.get(name):
-                    cells |= {f"{name}_mean": stat.mean, f"{name}_std": stat.std}
-            found.append((row, cells))
-    return found
-
-
 def _below(published: Sequence[PublishedBlock], i: int) -> list[PublishedBlock]:
     """What stands below the i-th block."""
     return [block for block in published if block.below == i]
@@ -210,36 +77,59 @@ def _names(block: Block, shown: Sequence[Line]) -> tuple[list[str], list[list[st
     return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 
 
+def _after(shown: Sequence[Line]) -> tuple[list[str], list[list[str]], str]:
+    """The same for the columns after the metrics, and how each is aligned."""
+    gains = with_gains(shown)
+    notes = any(line.notes for line in shown)
+    titles = [GAINS[i] for i in gains] + ["n", "Params (M)", "images/s", "Audit"]
+    rows = [
+        [
+            *(line.gains[i] for i in gains),
+            *(line.n, line.parameters, line.images_per_s, line.audit),
+            *([line.notes] * notes),
+        ]
+        for line in shown
+    ]
+    return titles + ["Notes"] * notes, rows, "r" * (len(gains) + 3) + "l" * (1 + notes)
+
+
 def _markdown(
     blocks: Sequence[Block],
     metrics: Sequence[str] | None,
     made: str,
     published: Sequence[PublishedBlock],
 ) -> str:
-    from tabulate import tabulate
-
     wanted = chosen(metrics)
     out = [f"<!-- {made.replace('-->', '-- >')} -->"]
     for i, block in enumerate(blocks):
         shown = lines(block, wanted)
-        before, values = _names(block, shown)
-        notes = any(line.notes for line in shown)
-        headers = [*before] + [markdown(m.title) for m in wanted]
-        headers += ["n", "Params (M)", "images/s"] + ["Notes"] * notes
-        table = []
-        for line, first in zip(shown, values, strict=True):
-            numbers = [f"**{c.joined()}**" if c.best else c.joined() for c in line.metrics]
-            rest = [line.n, line.parameters, line.images_per_s] + [markdown(line.notes)] * notes
-            table.append([*map(markdown, first), *numbers, *rest])
-        align = ["left"] * len(before) + ["right"] * (len(wanted) + 3) + ["left"] * notes
         out.append(f"## {markdown(heading(block))}")
+        if said := audit(block):
+            out.append(markdown(said))
         if block_warning := warning(block):
             out.append(f"**{markdown(block_warning)}**")
-        out.append(tabulate(table, headers, tablefmt="pipe", disable_numparse=True, colalign=align))
-        out.append(markdown(caption(block, wanted)))
+        out.append(_markdown_table(block, shown, wanted))
+        out.append(markdown(caption(block, wanted, shown)))
         for below in _below(published, i):
             out += published_markdown(below, wanted)
     return "\n\n".join(out if blocks else [*out, EMPTY]) + "\n"
+
+
+def _markdown_table(block: Block, shown: Sequence[Line], metrics: Sequence[Metric]) -> str:
+    from tabulate import tabulate
+
+    before, names = _names(block, shown)
+    after, rest, aligned = _after(shown)
+    table = []
+    for line, first, last in zip(shown, names, rest, strict=True):
+        numbers = [
+            f"**{c.joined(split=True)}**" if c.best else c.joined(split=True) for c in line.metrics
+        ]
+        table.append([*map(markdown, first), *numbers, *map(markdown, last)])
+    headers = [*before, *(markdown(m.title) for m in metrics), *after]
+    align = ["left"] * len(before) + ["right"] * len(metrics)
+    align += [{"r": "right", "l": "left"}[side] for side in aligned]
+    return tabulate(table, headers, tablefmt="pipe", disable_numparse=True, colalign=align)
 
 
 def _latex(
@@ -252,32 +142,33 @@ def _latex(
     out = [f"% {made}", "% Needs \\usepackage{booktabs}."]
     for i, block in enumerate(blocks):
         shown = lines(block, wanted)
-        before, values = _names(block, shown)
-        notes = any(line.notes for line in shown)
-        headers = before + [m.title for m in wanted]
-        headers += ["n", "Params (M)", "images/s"] + ["Notes"] * notes
-        note = warning(block)
-        title = f"{latex(heading(block))}. " + (f"\\textbf{{{latex(note)}}}. " if note else "")
+        before, names = _names(block, shown)
+        after, rest, aligned = _after(shown)
+        title = f"{latex(heading(block))}. "
+        if said := audit(block):
+            title += f"{latex(said)}. "
+        if note := warning(block):
+            title += f"\\textbf{{{latex(note)}}}. "
         out += [
             "\\begin{table}",
             "\\centering",
-            f"\\caption{{{title}{latex(caption(block, wanted))}}}",
-            f"\\begin{{tabular}}{{{'l' * len(before)}{'r' * (len(wanted) + 3)}{'l' * notes}}}",
+            f"\\caption{{{title}{latex(caption(block, wanted, shown))}}}",
+            f"\\begin{{tabular}}{{{'l' * len(before)}{'r' * len(wanted)}{aligned}}}",
             "\\toprule",
-            " & ".join(map(latex, headers)) + " \\\\",
+            " & ".join(map(latex, [*before, *(m.title for m in wanted), *after])) + " \\\\",
             "\\midrule",
         ]
-        for line, first in zip(shown, values, strict=True):
+        for line, first, last in zip(shown, names, rest, strict=True):
+            numbers = [latex(c.joined(split=True)) for c in line.metrics]
             numbers = [
-                f"\\textbf{{{latex(c.joined())}}}" if c.best else latex(c.joined())
-                for c in line.metrics
+                f"\\textbf{{{text}}}" if c.best else text
+                for c, text in zip(line.metrics, numbers, strict=True)
             ]
-            rest = [line.n, line.parameters, line.images_per_s] + [line.notes] * notes
-            out.append(" & ".join([*map(latex, first), *numbers, *map(latex, rest)]) + " \\\\")
+            out.append(" & ".join([*map(latex, first), *numbers, *map(latex, last)]) + " \\\\")
         out += ["\\bottomrule", "\\end{tabular}", "\\end{table}"]
         for below in _below(published, i):
             out += published_latex(below, wanted)
     return "\n".join(out if blocks else [*out, f"% {EMPTY}"]) + "\n"
 
 
-FORMATS = {"markdown": _markdown, "csv": _csv, "latex": _latex, "json": _json}
+FORMATS = {"markdown": _markdown, "csv": as_csv, "latex": _latex, "json": as_json}

@@ -45,7 +45,7 @@ def table(tmp_path: Path, tiny_card: Path) -> Path:
 def test_a_dry_run_computes_nothing(
     cli, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fusionbench.run.fit", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr("fusionbench.network.fit", lambda *a, **k: pytest.fail("trained"))
     store = tmp_path / "store"
     answer = cli("sweep", table, "--small", "--dry-run", "--store", store)
     assert answer.code == 0 and not store.exists()
@@ -133,6 +133,56 @@ def test_runs_with_other_settings_are_not_the_rows(
     assert plain.out.count("n=1/3") == 1
     other = cli("leaderboard", table, "--small", "--store", store, flag, value)
     assert other.out.count("n=1/3") == 0 and other.out.count("n=0/3") == 2
+
+
+def test_control_rows_are_swept_and_found_again(cli, table: Path, tmp_path: Path) -> None:
+    """A metadata-only row and a shuffled twin beside the row that they belong to."""
+    text = table.read_text("utf-8").replace(
+        "[small]",
+        '[[rows]]\nlabel = "twin"\nfusion = "concat"\nshuffle_metadata = true\n\n'
+        '[[rows]]\nlabel = "regression"\nfusion = "metadata-logistic"\n\n'
+        '[[rows]]\nlabel = "stronger"\nfusion = "metadata-logistic"\n'
+        'params = { "fusion.c" = "0.1" }\n\n[small]',
+    )
+    table.write_text(text, "utf-8")
+    where = (table, "--small", "--store", tmp_path / "store")
+    before = cli("leaderboard", *where, "--json").json["blocks"][0]["rows"]
+    assert [(r["label"], r["backbone"], r["control"]) for r in before] == [
+        ("with metadata", "test_resnet", False),
+        ("image only", "test_resnet", False),
+        ("twin", "test_resnet", True),
+        ("regression", None, True),
+        ("stronger", None, True),
+    ]
+    answer = cli("sweep", *where, "--device", "cpu", "--json")
+    assert answer.code == 0, answer.err
+    (block,) = cli("leaderboard", *where, "--json").json["blocks"]
+    assert [(r["label"], r["runs_done"]) for r in block["rows"]] == [
+        (label, 3) for label in ("with metadata", "image only", "twin", "regression", "stronger")
+    ]
+    found = {r["label"]: r for r in block["rows"]}
+    gains = found["with metadata"]["gains"]
+    assert gains["image"]["against"] == found["image only"]["key"]
+    assert gains["shuffled"]["against"] == found["twin"]["key"]
+    means = {k: r["parts"]["test"]["metrics"]["bacc"]["mean"] for k, r in found.items()}
+    assert gains["image"]["mean"] == pytest.approx(means["with metadata"] - means["image only"])
+    assert found["stronger"]["differences"] == {"fusion.c": "0.1"}
+    assert "epochs" not in found["regression"]["differences"]
+    # Every row carries the audit's verdict, and lesions were counted with the photographs.
+    assert all(r["verdict"] for r in block["rows"])
+    lesions = cli("leaderboard", *where, "--level", "lesion", "--json").json["blocks"][0]["rows"]
+    assert all(
+        0 < few["parts"]["test"]["n"] < many["parts"]["test"]["n"]
+        for few, many in zip(lesions, block["rows"], strict=True)
+    )
+    # Without them, the rows that are left still say what they gain.
+    target = tmp_path / "t.md"
+    assert cli("leaderboard", *where, "--no-controls", "--output", target).code == 0
+    text = target.read_text("utf-8")
+    assert "--small --no-controls --format markdown" in text.splitlines()[0]
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    assert rows[2:] == ["with metadata", "image only"]
+    assert "vs shuffled" in text
 
 
 def test_parameters_tell_rows_apart(cli, tiny_card: Path, tmp_path: Path) -> None:

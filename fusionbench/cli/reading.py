@@ -1,0 +1,65 @@
+"""Reading a store for a table: what counts, what does not, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from fusionbench.leaderboard.block import LevelName
+    from fusionbench.records import Record
+
+
+class Reading:
+    """Reads a store record by record, so that no more of it is held than a table needs."""
+
+    def __init__(self, store: Path, wanted: Mapping[str, str], level: LevelName) -> None:
+        self.store, self.wanted, self.level = store, wanted, level
+        self.problems: list[str] = []
+        self.others = self.fitting = 0  # other datasets or protocols; fitting ones
+        self.without: dict[str, int] = {}  # dataset -> fitting ones without lesions
+
+    def records(self) -> Iterator[Record]:
+        from fusionbench.errors import RecordError
+        from fusionbench.leaderboard import has_level
+        from fusionbench.records import Store, read_record
+
+        for path in Store(self.store).files("records"):
+            try:
+                record = read_record(path)
+            except RecordError as error:
+                self.problems.append(str(error))
+                continue
+            if any(record.identity[key] != value for key, value in self.wanted.items()):
+                self.others += 1
+                continue
+            self.fitting += 1
+            if has_level(record, self.level):
+                yield record
+            else:
+                dataset = str(record.identity["dataset"])
+                self.without[dataset] = self.without.get(dataset, 0) + 1
+
+    def report(self, *, asked_for: bool) -> None:
+        """Say what could not be counted. Raises FusionbenchError where there is nothing to show."""
+        from fusionbench.cli import terminal
+        from fusionbench.errors import FusionbenchError
+
+        for problem in self.problems:
+            terminal.print_error(f"Not counted: {problem}")
+        if asked_for and not self.fitting:
+            raise FusionbenchError(
+                f"There is no finished run in {self.store}"
+                + (f" ({self.others} of other datasets or protocols)." if self.others else "."),
+                "fusionbench run makes one; --store names another folder.",
+            )
+        if self.without:
+            names = ", ".join(f"{count} of {name}" for name, count in self.without.items())
+            said = f"runs without lesions ({names})"
+            why = "their dataset's card names none, or they are of an earlier fusionbench"
+            if sum(self.without.values()) == self.fitting:
+                raise FusionbenchError(f"There are only {said}: {why}.", "Leave out --level.")
+            click.echo(f"Not shown: {said}; {why}.", err=True)

@@ -1,0 +1,228 @@
+"""What a leaderboard is made of: numbers, rows, and blocks of rows that may be compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from fusionbench.metric_names import describe
+from fusionbench.tables import ABSENT
+
+if TYPE_CHECKING:
+    from fusionbench.stats import Spread
+
+__all__ = [
+    "ABSENT",
+    "Block",
+    "Gain",
+    "Gains",
+    "LevelName",
+    "PartStats",
+    "Row",
+    "Stat",
+    "Stats",
+    "stat",
+]
+
+LevelName = Literal["image", "lesion"]
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Mean and sample standard deviation (ddof=1) over `n` runs; runs without a value left out."""
+
+    mean: float
+    std: float | None  # None for a single run
+    n: int
+
+
+class Stats(Mapping[str, Stat]):
+    """Metric -> Stat over runs. Of the metrics that a record holds a table shows few: each is
+    averaged when it is asked for. A metric that no run has a value of is not there."""
+
+    def __init__(self, runs: Iterable[Mapping[str, float | None]]) -> None:
+        self._runs = tuple(runs)
+        self._known: dict[str, Stat | None] = dict.fromkeys(
+            name for run in self._runs for name, value in run.items() if value is not None
+        )
+
+    def __getitem__(self, name: str) -> Stat:
+        found = self._known[name]
+        if found is None:
+            given = (run.get(name) for run in self._runs)
+            found = self._known[name] = stat([value for value in given if value is not None])
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+def stat(values: Sequence[float]) -> Stat:
+    """Of at least one value, in whatever order."""
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return Stat(mean, None, 1)
+    squares = math.fsum((v - mean) ** 2 for v in values)
+    return Stat(mean, math.sqrt(squares / (len(values) - 1)), len(values))
+
+
+@dataclass(frozen=True)
+class PartStats:
+    """One evaluated part of a row: "test", or what a protocol keeps besides."""
+
+    n: int  # photographs or lesions, over the folds of one seed
+    metrics: Mapping[str, Stat]
+    # (seed, fold) -> the metrics of that run; null where undefined.
+    runs: Mapping[tuple[int, int], Mapping[str, float | None]] = field(default_factory=dict)
+
+    def values(self, metric: str) -> dict[tuple[int, int], float]:
+        """(seed, fold) -> value; runs without one are left out."""
+        found = {key: metrics.get(metric) for key, metrics in self.runs.items()}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def spread(self, metric: str) -> Spread | None:
+        """How much of the metric's spread is the folds' and the seeds'; None for a single seed, or
+        where they cannot be told apart."""
+        if len({seed for seed, _ in self.runs}) < 2:
+            return None
+        from fusionbench.stats import spread
+
+        found = spread(self.values(metric))
+        return None if found.fold is None else found
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a row has more than another one, per fold: positive is better, in the metric's unit."""
+
+    against: str  # key of the other row
+    mean: float  # over folds, each the mean of its seeds
+    std: float | None  # over folds
+    low: float | None  # 95 % interval of the mean, corrected resampled t-test; None: no spread
+    high: float | None
+    p: float | None
+    n: int  # folds
+
+    @property
+    def clear(self) -> bool:
+        """The whole interval lies above nothing gained."""
+        return self.low is not None and self.low > 0
+
+
+@dataclass(frozen=True)
+class Gains:
+    """What a row's metadata bring it, in one metric of the test part."""
+
+    metric: str
+    image: Gain | None = None  # over the same network without metadata
+    shuffled: Gain | None = None  # over itself, trained with other patients' metadata
+
+    @property
+    def share(self) -> float | None:
+        """The part of the gain over image only that remains over the shuffled twin.
+
+        None where the gain is not clear: a part of what may be nothing says nothing.
+        """
+        if self.image is None or self.shuffled is None or not self.image.clear:
+            return None
+        return self.shuffled.mean / self.image.mean
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration: what ran, over which folds and seeds, and what came out."""
+
+    key: str  # 12 hex digits of the configuration
+    fusion: str
+    backbone: str  # ABSENT: the method has none, nor weights, nor a loss
+    loss: str
+    config: dict[str, Any]  # the identity without fold and seed
+    differences: dict[str, str]  # settings that tell this row from others of its block
+    seeds: tuple[int, ...]
+    runs_done: int
+    runs_expected: int  # folds of the protocol times seeds
+    parts: dict[str, PartStats]
+    parameters: int | None  # of the model at inference
+    images_per_s: float | None  # mean over runs, in training, on whatever they ran on
+    flags: tuple[str, ...]
+    run_ids: tuple[str, ...]
+    label: str = ""  # what a declared table calls the row
+    verdict: str = ""  # of the audit; "": not audited
+    shuffled: bool = False  # trained with other patients' metadata
+    ratio: float | None = None  # n_test / n_train, mean over runs
+    gains: Gains | None = None
+
+    @property
+    def ranked(self) -> bool:
+        """Every fold of every seed is there."""
+        return self.runs_done == self.runs_expected
+
+    @property
+    def optimistic(self) -> bool:
+        """The epoch or a setting was chosen on the test rows."""
+        return any(flag.startswith("optimistic") for flag in self.flags)
+
+    @property
+    def control(self) -> bool:
+        """There to be compared with: it sees no photograph, or other patients' metadata."""
+        return self.backbone == ABSENT or self.shuffled
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The flags, without what the verdict says more exactly."""
+        said = {part.partition(":")[0] for part in self.verdict.split("; ") if ":" in part}
+        return tuple(flag for flag in self.flags if flag.partition(":")[0] not in said)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that were evaluated on the same photographs under the same split. Best first."""
+
+    dataset: str
+    data_fingerprint: str
+    protocol: str
+    split_hash: str
+    complete_data: bool
+    n_rows_dataset: int
+    n_rows_used: int
+    rows: tuple[Row, ...]
+    title: str = ""  # of the declared table that the block is
+    note: str = ""  # what a reader of that table must know first
+    level: LevelName = "image"  # what is counted: photographs, or lesions over theirs
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Every evaluated part, "test" first."""
+        names = {part for row in self.rows for part in row.parts}
+        return tuple(sorted(names, key=lambda p: (p != "test", p)))
+
+    @property
+    def verdict(self) -> str | None:
+        """The audit's verdict on every row that has run; None where rows differ or none has."""
+        found = {row.verdict for row in self.rows if row.runs_done}
+        return found.pop() if len(found) == 1 else None
+
+    def rivals(self, metric: str, part: str = "test") -> list[Row]:
+        """The rows that compete for the best value: ranked ones, and one that is marked optimistic
+        only with its like."""
+        found = [r for r in self.rows if r.ranked and part in r.parts]
+        found = [r for r in found if metric in r.parts[part].metrics]
+        return [r for r in found if not r.optimistic] or found
+
+    def best(self, metric: str, part: str = "test") -> frozenset[str]:
+        """Keys of the rivals with the best mean, ties included."""
+        means = {r.key: r.parts[part].metrics[metric].mean for r in self.rivals(metric, part)}
+        if not means:
+            return frozenset()
+        top = (max if describe(metric).better == "high" else min)(means.values())
+        return frozenset(
+            key for key, mean in means.items() if math.isclose(mean, top, rel_tol=1e-12, abs_tol=0)
+        )

@@ -1,0 +1,44 @@
+"""Declared tables: leaderboards/<name>.toml says which rows a table has and how each is run.
+
+    table = read_table("sgmc-pad-ufes-20")      a built-in name, or the path of a file
+    expand(table, Overrides(small=True))        -> what has to be run, row by row
+    builtin_tables()                            -> name -> file
+
+A row is a label and the settings in which it differs from the others; `[settings]` holds what all
+of them share, `[small]` what turns the table into one that is made in minutes, on drawn lesions.
+A row may name a control, a method that never sees the photograph: of the shared settings it takes
+those that reach it (OF_CONTROLS). leaderboards/README.md describes the format.
+"""
+
+from __future__ import annotations
+
+from fusionbench.tables.reading import builtin_tables, expand, read_table
+from fusionbench.tables.schema import (
+    ABSENT,
+    OF_CONTROLS,
+    Declared,
+    Overrides,
+    PublishedFilter,
+    Small,
+    Table,
+    TableRow,
+)
+from fusionbench.tables.variants import apply, fold_count, note_of, protocol_of
+
+__all__ = [
+    "ABSENT",
+    "OF_CONTROLS",
+    "Declared",
+    "Overrides",
+    "PublishedFilter",
+    "Small",
+    "Table",
+    "TableRow",
+    "apply",
+    "builtin_tables",
+    "expand",
+    "fold_count",
+    "note_of",
+    "protocol_of",
+    "read_table",
+]

@@ -1,0 +1,114 @@
+"""A table as a command changes it, and the runs that its rows stand for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Mapping
+from typing import Any
+
+from fusionbench.config import RunConfig
+from fusionbench.data.card import DatasetCard, ProtocolSpec
+from fusionbench.errors import UsageError
+from fusionbench.recipes import configure
+from fusionbench.registry import key_of, unknown_name
+from fusionbench.tables.schema import ABSENT, OF_CONTROLS, Overrides, Table, TableRow
+
+
+def apply(table: Table, overrides: Overrides) -> Table:
+    """The table with the overrides written into it: its small version, another dataset, ...
+
+    Raises UsageError for a small version that is not declared.
+    """
+    if overrides.small:
+        if table.small is None:
+            raise UsageError(f"{table.path} has no [small] section.", "Leave out --small.")
+        small = table.small
+        table = _rewritten(table, small.dataset, small.backbones, small.settings).model_copy(
+            update={
+                "title": f"{table.title} (small version)",
+                "protocol": small.protocol,
+                "seeds": small.seeds,
+                "folds": small.folds,
+            }
+        )
+    table = _rewritten(table, overrides.dataset, overrides.backbones, overrides.settings)
+    return table.model_copy(update={"protocol": overrides.protocol or table.protocol})
+
+
+def note_of(table: Table, overrides: Overrides) -> str:
+    """What a reader must know first: that it is the small version, what a command has changed."""
+    changed = {name: getattr(overrides, name) for name in ("dataset", "protocol")}
+    changed |= {f"backbone {old}".strip(): new for old, new in overrides.backbones.items()}
+    changed |= dict(overrides.settings)
+    notes = [table.small.note] if overrides.small and table.small else []
+    if said := ", ".join(f"{k} {v}" for k, v in changed.items() if v not in ("", None)):
+        notes.append(f"Changed from what is declared: {said}.")
+    return " ".join(notes)
+
+
+def protocol_of(table: Table, card: DatasetCard) -> ProtocolSpec:
+    """The protocol that the table runs under. Raises UsageError with the card's protocols."""
+    name = table.protocol or card.default_protocol
+    for spec in card.protocols:
+        if spec.name == name:
+            return spec
+    raise UsageError(
+        *unknown_name(f"protocol of {card.name}", name, [p.name for p in card.protocols])
+    )
+
+
+def fold_count(spec: ProtocolSpec) -> int:
+    """How many folds a protocol has."""
+    return 1 if spec.kind == "fixed" else spec.folds
+
+
+def _rewritten(
+    table: Table, dataset: str, backbones: Mapping[str, str], settings: Mapping[str, Any]
+) -> Table:
+    """The table on another dataset, other backbones, and with settings that win over its rows'."""
+    dropped = {*settings} - {"params"}
+    if dataset and dataset != table.dataset:
+        # Names of the other dataset's.
+        table = table.model_copy(update={"protocol": "", "dataset": dataset})
+        dropped |= {"view", "columns"}
+
+    def changed(own: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {k: v for k, v in own.items() if k not in dropped}
+        if isinstance(kept.get("backbone"), str):
+            kept["backbone"] = backbones.get("") or backbones.get(
+                kept["backbone"], kept["backbone"]
+            )
+        return kept
+
+    rows = tuple(TableRow(label=r.label, **changed(r.settings)) for r in table.rows)
+    common = changed(table.settings) | {k: v for k, v in settings.items() if k != "params"}
+    if params := settings.get("params"):
+        rows = tuple(
+            TableRow(
+                label=r.label, **(r.settings | {"params": r.settings.get("params", {}) | params})
+            )
+            for r in rows
+        )
+    return table.model_copy(update={"rows": rows, "settings": common})
+
+
+def config_of(table: Table, row: TableRow, seed: int, controls: Container[str]) -> RunConfig:
+    """Recipe, then the table's settings, then the row's. Raises ValidationError, UsageError.
+
+    Of the table's settings a control, one of the names in `controls`, takes those that reach it.
+    """
+    common, params = table.settings, table.settings.get("params", {})
+    if is_control(table, row, controls):
+        common, params = {k: v for k, v in common.items() if k in OF_CONTROLS}, {}
+        common |= {"backbone": ABSENT, "loss": ABSENT}
+    given = common | row.settings
+    params = {**params, **row.settings.get("params", {})}
+    given |= {"dataset": table.dataset, "protocol": table.protocol, "seed": seed, "params": params}
+    # As JSON: strict about types, and a list is fine for a tuple.
+    checked = RunConfig.model_validate_json(json.dumps(given, default=str), strict=True)
+    return configure(checked.recipe, {name: getattr(checked, name) for name in given})
+
+
+def is_control(table: Table, row: TableRow, controls: Container[str]) -> bool:
+    """Whether the row's method is one of `controls`."""
+    return key_of(str((table.settings | row.settings).get("fusion", ""))) in controls
