@@ -11,6 +11,7 @@ DEMO = --backbone resnet18 --dataset synthetic --weights none \
        --image-size 48 --epochs 3 --batch-size 32 --lr 2e-3 --store $(STORE)
 
 run: $(VENV)/.installed
+	$(BIN)/fusionbench run --fusion metadata-logistic --dataset synthetic --store $(STORE)
 	$(BIN)/fusionbench run --fusion none $(DEMO)
 	$(BIN)/fusionbench run --fusion concat $(DEMO)
 	$(BIN)/fusionbench run --fusion sgmc $(DEMO)

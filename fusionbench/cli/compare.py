@@ -108,15 +108,16 @@ def _print(found: Comparison) -> None:
     # Wrapped for reading on a terminal, one line for what takes it from a pipe.
     console.print(Text(paragraph(found)), soft_wrap=not console.is_terminal)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("", overflow="fold")
+    table.add_column("", no_wrap=True)
+    # p over folds is the t-test's, p over patients the bootstrap's.
     for title in (
         "A",
         "B",
         "A - B,\nfolds",
         "A - B,\npooled",
         "95 % CI",
-        "p,\nt-test",
-        "p,\nbootstrap",
+        "p,\nfolds",
+        "p,\npatients",
     ):
         table.add_column(title, justify="right", no_wrap=True)
     for one in found.metrics:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,9 @@ from fusionbench.data.rows import Problem, problem, read_rows
 from fusionbench.data.schema import canonical, check_rows, number, unlisted_columns
 from fusionbench.errors import DataError
 from fusionbench.progress import SILENT, Progress
+
+# Where a table without all photographs has none: this path, and "" for its digest.
+ABSENT = Path()
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,10 @@ class Table:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def pictured(self, view: str | None = None) -> np.ndarray:
+        """bool (n,): rows whose photograph is there. All, but for `photographs="optional"`."""
+        return np.array([digest != "" for digest in self.digests[view or self.views[0]]], bool)
+
     def take(self, indices: np.ndarray) -> Table:
         """Those rows (positions or a mask), in that order. The fingerprint stays that of the
         whole: a fold is part of the same data."""
@@ -67,6 +75,7 @@ def load_table(
     *,
     view: str | Sequence[str] | None = None,
     allow_missing_images: bool = False,
+    photographs: Literal["required", "optional"] = "required",
     cache_dir: Path | None = None,
     progress: Progress = SILENT,
 ) -> Table:
@@ -77,6 +86,9 @@ def load_table(
 
     Raises DataError with every offending row in `problems`, or naming the missing photographs
     unless `allow_missing_images`, which leaves their rows out and gives another fingerprint.
+
+    `photographs="optional"` keeps every row, whether or not its photograph is there (`pictured`
+    says which): for audits, not for training. Its fingerprint is never that of a table to train on.
     """
     names = (view,) if isinstance(view, str) or view is None else tuple(view)
     views = tuple(card.view(name).name for name in names)
@@ -94,19 +106,20 @@ def load_table(
     found, missing, doubts = match_images(card, views, frame, index, path)
     if doubts:
         raise bad_rows(path, doubts)
-    if missing and not allow_missing_images:
+    optional = photographs == "optional"
+    if missing and not (allow_missing_images or optional):
         raise missing_photographs(card, index, missing, len(frame))
-    keep = np.array([all(row) for row in zip(*found.values(), strict=True)], dtype=bool)
+    keep = np.array([optional or all(row) for row in zip(*found.values(), strict=True)], dtype=bool)
     if not keep.any():
         raise DataError(f"Not one photograph of {card.title} is in {root}.", _looked_in(card))
     images = {
-        name: tuple(p for p, kept in zip(paths, keep, strict=True) if kept and p is not None)
+        name: tuple(p or ABSENT for p, kept in zip(paths, keep, strict=True) if kept)
         for name, paths in found.items()
     }
-    digests = {
-        name: tuple(file_digests(paths, root=root, cache_dir=cache_dir, progress=progress))
-        for name, paths in images.items()
-    }
+    there = list(dict.fromkeys(p for paths in images.values() for p in paths if p != ABSENT))
+    contents = file_digests(there, root=root, cache_dir=cache_dir, progress=progress)
+    digest_of = {ABSENT: "", **dict(zip(there, contents, strict=True))}
+    digests = {name: tuple(digest_of[p] for p in paths) for name, paths in images.items()}
     used = frame[keep]
     ids = used[card.id_column].to_numpy(dtype=str)
     groups = _joined(used, card.group, ids)
@@ -127,8 +140,10 @@ def load_table(
         metadata=metadata,
         images=images,
         digests=digests,
-        fingerprint=_fingerprint(card, ids, labels, groups, lesions, metadata, digests),
-        complete=not missing and card.expect.rows in (None, len(frame)),
+        fingerprint=_fingerprint(
+            card, ids, labels, groups, lesions, metadata, digests, photographs
+        ),
+        complete=(optional or not missing) and card.expect.rows in (None, len(frame)),
         missing_images=tuple(dict.fromkeys(missing)),
     )
 
@@ -236,6 +251,7 @@ def _fingerprint(
     lesions: np.ndarray,
     metadata: pd.DataFrame,
     digests: dict[str, tuple[str, ...]],
+    photographs: str,
 ) -> str:
     """sha256 of what a result depends on: classes, columns, unknown marks, every row's id, class,
     patient, lesion and typed cells, and the contents of every photograph. Not: paths, the order of
@@ -246,6 +262,8 @@ def _fingerprint(
         "columns": [(c.name, c.kind, c.values) for c in card.columns],
         "views": sorted(digests),
     }
+    if photographs != "required":
+        meaning["photographs"] = photographs
     digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
     cells = [[None if c != c else c for c in metadata[name]] for name in metadata.columns]
     photos = [digests[view] for view in sorted(digests)]

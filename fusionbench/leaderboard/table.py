@@ -76,6 +76,8 @@ def lines(block: Block, metrics: Sequence[Metric]) -> list[Line]:
     parts, short = block.parts, block.verdict is not None
     best = {(m.name, part): block.best(m.name, part) for m in metrics for part in parts}
     like = {m.name: alike(block, m.name) for m in metrics}
+    # The warning above the rows says how many.
+    said = () if block.complete_data else ("images missing",)
     found = []
     for row in block.rows:
         for part in parts:
@@ -99,7 +101,7 @@ def lines(block: Block, metrics: Sequence[Metric]) -> list[Line]:
                     settings=", ".join(
                         f"{plain(k)}={_short(v)}" for k, v in row.differences.items()
                     ),
-                    notes="; ".join(plain(flag) for flag in row.remarks),
+                    notes="; ".join(plain(flag) for flag in row.remarks if flag not in said),
                     audit=badge(row, short=short),
                     metrics=cells,
                     gains=gain_texts(row) if part == "test" else ("", ""),

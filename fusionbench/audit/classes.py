@@ -1,0 +1,94 @@
+"""How many rows of each class a fold has, and how small a difference that can show."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fusionbench.audit.report import Classes, FoldClasses, Smallest
+from fusionbench.data.table import Table
+from fusionbench.protocols import Protocol
+from fusionbench.stats import smallest_difference
+
+POWER, ALPHA = 0.80, 0.05
+RECALL = 0.7  # assumed of both methods, for every class
+ALIKE = 0.5  # assumed correlation of what two methods get right
+ASSUMPTIONS = (
+    f"Power {POWER:.0%}, two-sided alpha {ALPHA:.2f}. Assumed: both methods find {RECALL:.0%} of "
+    f"every class, what they get right correlates by {ALIKE}, rows are independent (several rows "
+    "of a patient make the true values larger). A recall over n_k rows then has the variance "
+    "r(1-r)/n_k (binomial), bacc the mean of those over K classes divided by K, and a difference "
+    f"2(1-{ALIKE}) of that. Over folds: corrected resampled t-test (Nadeau & Bengio 2003), "
+    "standard error sd * sqrt(1/J + n_test/n_train) with J - 1 degrees of freedom; spread from "
+    "training anew comes on top. Pooled: normal approximation, all evaluated rows once, models as "
+    "given."
+)
+
+
+def find_classes(table: Table, protocol: Protocol) -> Classes:
+    """Counts per fold and part, and the smallest differences of the test parts."""
+    k = len(table.card.classes)
+    folds: list[FoldClasses] = []
+    for fold in protocol.folds:
+        parts = {"train": fold.train}
+        if fold.valid is not None:
+            parts["valid"] = fold.valid
+        for part, rows in (parts | {"test": fold.test} | fold.extra).items():
+            counts = np.bincount(table.labels[rows], minlength=k)
+            rarest = int(counts.argmin())
+            folds.append(
+                FoldClasses(
+                    fold=fold.index,
+                    part=part,
+                    counts=dict(zip(table.card.classes, counts.tolist(), strict=True)),
+                    rarest=table.card.classes[rarest],
+                    rarest_rows=int(counts[rarest]),
+                )
+            )
+    return Classes(folds=tuple(folds), smallest=_smallest(table, protocol), assumptions=ASSUMPTIONS)
+
+
+def difference_sd(counts: np.ndarray, metric: str) -> float:
+    """Standard deviation of the difference of two methods' `metric` ("acc" or "bacc") over test
+    rows with those counts per class; classes without rows count for nothing."""
+    counts = counts[counts > 0]
+    spread = RECALL * (1 - RECALL)
+    if metric == "bacc":
+        variance = spread * float((1 / counts).sum()) / len(counts) ** 2
+    else:
+        variance = spread / float(counts.sum())
+    return math.sqrt(2 * (1 - ALIKE) * variance)
+
+
+def _smallest(table: Table, protocol: Protocol) -> tuple[Smallest, ...]:
+    from scipy.stats import norm
+
+    k = len(table.card.classes)
+    counts = [np.bincount(table.labels[f.test], minlength=k) for f in protocol.folds]
+    pooled = np.sum(counts, axis=0)
+    ratio = float(np.mean([len(f.test) / len(f.train) for f in protocol.folds]))
+    reach = float(norm.ppf(1 - ALPHA / 2) + norm.ppf(POWER))
+    present = np.flatnonzero(pooled)
+    rarest = int(present[pooled[present].argmin()])
+    found = []
+    for metric in ("bacc", "acc", f"recall/{table.card.classes[rarest]}"):
+        if metric.startswith("recall"):
+            per_fold, all_ = [c[[rarest]] for c in counts], pooled[[rarest]]
+        else:
+            per_fold, all_ = counts, pooled
+        kind = "bacc" if metric == "bacc" else "acc"
+        sds = [difference_sd(c, kind) for c in per_fold if c.sum()]
+        sd = math.sqrt(float(np.mean(np.square(sds))))
+        over = None
+        if len(sds) > 1:
+            over = smallest_difference(len(sds), sd, ratio, POWER, ALPHA)
+        found.append(
+            Smallest(
+                metric=metric,
+                fold_sd=sd,
+                over_folds=over,
+                pooled=reach * difference_sd(all_, kind),
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,190 @@
+"""The audit of a table under a protocol, and its verdict alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from fusionbench.audit.classes import find_classes
+from fusionbench.audit.confounds import find_confounds
+from fusionbench.audit.evidence import labels_of
+from fusionbench.audit.leak_value import find_leak_value
+from fusionbench.audit.missingness import find_missingness
+from fusionbench.audit.overlap import find_overlap, find_pairs
+from fusionbench.audit.proxies import find_proxies
+from fusionbench.audit.report import VERSION, Audit, DatasetFacts, ProtocolFacts
+from fusionbench.audit.verdict import verdict_text
+from fusionbench.data.card import Column
+from fusionbench.data.digests import cache_folder
+from fusionbench.data.encoder import input_columns
+from fusionbench.data.photo_facts import VERSION as FACTS_VERSION
+from fusionbench.data.photo_facts import PhotoFacts, photo_facts
+from fusionbench.data.table import Table
+from fusionbench.progress import SILENT, Progress
+from fusionbench.protocols import Protocol
+
+LIBRARIES = ("numpy", "pandas", "scikit-learn", "scipy", "pillow", "imagehash")
+
+
+def audit(
+    table: Table,
+    protocol: Protocol,
+    columns: Sequence[Column] | None = None,
+    *,
+    leak_value: bool = True,
+    cache_dir: Path | None = None,
+    progress: Progress = SILENT,
+) -> Audit:
+    """Everything, for a table that may lack photographs (`load_table(photographs="optional")`).
+
+    `columns`: the inputs that missingness, the metadata-only models and the verdict are about; by
+    default the card's. Proxies are looked for among all columns of the card. `leak_value=False`
+    leaves out the models, which take nearly all of the time.
+    Raises DataError for a photograph that cannot be opened.
+    """
+    card = table.card
+    columns = input_columns(card) if columns is None else tuple(columns)
+    facts = _facts(table, cache_dir, progress)
+    pictured = _pictured(table)
+    labels = labels_of(table)
+    overlap = find_overlap(table, protocol, find_pairs(table, facts), pictured)
+    missingness = find_missingness(table, labels, columns)
+    proxies = find_proxies(table, labels)
+    confounds = find_confounds(facts[table.views[0]], labels)
+    worth = find_leak_value(table, protocol, columns, progress=progress) if leak_value else None
+    counts = np.bincount(table.labels, minlength=len(card.classes)).tolist()
+    return Audit(
+        dataset=DatasetFacts(
+            name=card.name,
+            title=card.title,
+            fingerprint=table.fingerprint,
+            audit_version=VERSION,
+            rows=len(table),
+            patients=len(np.unique(table.groups)) if card.group else None,
+            lesions=len(np.unique(table.lesions)) if card.lesion else None,
+            views=table.views,
+            photographs=int(pictured.sum()),
+            classes=dict(zip(card.classes, counts, strict=True)),
+            malignant=card.label.malignant,
+            libraries={name: version(name) for name in LIBRARIES},
+        ),
+        protocol=ProtocolFacts(
+            name=protocol.spec.name,
+            kind=protocol.spec.kind,
+            folds=len(protocol.folds),
+            split_hash=protocol.split_hash,
+            note=protocol.spec.note,
+            card_leaks=protocol.leaks,
+            columns=tuple(c.name for c in columns),
+        ),
+        overlap=overlap,
+        missingness=missingness,
+        proxies=proxies,
+        leak_value=worth,
+        confounds=confounds,
+        classes=find_classes(table, protocol),
+        verdict=verdict_text(protocol, columns, overlap, missingness, proxies, confounds),
+    )
+
+
+def verdict_of(
+    table: Table,
+    protocol: Protocol,
+    columns: Sequence[Column],
+    *,
+    cache_dir: Path | None = None,
+    progress: Progress = SILENT,
+) -> str:
+    """The verdict that a record of a run with these inputs carries: `clean`, or
+    `leaky: patients 54 %; shortcut: missingness`. The rules are in fusionbench.audit.verdict.
+
+    The same for the same data, split and inputs. The photographs are opened once, the first time;
+    the rest takes a second or two for 2,298 rows. Remembered below the cache folder.
+    """
+    path = _memory(table, protocol, columns, cache_dir)
+    remembered = _recall(path)
+    if remembered:
+        return remembered
+    facts = _facts(table, cache_dir, progress)
+    labels = labels_of(table)
+    text = verdict_text(
+        protocol,
+        columns,
+        find_overlap(table, protocol, find_pairs(table, facts), _pictured(table)),
+        find_missingness(table, labels, columns),
+        find_proxies(table, labels),
+        find_confounds(facts[table.views[0]], labels),
+    )
+    _remember(path, text, progress)
+    return text
+
+
+def _pictured(table: Table) -> np.ndarray:
+    """Rows with every view's photograph."""
+    return np.logical_and.reduce([table.pictured(view) for view in table.views])
+
+
+def _facts(
+    table: Table, cache_dir: Path | None, progress: Progress
+) -> dict[str, list[PhotoFacts | None]]:
+    """Per view and row; None where the photograph is not here."""
+    found: dict[str, list[PhotoFacts | None]] = {}
+    for view in table.views:
+        rows = np.flatnonzero(table.pictured(view)).tolist()
+        facts = photo_facts(
+            [table.images[view][i] for i in rows],
+            [table.digests[view][i] for i in rows],
+            name=table.card.name,
+            cache_dir=cache_dir,
+            progress=progress,
+        )
+        found[view] = [None] * len(table)
+        for i, fact in zip(rows, facts, strict=True):
+            found[view][i] = fact
+    return found
+
+
+def _memory(
+    table: Table, protocol: Protocol, columns: Sequence[Column], cache_dir: Path | None
+) -> Path:
+    """The file of a remembered verdict, named after all that it depends on."""
+    meaning = [
+        VERSION,
+        FACTS_VERSION,
+        table.fingerprint,
+        protocol.split_hash,
+        [f.index for f in protocol.folds],
+        [(c.name, c.role) for c in columns],
+        # Not part of the fingerprint.
+        table.card.label.malignant,
+        table.card.group,
+        table.card.lesion,
+        hashlib.sha256("\n".join(table.ids.tolist()).encode()).hexdigest(),
+    ]
+    digest = hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:24]
+    return cache_folder(cache_dir) / "verdicts" / f"{digest}.txt"
+
+
+def _recall(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    # Ends with a line break exactly when it was written to its end.
+    return text.strip() if text.endswith("\n") else ""
+
+
+def _remember(path: Path, text: str, progress: Progress) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(f"{text}\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        progress.note(f"The verdict is not remembered in {path.parent}: {error}.")

@@ -1,0 +1,173 @@
+"""What a leak is worth: metadata-only models under the protocol and under its grouped twin.
+
+A model that never sees the photograph has nothing to gain from a split that parts patients, unless
+the same patients are on both sides. The twin has the same number of folds and the same sizes, and
+keeps every patient on one side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fusionbench import registry
+from fusionbench.audit.report import LeakValue, ModelGap, Scores
+from fusionbench.controls import Control
+from fusionbench.data.card import Column, ProtocolSpec
+from fusionbench.data.encoder import MetadataEncoder
+from fusionbench.data.table import Table
+from fusionbench.errors import DataError
+from fusionbench.progress import SILENT, Progress
+from fusionbench.protocols import Fold, Protocol, load_protocol, make_split, overlap, protocols_of
+
+MODELS = ("metadata-logistic", "metadata-forest", "metadata-boosting")
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Folds that keep patients apart; `name` is empty where the protocol's own do."""
+
+    name: str
+    folds: tuple[Fold, ...]
+
+
+def estimators(seed: int) -> dict[str, Any]:
+    """New metadata-only classifiers, by the names of the controls (plugins/controls) they are."""
+    return {
+        name: registry.load(registry.find("controls", name), Control)().estimator(seed)
+        for name in MODELS
+    }
+
+
+def find_leak_value(
+    table: Table,
+    protocol: Protocol,
+    columns: Sequence[Column],
+    *,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> LeakValue | None:
+    """The models' scores under both splits. None without input columns, or where no twin can be
+    made (too few patients of a class)."""
+    if not columns:
+        return None
+    twin = grouped_twin(table, protocol)
+    if twin is None:
+        return None
+    alone = not twin.name
+    models = list(estimators(seed))
+    fits = len(models) * (len(protocol.folds) + (0 if alone else len(twin.folds)))
+    rows: list[ModelGap] = []
+    with progress.task("metadata-only models", total=fits, unit="fit") as task:
+        for name in models:
+            scores = []
+            for folds in (protocol.folds,) if alone else (protocol.folds, twin.folds):
+                pairs = []
+                for fold in folds:
+                    model = estimators(seed)[name]
+                    pairs.append(_evaluate(model, table, fold, columns))
+                    task.advance(model=name)
+                scores.append(_scores(pairs))
+            rows.append(_gap(name, scores[0], scores[-1]))
+    note = "The gap is what a model gains from having met the patients in training."
+    if alone:
+        why = "The split keeps patients apart" if table.card.group else "The card names no patient"
+        note = f"{why}: these are the split's own numbers, and there is no gap to measure."
+    return LeakValue(twin=twin.name, models=tuple(rows), note=note)
+
+
+def grouped_twin(table: Table, protocol: Protocol) -> Twin | None:
+    """The same kind of split with patients kept apart: the card's own where it has one of as many
+    folds, else made by the same recipe. None where the patients are too few."""
+    if not table.card.group or not any(overlap(protocol, table.groups)):
+        return Twin("", protocol.folds)
+    spec = protocol.spec
+    parts = len(protocol.folds) + (spec.kind == "kfold-holdout")
+    if spec.kind == "fixed":
+        held = len(protocol.folds[0].test) / max(len(table), 1)
+        parts = max(2, round(1 / held))
+    try:
+        if spec.kind == "image-kfold":
+            for other in protocols_of(table.card):
+                if other.kind == "grouped-kfold" and other.folds == parts:
+                    found = load_protocol(
+                        table.card,
+                        table.ids.tolist(),
+                        table.labels,
+                        table.groups,
+                        other.name,
+                        complete=table.complete,
+                    )
+                    return Twin(other.name, found.folds)
+        grouped = ProtocolSpec(
+            name=f"{spec.name}, by patient",
+            kind="grouped-kfold",
+            folds=parts,
+            seed=spec.seed,
+            file="-",
+        )
+        ids = table.ids.tolist()
+        part_of = make_split(grouped, ids, table.labels, table.groups)
+    except DataError:
+        return None
+    part = np.array([int(part_of[i]) for i in ids])
+    # As in the protocol, the last part is held out and trains nothing.
+    used = parts - (spec.kind == "kfold-holdout")
+    return Twin(
+        grouped.name,
+        tuple(
+            Fold(k, np.flatnonzero((part != k) & (part < used)), np.flatnonzero(part == k))
+            for k in range(used)
+        ),
+    )
+
+
+def _evaluate(
+    model: Any, table: Table, fold: Fold, columns: Sequence[Column]
+) -> tuple[float, float]:
+    """(balanced accuracy, accuracy) of the test part; the encoder is fitted on training rows."""
+    frame, y = table.metadata, table.labels
+    encoder = MetadataEncoder(
+        columns, missing="indicator", unknown=table.card.unknown, forbidden=True
+    ).fit(frame.iloc[fold.train])
+    model.fit(encoder.transform(frame.iloc[fold.train]), y[fold.train])
+    right = model.predict(encoder.transform(frame.iloc[fold.test])) == y[fold.test]
+    truth = y[fold.test]
+    recalls = [float(right[truth == c].mean()) for c in np.unique(truth)]
+    return sum(recalls) / len(recalls), float(right.mean())
+
+
+def _scores(pairs: Sequence[tuple[float, float]]) -> Scores:
+    bacc, acc = zip(*pairs, strict=True)
+    return Scores(
+        bacc=bacc,
+        acc=acc,
+        bacc_mean=float(np.mean(bacc)),
+        bacc_std=_std(bacc),
+        acc_mean=float(np.mean(acc)),
+        acc_std=_std(acc),
+    )
+
+
+def _gap(name: str, here: Scores, twin: Scores) -> ModelGap:
+    return ModelGap(
+        model=name,
+        here=here,
+        twin=twin,
+        bacc_gap=here.bacc_mean - twin.bacc_mean,
+        bacc_gap_std=_both(here.bacc_std, twin.bacc_std),
+        acc_gap=here.acc_mean - twin.acc_mean,
+        acc_gap_std=_both(here.acc_std, twin.acc_std),
+    )
+
+
+def _std(values: Sequence[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _both(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else math.hypot(a, b)

@@ -1,0 +1,142 @@
+"""Columns that nearly determine the label, found by counting, beside what the card says of them.
+
+Over the rows where a column was recorded (gaps are looked at elsewhere), out of fold by patient, a
+column is a proxy when one of these holds:
+
+* it takes away at least half of the class's entropy;
+* it tells malignant from benign, or one class from the rest, with an AUC of 0.97 or more after
+  two errors are taken off;
+* values that go with one side almost without exception (at most 1 row in 200, in the rows of at
+  least 100 patients) cover a fifth of the rows or more, and its AUC is 0.80 or more. So `biopsed`
+  of PAD-UFES-20: no cancer went without a biopsy.
+
+An honest sign of disease (a lesion that bled, an old patient) has exceptions and stays below. With
+few patients there may be none yet, so the last two rules need a hundred patients.
+"""
+
+from __future__ import annotations
+
+from typing import TypeGuard
+
+import numpy as np
+import pandas as pd
+
+from fusionbench.audit.evidence import (
+    Labels,
+    against_rest,
+    auc,
+    balanced_accuracy,
+    class_scores,
+    codes_of,
+    information,
+    malignancy_score,
+)
+from fusionbench.audit.measures import Estimates, Measures, best_told, judge
+from fusionbench.audit.report import Measure, Proxies, ProxyColumn
+from fusionbench.data.card import Column
+from fusionbench.data.table import Table
+
+INFORMATION = 0.5
+AUC = 0.97
+CERTAIN_SHARE, CERTAIN_AUC = 0.20, 0.80
+EXCEPTIONS = 1 / 200
+MANY_PATIENTS = 100  # without exception in so many: at most 3 % are, at 95 % confidence
+MIN_ROWS = 20
+SHOWN_VALUES = 5
+
+
+def find_proxies(table: Table, labels: Labels) -> Proxies:
+    """Every column of the card, whatever its role."""
+    estimates: Estimates = {}
+    kept: dict[str, tuple[Labels, np.ndarray, pd.Series]] = {}
+    for column in table.card.columns:
+        cells = table.metadata[column.name]
+        rows = cells.notna().to_numpy(dtype=bool)
+        if rows.sum() < MIN_ROWS:
+            continue
+        own, cells = labels.take(rows), cells[rows].reset_index(drop=True)
+        codes = codes_of(cells, numeric=column.kind == "numeric")
+        key = (column.name,)
+        if own.malignant is not None:
+            estimates[key, "auc"] = auc(malignancy_score(codes, own), own, one_sided=True)
+        for name, side in against_rest(own).items():
+            estimates[key, f"auc/{name}"] = auc(malignancy_score(codes, side), side, one_sided=True)
+        estimates[key, "bacc"] = balanced_accuracy(class_scores(codes, own), own)
+        kept[column.name] = own, codes, cells
+    measures = judge(estimates)
+    columns = tuple(
+        _column(column, *kept[column.name], measures)
+        for column in table.card.columns
+        if column.name in kept
+    )
+    found = tuple(c.name for c in columns if c.proxy)
+    named = {c.name for c in table.card.columns if c.role in ("forbidden", "proxy")}
+    return Proxies(
+        columns=columns,
+        found=found,
+        unlisted=tuple(n for n in found if n not in named),
+        unconfirmed=tuple(c.name for c in columns if c.name in named and not c.proxy),
+    )
+
+
+def _column(
+    column: Column,
+    labels: Labels,
+    codes: np.ndarray,
+    cells: pd.Series,
+    measures: Measures,
+) -> ProxyColumn:
+    told = measures.get(((column.name,), "auc"))
+    share, values = _certain(labels, codes, cells)
+    known = information(codes, labels)
+    why = []
+    if known >= INFORMATION:
+        why.append(f"takes away {100 * known:.0f} % of the class's entropy")
+    many = len(np.unique(labels.patient)) >= MANY_PATIENTS
+    if many and _nearly(told):
+        why.append(f"tells malignant from benign with an AUC of {told.value:.2f}")
+    best = best_told(measures, (column.name,))
+    if many and best is not None and _nearly(best.auc):
+        why.append(f"tells {best.class_name} from the rest with an AUC of {best.auc.value:.2f}")
+    if told is not None and told.found and told.value >= CERTAIN_AUC and share >= CERTAIN_SHARE:
+        why.append(f"{', '.join(values)}: without exception, {100 * share:.0f} % of the rows")
+    return ProxyColumn(
+        name=column.name,
+        role=column.role,
+        rows=len(labels),
+        auc=told,
+        bacc=measures.get(((column.name,), "bacc")),
+        told=best,
+        information=known,
+        certain=share,
+        certain_values=values,
+        proxy=bool(why),
+        why="; ".join(why),
+    )
+
+
+def _nearly(measure: Measure | None) -> TypeGuard[Measure]:
+    return measure is not None and measure.found and measure.value - 2 * measure.error >= AUC
+
+
+def _certain(labels: Labels, codes: np.ndarray, cells: pd.Series) -> tuple[float, tuple[str, ...]]:
+    """(share of rows whose value goes with one side only, what it goes with)."""
+    if labels.malignant is None:
+        return 0.0, ()
+    covered, values = 0, []
+    for code in np.unique(codes).tolist():
+        rows = codes == code
+        malignant = float(labels.malignant[rows].mean())
+        if len(np.unique(labels.patient[rows])) < MANY_PATIENTS:
+            continue
+        if min(malignant, 1 - malignant) <= EXCEPTIONS:
+            covered += int(rows.sum())
+            side = "malignant" if malignant > 0.5 else "benign"
+            values.append(f"{_value(cells[rows])} is {side}")
+    return covered / len(codes), tuple(values[:SHOWN_VALUES])
+
+
+def _value(cells: pd.Series) -> str:
+    if cells.dtype == np.float64 and cells.min() < cells.max():
+        return f"{cells.min():g} to {cells.max():g}"
+    return f"{cells.iloc[0]:g}" if cells.dtype == np.float64 else str(cells.iloc[0])

@@ -1,0 +1,125 @@
+"""fusionbench audit"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fusionbench.cli.options import data_option, json_option, plugins_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fusionbench.audit import Audit
+    from fusionbench.audit.sections import Grid
+
+
+@click.command("audit")
+@click.argument("dataset")
+@click.option("--protocol", metavar="NAME", help="Default: the card's own.")
+@data_option
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write it there instead: .md or .json.",
+)
+@plugins_option
+@json_option
+def audit_command(
+    dataset: str,
+    protocol: str | None,
+    data: Path | None,
+    output: Path | None,
+    plugins: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Look for leaks, shortcuts and confounds in a dataset and its split.
+
+    DATASET is a name or a dataset.toml. Photographs that are missing are left out of what is said
+    of photographs; everything else needs the metadata file only. A minute or two for 2,298 rows.
+    """
+    from fusionbench.audit import to_markdown
+    from fusionbench.cli import terminal
+    from fusionbench.errors import UsageError
+
+    if output is not None and output.suffix not in (".md", ".json"):
+        raise UsageError(f"--output {output} must end in .md or .json.")
+    found = _audit(dataset, protocol, data, plugins)
+    if output is not None:
+        command = f"fusionbench audit {found.dataset.name} --protocol {found.protocol.name}"
+        text = found.to_json() if output.suffix == ".json" else to_markdown(found, command=command)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text, encoding="utf-8")
+    if as_json:
+        terminal.print_json(found.to_dict())
+    elif output is None:
+        _print(found)
+    else:
+        terminal.out().print(f"{found.verdict}; written to {output}", soft_wrap=True, markup=False)
+
+
+def _audit(
+    dataset: str, protocol: str | None, data: Path | None, plugins: tuple[Path, ...]
+) -> Audit:
+    from fusionbench.audit import audit
+    from fusionbench.cli import terminal
+    from fusionbench.data.locate import find_data, open_card
+    from fusionbench.data.table import load_table
+    from fusionbench.protocols import find_protocol, load_protocol
+
+    card = open_card(dataset, plugins=plugins)
+    find_protocol(card, protocol)  # a wrong name, before anything is read
+    root, progress = find_data(card, data), terminal.progress()
+    table = load_table(
+        card,
+        root,
+        view=[view.name for view in card.views],
+        photographs="optional",
+        progress=progress,
+    )
+    split = load_protocol(
+        card,
+        table.ids.tolist(),
+        table.labels,
+        table.groups if card.group else None,
+        protocol,
+        root=root,
+        complete=table.complete,
+        progress=progress,
+    )
+    return audit(table, split, progress=progress)
+
+
+def _print(found: Audit) -> None:
+    from rich.text import Text
+
+    from fusionbench.audit.sections import alpha_note, facts, headline, sections
+    from fusionbench.cli import terminal
+
+    console = terminal.out()
+    console.print(Text(headline(found), style="bold"))
+    console.print(terminal.facts(facts(found)))
+    for section in sections(found):
+        console.print(Text(f"\n{section.title}", style="bold cyan"))
+        console.print(Text(section.sentence))
+        for grid in section.grids:
+            console.print()
+            console.print(_drawn(grid))
+            for note in grid.notes:
+                console.print(Text(note, style="dim"))
+    console.print(Text(f"\n{alpha_note()}", style="dim"))
+
+
+def _drawn(grid: Grid) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for j, name in enumerate(grid.header):
+        table.add_column(Text(name), justify="left" if j == 0 else "right", overflow="fold")
+    for row in grid.rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table

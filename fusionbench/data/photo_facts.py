@@ -1,0 +1,169 @@
+"""What is known of a photograph besides its lesion: size, file, colour, sharpness, border, hash.
+
+For audits: what a class can be told from without looking at the lesion, and which photographs are
+copies of each other. Every file is decoded once; what was found is remembered by its contents.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from PIL import Image, ImageStat
+
+from fusionbench.data.digests import cache_folder
+from fusionbench.data.images import DECODER, FORMATS, decode
+from fusionbench.errors import DataError
+from fusionbench.progress import SILENT, Progress
+
+VERSION = 1  # of the facts; a change reads the photographs again
+SIDE = 256  # pixels; colour, sharpness, border and hash are of the photograph squashed to this
+HASH_BITS = 256
+# A picture without structure (one colour, a plain gradient) sets few bits of a hash that compares
+# coefficients with their median; such hashes say nothing.
+_STRUCTURE = HASH_BITS // 4
+_STRIP = SIDE // 16  # width of the frame that counts as border
+_BLACK, _WHITE, _FLAT = 30, 247, 1.5  # 8-bit levels; _FLAT is a standard deviation
+
+
+@dataclass(frozen=True)
+class PhotoFacts:
+    """One photograph.
+
+    `width`, `height` in pixels, upright; `bytes` of the file; `format` as Pillow names it; `red`,
+    `green`, `blue` mean levels 0..255; `sharpness` = log10(1 + variance of the Laplacian of the
+    grey picture); `border` = share of the outer frame (a sixteenth of a side) that is black or
+    white, or share of the four edge strips that are of one colour, whichever is more; `hash` = 64
+    hex digits of a 256-bit perceptual hash, "" where the picture has no structure.
+    """
+
+    width: int
+    height: int
+    bytes: int
+    format: str
+    red: float
+    green: float
+    blue: float
+    sharpness: float
+    border: float
+    hash: str
+
+
+def photo_facts(
+    paths: Sequence[Path],
+    digests: Sequence[str],
+    *,
+    name: str,
+    cache_dir: Path | None = None,
+    workers: int | None = None,
+    progress: Progress = SILENT,
+) -> list[PhotoFacts]:
+    """The facts of every file, in order; `digests` are the sha256 of the files (Table.digests).
+
+    Remembered below the cache folder by content, one file per `name` (that of the dataset). The
+    result does not depend on the number of workers. Raises DataError for an unreadable file.
+    """
+    index = cache_folder(cache_dir) / "photo-facts" / f"{name}-v{VERSION}-{DECODER}.json"
+    known = _read(index)
+    todo = {d: p for p, d in zip(paths, digests, strict=True) if d not in known}
+    if todo:
+        fresh: dict[str, PhotoFacts] = {}
+        with (
+            progress.task("looking at photographs", total=len(todo), unit="img") as task,
+            ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        ):
+            for digest, facts in zip(todo, pool.map(facts_of, todo.values()), strict=True):
+                fresh[digest] = facts
+                task.advance()
+        known = known | fresh
+        _remember(index, fresh, progress)
+    return [known[d] for d in digests]
+
+
+def facts_of(path: Path) -> PhotoFacts:
+    """Decode one file. Raises DataError where it is unreadable or no image."""
+    import imagehash
+
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+    pixels = decode(raw, SIDE, name=path.name)
+    with Image.open(io.BytesIO(raw), formats=FORMATS) as header:
+        width, height = header.size
+        if header.getexif().get(0x0112) in (5, 6, 7, 8):  # lies on its side
+            width, height = height, width
+        kind = str(header.format)
+    picture = Image.fromarray(pixels)
+    grey = np.asarray(picture.convert("L"), dtype=np.int16)
+    bits = imagehash.phash(picture, hash_size=16).hash.ravel()
+    structured = bits.sum() >= _STRUCTURE
+    red, green, blue = (round(c, 2) for c in ImageStat.Stat(picture).mean)
+    return PhotoFacts(
+        width=width,
+        height=height,
+        bytes=len(raw),
+        format="JPEG" if kind == "MPO" else kind,
+        red=red,
+        green=green,
+        blue=blue,
+        sharpness=round(float(np.log10(1 + _laplacian(grey).var())), 4),
+        border=round(_border(pixels), 4),
+        hash=np.packbits(bits).tobytes().hex() if structured else "",
+    )
+
+
+def hash_bits(hashes: Sequence[str]) -> np.ndarray:
+    """bool (n, 256) of the hashes of PhotoFacts; none may be ""."""
+    raw = np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8)
+    return np.unpackbits(raw.reshape(len(hashes), HASH_BITS // 8), axis=1).astype(bool)
+
+
+def _laplacian(grey: np.ndarray) -> np.ndarray:
+    inner = grey[1:-1, 1:-1]
+    return grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner
+
+
+def _border(pixels: np.ndarray) -> float:
+    inside = slice(_STRIP, -_STRIP)
+    slabs = (pixels[:_STRIP], pixels[-_STRIP:], pixels[inside, :_STRIP], pixels[inside, -_STRIP:])
+    ring = np.concatenate([slab.reshape(-1, 3) for slab in slabs]).T
+    extreme = (ring.max(axis=0) < _BLACK) | (ring.min(axis=0) > _WHITE)
+    # Half the frame's width: a narrow frame of one colour is one, too.
+    w = _STRIP // 2
+    edges = (pixels[:w], pixels[-w:], pixels[:, :w], pixels[:, -w:])
+    flat = [
+        max(ImageStat.Stat(Image.fromarray(e)).stddev) < _FLAT
+        for e in map(np.ascontiguousarray, edges)
+    ]
+    return max(float(extreme.mean()), float(np.mean(flat)))
+
+
+def _read(index: Path) -> dict[str, PhotoFacts]:
+    """What is remembered; nothing where the file is absent or damaged."""
+    try:
+        raw: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
+        names = {f.name for f in fields(PhotoFacts)}
+        return {d: PhotoFacts(**facts) for d, facts in raw.items() if set(facts) == names}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _remember(index: Path, fresh: dict[str, PhotoFacts], progress: Progress) -> None:
+    try:
+        index.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(index.with_suffix(".lock"), timeout=10):
+            known = _read(index) | fresh
+            temporary = index.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps({d: asdict(f) for d, f in known.items()}), "utf-8")
+            temporary.replace(index)
+    except (OSError, Timeout) as error:
+        progress.note(f"What photographs look like is not remembered in {index.parent}: {error}.")

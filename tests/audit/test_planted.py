@@ -1,0 +1,215 @@
+"""Every leak that is planted is found and named; where none is planted, none is invented."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from PIL import Image, ImageEnhance
+
+from fusionbench.audit.report import Audit
+from fusionbench.data.card import Column
+
+MALIGNANT = ("BCC", "SCC", "MEL")
+
+
+def seen(part) -> bool:
+    measures = (part.auc, part.bacc, part.told and part.told.auc)
+    return any(m is not None and m.found for m in measures)
+
+
+def told(audit: Audit) -> set[str]:
+    """Everything that the sections call found, whatever its strength."""
+    names = {g.columns[0] for s in (audit.missingness.not_recorded,) for g in s.columns
+             if seen(g)}  # fmt: skip
+    names |= {f"unknown {g.columns[0]}" for g in audit.missingness.unknown.columns
+              if seen(g)}  # fmt: skip
+    assert audit.confounds is not None
+    names |= {f"image {c.fact}" for c in audit.confounds.facts if not c.lesion_too
+              and seen(c)}  # fmt: skip
+    return names | set(audit.proxies.unlisted)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"patients": 240, "seed": 0},
+        {"seed": 1},
+        {"seed": 2, "habit": 0.8},
+        {"seed": 3, "patients": 60, "missing": 0.5},
+    ],
+    ids=str,
+)
+def test_nothing_is_invented(plot, knobs):
+    found = plot(**knobs).audit()
+    assert found.verdict == "clean"
+    assert told(found) == set()
+    # Two shots of one lesion may be alike.
+    assert all(copy.same_lesion and not copy.identical for copy in found.overlap.copies)
+
+
+def test_the_one_proxy_of_the_clean_dataset_is_its_forbidden_column(plot):
+    found = plot(patients=240).audit()
+    assert found.proxies.found == ("biopsed",)
+    assert found.proxies.unlisted == found.proxies.unconfirmed == ()
+    # The planted honest answers tell more (they err one time in twenty), and are no proxies.
+    by_name = {c.name: c for c in found.proxies.columns}
+    assert by_name["bleed"].auc.value > by_name["biopsed"].auc.value
+
+
+def test_patients_on_both_sides(plot):
+    ground = plot()
+    found = ground.audit("image-kfold")
+    assert found.verdict.startswith("leaky: patients ") and ";" not in found.verdict
+    total = found.overlap.total[0]
+    assert total.patients.rows > total.lesions.rows > 0
+    assert found.overlap.identical_pairs == 0
+
+
+def test_a_holdout_counts_too(plot):
+    found = plot().audit("kfold-holdout")
+    assert {p.part for p in found.overlap.total} == {"test", "holdout"}
+    worst = max(p.patients.share for p in found.overlap.total)
+    assert found.verdict == f"leaky: patients {100 * worst:.0f} %"
+
+
+def copies(ground, how_many: int):
+    """Pairs of rows of different patients; the second's photograph is to become the first's."""
+    by_patient = {row["patient_id"]: row for row in ground.rows}
+    rows = [by_patient[name] for name in sorted(by_patient)]
+    random.Random(4).shuffle(rows)
+    return list(zip(rows[:how_many], rows[how_many : 2 * how_many], strict=True))
+
+
+def test_identical_photographs_of_different_patients(plot):
+    ground = plot()
+    for source, target in copies(ground, 12):
+        data = ground.file(source).read_bytes()
+        ground.replace(target).write_bytes(data)
+    found = ground.audit()
+    assert found.overlap.identical_pairs == 12
+    others = [c for c in found.overlap.copies if not c.same_lesion]
+    assert len(others) == 12 and all(c.identical and not c.same_patient for c in others)
+    share = 100 * found.overlap.total[0].images_of_others.share
+    assert found.verdict == f"leaky: images {share:.0f} %"
+
+
+def halved(picture):
+    return picture.resize((picture.width // 2 + 7, picture.height // 2 + 7))
+
+
+def enlarged(picture):
+    return picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.BICUBIC)
+
+
+def lighter(picture):
+    return ImageEnhance.Brightness(picture).enhance(1.06)
+
+
+@pytest.mark.parametrize("change", [lambda p: p, halved, enlarged, lighter],
+                         ids=["re-encoded", "halved", "enlarged", "lighter"])  # fmt: skip
+def test_altered_copies_of_photographs(plot, change):
+    ground = plot()
+    pairs = copies(ground, 12)
+    for source, target in pairs:
+        with Image.open(ground.file(source)) as picture:
+            altered = change(picture.convert("RGB"))
+        # The same name with other contents: JPEG bytes, which the decoder tells by themselves.
+        altered.save(ground.replace(target), format="JPEG", quality=80)
+    found = ground.audit()
+    expected = {frozenset((a["img_id"], b["img_id"])) for a, b in pairs}
+    copies_found = {frozenset((c.a, c.b)) for c in found.overlap.copies if not c.same_lesion}
+    assert copies_found <= expected and len(copies_found) >= 11
+    assert found.overlap.identical_pairs == 0
+    assert found.verdict.startswith("leaky: images ")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_block_that_only_benign_lesions_lack(plot, seed):
+    found = plot(seed=seed, missing_block=1.0).audit()
+    assert found.verdict == "shortcut: missingness"
+    (block,) = found.missingness.blocks
+    assert len(block.columns) == 13 and block.malignant_rows == 0 and block.auc.value < 0.3
+
+
+def test_one_column_that_one_class_lacks(plot):
+    ground = plot(missing=0.0)
+    for i, row in enumerate(ground.rows):
+        if row["diagnostic"] == "NEV" and i % 8:
+            row["region"] = ""
+    found = ground.audit()
+    assert found.verdict == "shortcut: missingness"
+    assert found.missingness.blocks == ()
+    gap = next(g for g in found.missingness.not_recorded.columns if g.columns == ("region",))
+    assert gap.told.class_name == "NEV" and gap.told.auc.strong
+    assert {name for name, n in gap.by_class.items() if n} == {"NEV"}
+
+
+def test_unknown_marks_tied_to_the_class(plot):
+    ground = plot()
+    draw = random.Random(0)
+    for row in ground.rows:
+        sure = row["diagnostic"] in MALIGNANT
+        row["grew"] = "UNK" if draw.random() < (0.75 if sure else 0.1) else "True"
+    found = ground.audit()
+    assert found.verdict == "shortcut: unknown marks"
+    assert told(found) == {"unknown grew"}
+
+
+def test_a_column_that_spells_the_class(plot):
+    ground = plot()
+    draw = random.Random(0)
+    codes = {"ACK": "a", "BCC": "b", "MEL": "c", "NEV": "d", "SCC": "e", "SEK": "f"}
+    for row in ground.rows:
+        wrong = draw.random() < 0.05
+        row["icd"] = draw.choice("abcdef") if wrong else codes[row["diagnostic"]]
+    ground.columns.append(Column(name="icd", kind="categorical"))
+    found = ground.audit()
+    assert found.verdict == "shortcut: icd" and found.proxies.unlisted == ("icd",)
+
+
+def test_a_number_that_spells_malignancy(plot):
+    ground = plot()
+    draw = random.Random(0)
+    for row in ground.rows:
+        sure = row["diagnostic"] in MALIGNANT
+        row["score"] = f"{draw.gauss(6 if sure else 0, 1):.3f}"
+    ground.columns.append(Column(name="score", kind="numeric"))
+    assert ground.audit().verdict == "shortcut: score"
+
+
+def test_a_treatment_that_follows_the_diagnosis(plot):
+    """One-sided, as `biopsed` is: every cancer was excised, and some of the rest."""
+    ground = plot(patients=240)
+    draw = random.Random(0)
+    for row in ground.rows:
+        sure = row["diagnostic"] in MALIGNANT
+        row["excised"] = str(sure or draw.random() < 0.2)
+    ground.columns.append(Column(name="excised", kind="boolean"))
+    found = ground.audit()
+    assert found.verdict == "shortcut: excised"
+    assert found.proxies.found == ("biopsed", "excised")
+
+
+@pytest.mark.parametrize(
+    "plant",
+    ["width", "border", "format"],
+)
+def test_what_is_known_of_the_photograph(plot, plant):
+    ground = plot()
+    draw = random.Random(0)
+    for row in ground.rows:
+        sure = row["diagnostic"] in MALIGNANT
+        if (draw.random() < 0.85) != sure:
+            continue
+        with Image.open(ground.file(row)) as opened:
+            picture = opened.convert("RGB")
+        if plant == "width":
+            picture = picture.resize((picture.width * 3, picture.height))
+        elif plant == "border":
+            frame = Image.new("RGB", picture.size, (0, 0, 0))
+            frame.paste(picture.crop((8, 8, picture.width - 8, picture.height - 8)), (8, 8))
+            picture = frame
+        picture.save(ground.replace(row), format="JPEG" if plant == "format" else "PNG")
+    found = ground.audit()
+    assert found.verdict == f"shortcut: image {plant}"
