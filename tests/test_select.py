@@ -14,6 +14,7 @@ RECORDS = [
     *(record(fusion="metablock", fold=k) for k in range(2)),
     *(record(fusion="metablock", backbone="resnet50", fold=k) for k in range(2)),
     record(fusion="random-forest", backbone="-"),
+    record(fusion="concat", settings={"epochs": 5, "shuffle_metadata": True}),
 ]
 BLOCKS = blocks(RECORDS)
 
@@ -26,6 +27,8 @@ BLOCKS = blocks(RECORDS)
         ("metablock@resnet50", "metablock@resnet50"),
         ("MetaBlock@resnet18", "metablock@resnet18"),
         ("random_forest", "random-forest"),
+        ("concat/shuffled", "concat@resnet18/shuffled"),
+        ("concat@resnet18/shuffled", "concat@resnet18/shuffled"),
         ("metablock_resnet50", "metablock@resnet50"),  # part of run ids
     ],
 )

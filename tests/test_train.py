@@ -118,15 +118,15 @@ def test_training_ends_after_so_many_epochs_without_a_better_score(
     epochs: int,
     best: int,
 ) -> None:
-    from fusionbench import run as run_module
+    from fusionbench import network as run_module
 
     script = Scripted(scores)
-    fit = run_module.fit
+    fit = network.fit
 
     def scripted_fit(*arguments: Any, **named: Any) -> Any:
         return fit(*arguments, **{**named, "watch": lambda model: next(script.scores)})
 
-    monkeypatch.setattr(run_module, "fit", scripted_fit)
+    monkeypatch.setattr(network, "fit", scripted_fit)
     changed = {"epochs": 5, "early_stop": stop, "watch": watch, "select": "inner-val"}
     result = run(quick.model_copy(update=changed), here).records[0].result
     assert result is not None

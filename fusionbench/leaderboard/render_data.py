@@ -14,7 +14,7 @@ from fusionbench.leaderboard.escape import csv_cell
 from fusionbench.leaderboard.marks import alike
 from fusionbench.leaderboard.render_published import CSV_COLUMNS, published_csv, published_data
 from fusionbench.leaderboard.table import PAPER, chosen, warning
-from fusionbench.metric_names import METRICS
+from fusionbench.metric_names import METRICS, RECALL, SCALED
 
 # Of a gain, in csv after "vs_image" or "vs_shuffled".
 GAIN_COLUMNS = ("", "_std", "_low", "_high", "_p")
@@ -144,7 +144,9 @@ def as_csv(
     else:
         seen = {n for row in rows for p in row.parts.values() for n in p.metrics}
         seen |= {n for b in published for item in b.rows for n in item.row.values}
-        names = [n for n in METRICS if n in seen] + sorted(seen - METRICS.keys())
+        # What else a record holds of each class is for --metrics, and for JSON.
+        names = [n for n in (*METRICS, *SCALED) if n in seen]
+        names += sorted(n for n in seen if n.startswith(RECALL))
     labelled = any(row.label for row in rows)
     several = any(len(row.seeds) > 1 for row in rows)
     kinds = ("mean", "std", "std_fold", "std_seed", "std_rest") if several else ("mean", "std")

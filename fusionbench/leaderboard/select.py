@@ -14,9 +14,10 @@ SHOWN = 8  # candidates that an error spells out
 def select_row(blocks: Sequence[Block], text: str) -> tuple[Block, Row]:
     """The one row that `text` means, and the block that it stands in.
 
-    `text` is a method's name (concat), a method on a backbone (concat@resnet18), a row's label in a
-    declared table, its key of 12 hex digits or the start of it, or part of a run id. The first of
-    these that fits any row decides. Raises UsageError, with the candidates, where it means several
+    `text` is a method's name (concat), a method on a backbone (concat@resnet18), either with
+    /shuffled behind it for the control on other patients' metadata, a row's label in a declared
+    table, its key of 12 hex digits or the start of it, or part of a run id. The first of these that
+    fits any row decides. Raises UsageError, with the candidates, where it means several
     rows, and with the nearest names where it means none.
     """
     rows = [(block, row) for block in blocks for row in block.rows]
@@ -24,7 +25,7 @@ def select_row(blocks: Sequence[Block], text: str) -> tuple[Block, Row]:
     key = key_of(name)
     readings: tuple[Callable[[Row], bool], ...] = (
         lambda row: row.key == name,
-        lambda row: name in (row.label, row_name(row)) or row.fusion == key,
+        lambda row: name in (row.label, row_name(row)) or key == f"{row.fusion}{_twin(row)}",
         lambda row: row_name(row) == f"{key_of(name.partition('@')[0])}@{name.partition('@')[2]}",
         lambda row: len(name) >= 4 and row.key.startswith(name),
         lambda row: any(name in run for run in row.run_ids),
@@ -44,8 +45,13 @@ def select_row(blocks: Sequence[Block], text: str) -> tuple[Block, Row]:
 
 
 def row_name(row: Row) -> str:
-    """`fusion@backbone`; the method alone where it has no network."""
-    return row.fusion if row.backbone == "-" else f"{row.fusion}@{row.backbone}"
+    """`fusion@backbone`, the method alone where it has no network; `…/shuffled` for a twin."""
+    name = row.fusion if row.backbone == "-" else f"{row.fusion}@{row.backbone}"
+    return name + _twin(row)
+
+
+def _twin(row: Row) -> str:
+    return "/shuffled" if row.shuffled else ""
 
 
 def _several(text: str, found: Sequence[tuple[Block, Row]]) -> str:
