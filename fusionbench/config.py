@@ -102,6 +102,8 @@ class Execution:
     existing: Existing = "skip"
     save_weights: bool = False
     workers: int | None = None  # decoding threads; None: one per core
+    # Seconds between two checkpoints of a run, at least; 0: one after every epoch, inf: none.
+    checkpoint_every: float = 0.0
 
 
 def parse_assignments(items: Iterable[str]) -> dict[str, str]:

@@ -10,6 +10,8 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from fusionbench.checkpoint_file import CheckpointError
+from fusionbench.checkpoints import Keeper, place_of
 from fusionbench.config import Execution
 from fusionbench.environment import describe_environment, peak_memory
 from fusionbench.errors import RunFailedError
@@ -19,6 +21,7 @@ from fusionbench.model import FusionModel
 from fusionbench.placement import choose_device, choose_placement
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
+from fusionbench.records import Store
 from fusionbench.study import FoldRows, Trained
 from fusionbench.train import Arrays, fit, predict
 from fusionbench.withhold import withholding
@@ -39,6 +42,7 @@ class NetworkTrainer:
             torch.use_deterministic_algorithms(True, warn_only=True)
         progress.note(f"building {config.backbone}, weights: {config.weights}")
         self.experiment = experiment
+        self.execution = execution
         self.backbone = experiment.backbone()  # probed and, with pretrained weights, loaded once
         self.images = _place(experiment.images(execution.workers, progress), device)
         self.placement = choose_placement(device, config.precision, self.backbone)
@@ -57,7 +61,10 @@ class NetworkTrainer:
         return describe_environment(**more)
 
     def train(self, fold: Fold, rows: FoldRows, progress: Progress) -> Trained:
-        """Train one fold and evaluate its parts. Raises RunFailedError, or what a plugin raises."""
+        """Train one fold and evaluate its parts. Raises RunFailedError, or what a plugin raises.
+
+        A checkpoint of it in the store is gone on from, and one is left there after each epoch.
+        """
         experiment, placement = self.experiment, self.placement
         config, table = experiment.config, experiment.table
         seed = int(np.random.SeedSequence([config.seed, fold.index]).generate_state(1)[0])
@@ -84,10 +91,12 @@ class NetworkTrainer:
                 return balanced_nll(table.labels[watched], found)
             return compute(table.labels[watched], found, table.card.classes)[config.watch]
 
+        keeper = self._keeper(fold, progress)
         with progress.task(
             f"fold {fold.index}", total=config.epochs * len(rows.train), unit="img"
         ) as task:
-            fitted = fit(
+            train = partial(
+                fit,
                 model,
                 loss,
                 arrays,
@@ -106,7 +115,19 @@ class NetworkTrainer:
                 ),
                 watch=score if watched is not None else None,
                 task=task,
+                keep=keeper.keep,
             )
+            # Who asks for a result to be computed anew gets no part of an earlier one.
+            at = keeper.find() if self.execution.existing != "redo" else None
+            try:
+                if at is not None:
+                    progress.note(
+                        f"fold {fold.index} goes on after epoch {at.epoch} of {config.epochs}"
+                    )
+                fitted = train(resume=at)
+            except CheckpointError as error:
+                keeper.reject(error)
+                fitted = train()
         found = {name: predict(model, arrays, part, placement) for name, part in rows.parts.items()}
         inner = None if rows.inner is None else predict(model, arrays, rows.inner, placement)
         if not all(np.isfinite(p).all() for p in found.values()):
@@ -127,9 +148,21 @@ class NetworkTrainer:
             history=tuple(fitted.history),
             best_epoch=fitted.best_epoch,
             train_seconds=fitted.train_seconds,
+            seconds_before=keeper.seconds_before,
             images_seen=fitted.images_seen,
             peak_memory=int(torch.cuda.max_memory_allocated()) if on_gpu else peak_memory(),
             weights=partial(_serialised, model),
+        )
+
+    def _keeper(self, fold: Fold, progress: Progress) -> Keeper:
+        run = self.experiment.run_id(fold)
+        return Keeper(
+            Store(self.execution.store),
+            run,
+            place_of(self.environment, run),
+            every=self.execution.checkpoint_every,
+            label=f"fold {fold.index}",
+            progress=progress,
         )
 
 

@@ -83,7 +83,7 @@ def run(config: RunConfig, execution: Execution, progress: Progress = SILENT) ->
         with progress.task("folds", total=len(todo), unit="fold") as task:
             for fold in todo:
                 with store.lock(experiment.run_id(fold)):
-                    record = _run_fold(
+                    record = run_fold(
                         experiment, trainer, fold, verdict, store, execution, progress
                     )
                 if record.status == "failed":
@@ -93,7 +93,7 @@ def run(config: RunConfig, execution: Execution, progress: Progress = SILENT) ->
     return Outcome(experiment.config, tuple(records), tuple(failures))
 
 
-def _run_fold(
+def run_fold(
     experiment: Study,
     trainer: Trainer,
     fold: Fold,
@@ -133,7 +133,10 @@ def _run_fold(
         result=result_of(experiment, rows, trained, verdict),
         environment=environment,
         measured=Measured(
-            durations={"train": seconds, "total": time.perf_counter() - clock},
+            durations={
+                "train": seconds,
+                "total": trained.seconds_before + time.perf_counter() - clock,
+            },
             images_per_s=speed,
             started=started.isoformat(timespec="seconds"),
             peak_memory_bytes=trained.peak_memory,

@@ -152,6 +152,7 @@ class Trained:
     history: tuple[dict[str, float | None], ...] = ()
     best_epoch: int | None = None
     train_seconds: float = 0.0
+    seconds_before: float = 0.0  # of processes that were stopped; this one went on from there
     images_seen: int = 0
     peak_memory: int | None = None
     weights: Callable[[], bytes] | None = None  # safetensors

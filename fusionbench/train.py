@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from fusionbench.augment import AUGMENTATIONS
+from fusionbench.checkpoints import Parts, State
 from fusionbench.config import RunConfig
 from fusionbench.errors import RunFailedError
 from fusionbench.losses import CombinedLoss, total
@@ -41,14 +42,14 @@ class Arrays:
     labels: Tensor
 
 
-@dataclass
+@dataclass(frozen=True)
 class Fitted:
     """What training leaves behind. The model holds the selected weights."""
 
-    history: list[dict[str, float | None]] = field(default_factory=list)
-    best_epoch: int = 0  # counted from 1
-    train_seconds: float = 0.0
-    images_seen: int = 0
+    history: list[dict[str, float | None]]
+    best_epoch: int  # counted from 1
+    train_seconds: float
+    images_seen: int
 
 
 def fit(
@@ -65,17 +66,22 @@ def fit(
     withholding: Withholding | None = None,
     watch: Callable[[FusionModel], float] | None = None,
     task: Task | None = None,
+    resume: State | None = None,
+    keep: Callable[[State], None] | None = None,
 ) -> Fitted:
     """Train `model` in place on `rows` of `arrays`.
 
     withholding   which metadata a training step does not get to see; None: it sees all
     watch         called after each epoch: the value of the metric `config.watch`. The epoch where
                   it is best is kept (the first of equals). None: the last epoch is kept.
+    keep          called after each epoch with where training stands, in the model's own tensors
+    resume        such a state, of this very run: training goes on after its epoch
 
     With `config.early_stop` training ends after that many epochs in which the watched score, or
     without one the training loss, has not improved.
     Raises RunFailedError for a non-finite loss (naming epoch and step) and for exhausted memory
-    (naming a batch size that fits).
+    (naming a batch size that fits); CheckpointError where `resume` is of another run, with model,
+    loss and random state untouched.
     """
     task = task or Task()
     device = placement.device
@@ -94,13 +100,17 @@ def fit(
         optimizer, config, steps, schedule_args or {}, watched=watch is not None
     )
     ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
-    best: dict[str, Tensor] | None = None
+    parts = Parts(trained, optimizer, scheduler, ema, device)
     sign = 1 if watch is not None and higher_is_better(config) else -1
-    best_score, best_epoch = -np.inf, 0
-    fitted = Fitted()
+    at = resume or State()
+    if resume is not None:
+        parts.restore(at)
+        task.advance(at.epoch * len(rows), epoch=at.epoch)
 
     try:
-        for epoch in range(1, config.epochs + 1):
+        for epoch in range(at.epoch + 1, config.epochs + 1):
+            if config.early_stop and at.epoch - at.best_epoch >= config.early_stop:
+                break
             started = time.perf_counter()
             trained.train()
             loss.begin_epoch(epoch, config.epochs)
@@ -108,8 +118,8 @@ def fit(
                 model, loss, arrays, rows, labels, config, placement, optimizer, scheduler, ema,
                 withholding, seed=seed, epoch=epoch, steps=steps, task=task,
             )  # fmt: skip
-            fitted.train_seconds += time.perf_counter() - started
-            fitted.images_seen += min(steps * config.batch_size, len(rows))
+            at.train_seconds += time.perf_counter() - started
+            at.images_seen += min(steps * config.batch_size, len(rows))
             entry: dict[str, float | None] = {
                 "epoch": epoch,
                 "lr": optimizer.param_groups[0]["lr"],
@@ -119,16 +129,18 @@ def fit(
             score = mean_loss["loss"]
             if watch is not None:
                 score = entry["watched"] = watch(candidate)
-            if sign * score > best_score:
-                best_score, best_epoch = sign * score, epoch
+            if sign * score > at.best_score:
+                at.best_score, at.best_epoch = sign * score, epoch
                 if watch is not None:
-                    best = {k: v.detach().cpu().clone() for k, v in candidate.state_dict().items()}
+                    weights = candidate.state_dict()
+                    at.best = {k: v.detach().cpu().clone() for k, v in weights.items()}
             if isinstance(scheduler, Plateau):
                 scheduler.step(epoch, score)
-            fitted.history.append(entry)
+            at.history.append(entry)
+            at.epoch = epoch
             task.advance(0, epoch=epoch, loss=mean_loss["loss"])
-            if config.early_stop and epoch - best_epoch >= config.early_stop:
-                break
+            if keep is not None:
+                keep(parts.capture(at))
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -142,14 +154,16 @@ def fit(
             else "Not even two images fit: use a smaller --image-size or backbone.",
         ) from error
 
-    if best is not None:
-        model.load_state_dict(best)
-        fitted.best_epoch = best_epoch
-    else:
-        fitted.best_epoch = len(fitted.history)
-        if ema is not None:
-            model.load_state_dict(ema.module.state_dict())
-    return fitted
+    if at.best is not None:
+        model.load_state_dict(at.best)
+    elif ema is not None:
+        model.load_state_dict(ema.module.state_dict())
+    return Fitted(
+        history=at.history,
+        best_epoch=at.best_epoch if at.best is not None else at.epoch,
+        train_seconds=at.train_seconds,
+        images_seen=at.images_seen,
+    )
 
 
 @torch.no_grad()

@@ -49,7 +49,8 @@ SECTIONS = {
         *("precision", "seed"),
     ),
     "Where, and what is kept": (
-        *("device", "workers", "store", "existing", "save-weights", "plugins", "json", "help"),
+        *("device", "workers", "store", "existing", "save-weights", "checkpoint-every"),
+        *("plugins", "json", "help"),
     ),
 }
 
@@ -117,11 +118,13 @@ def _choice(annotation: Any) -> click.Choice:
 @click.option(
     "--allow-forbidden",
     is_flag=True,
+    default=False,
     help="Let --columns name what gives the label away. Such rows say so.",
 )
 @click.option(
     "--shuffle-metadata",
     is_flag=True,
+    default=False,
     help="A control: every patient's metadata is another patient's. Such rows say so.",
 )
 @click.option(
@@ -199,6 +202,7 @@ def _choice(annotation: Any) -> click.Choice:
 @click.option(
     "--calibrate",
     is_flag=True,
+    default=False,
     help="Hold out an inner validation part of the training rows, fit a temperature on it, and "
     "report calibration before and after. --select inner-val does so anyhow.",
 )
@@ -220,6 +224,14 @@ def _choice(annotation: Any) -> click.Choice:
 )
 @click.option("--save-weights", is_flag=True, help="Keep the trained weights (safetensors).")
 @click.option(
+    "--checkpoint-every",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Least time between two checkpoints, from which a stopped run goes on. Default: one after "
+    "every epoch; inf: none.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(1),
     metavar="N",
@@ -236,6 +248,7 @@ def run_command(
     store: Path,
     existing: Existing,
     save_weights: bool,
+    checkpoint_every: float,
     workers: int | None,
     plugins: tuple[Path, ...],
     as_json: bool,
@@ -270,6 +283,7 @@ def run_command(
         existing=existing,
         save_weights=save_weights,
         workers=workers,
+        checkpoint_every=checkpoint_every,
     )
     kind = _check_names(config, plugins)
     progress = terminal.progress()

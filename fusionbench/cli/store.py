@@ -114,8 +114,11 @@ def merge_command(others: tuple[Path, ...], store: Path, dry_run: bool, as_json:
 @click.option("--leftovers", is_flag=True, help="What interrupted runs left behind.")
 @click.option("--failures", is_flag=True, help="Records of failed runs.")
 @click.option("--weights", is_flag=True, help="Trained weights; their records stay.")
+@click.option("--checkpoints", is_flag=True, help="Of stopped runs, which then start anew.")
 @click.option("--yes", is_flag=True, help="Delete without asking.")
-def prune_command(store: Path, leftovers: bool, failures: bool, weights: bool, yes: bool) -> None:
+def prune_command(
+    store: Path, leftovers: bool, failures: bool, weights: bool, checkpoints: bool, yes: bool
+) -> None:
     """Delete what is no longer needed, after showing it.
 
     The record and the predictions of a finished run are never deleted, nor anything of a run that
@@ -125,10 +128,16 @@ def prune_command(store: Path, leftovers: bool, failures: bool, weights: bool, y
     from fusionbench.errors import UsageError
     from fusionbench.records import leftovers as left
 
-    wanted = [(leftovers, left.leftovers), (failures, left.failures), (weights, left.weights)]
+    wanted = [
+        (leftovers, left.leftovers),
+        (failures, left.failures),
+        (weights, left.weights),
+        (checkpoints, left.checkpoints),
+    ]
     if not any(asked for asked, _ in wanted):
         raise UsageError(
-            "Nothing is named to be deleted.", "Give --leftovers, --failures or --weights."
+            "Nothing is named to be deleted.",
+            "Give --leftovers, --failures, --weights or --checkpoints.",
         )
     folder = _existing(store)
     found = {one.path: one for asked, list_ in wanted if asked for one in list_(folder)}

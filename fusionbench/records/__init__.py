@@ -22,6 +22,7 @@ finds other numbers for a run, they are kept in conflicts/, which nothing here c
 which can be merged with another folder by copying:
 
     records/<run_id>.json   predictions/<run_id>.csv   weights/<run_id>.safetensors
+    checkpoints/<run_id>.safetensors, of a run that is not done
     failed/<run_id>.json    locks/<run_id>.lock    conflicts/<run_id>.<12 hex>.json, .csv
 
 The JSON is written last, by temporary file and rename: it exists = the run is done. Its sections

@@ -1,7 +1,7 @@
 """What a store no longer needs, and its removal.
 
     leftovers(store) -> list[Leftover]      files that belong to no run any more
-    failures(store), weights(store)         what else may go, when asked for
+    failures(store), weights(store), checkpoints(store)     what else may go, when asked for
     remove(store, found) -> list[Path]      deletes them; returns which
 
 A valid record is never among them. A folder that is a link is passed over, and a file that is one
@@ -19,7 +19,7 @@ from fusionbench.errors import RecordError
 from fusionbench.records.reading import read_record
 from fusionbench.records.store import CONFLICTS, KINDS, BusyError, Store, is_run_name
 
-Why = Literal["temporary", "orphan", "lock", "superseded", "failure", "weights"]
+Why = Literal["temporary", "orphan", "lock", "superseded", "failure", "weights", "checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ def leftovers(store: Store) -> list[Leftover]:
         for path in _files(store, "failed")
         if path.stem in done
     ]
+    found += [
+        Leftover(path, "superseded", path.stem, "is the checkpoint of a run that is done")
+        for path in _files(store, "checkpoints")
+        if path.stem in done
+    ]
     return sorted((f for f in found if f.run not in running), key=lambda f: f.path)
 
 
@@ -90,6 +95,16 @@ def failures(store: Store) -> list[Leftover]:
 def weights(store: Store) -> list[Leftover]:
     """Every file of trained weights."""
     return [Leftover(p, "weights", p.stem, "holds weights") for p in _files(store, "weights")]
+
+
+def checkpoints(store: Store) -> list[Leftover]:
+    """Every checkpoint of a run that was stopped and would go on from there, by path."""
+    running = store.busy()
+    return [
+        Leftover(p, "checkpoint", p.stem, "is where a stopped run would go on")
+        for p in _files(store, "checkpoints")
+        if p.stem not in running
+    ]
 
 
 def remove(store: Store, found: Sequence[Leftover]) -> list[Path]:

@@ -31,6 +31,7 @@ KINDS = {
     "records": ".json",
     "predictions": ".csv",
     "weights": ".safetensors",
+    "checkpoints": ".safetensors",
     "failed": ".json",
     "locks": ".lock",
 }
@@ -61,8 +62,8 @@ class Store:
     def write(self, record: Record, predictions: Predictions) -> Record:
         """Write predictions, then the record; returns the record with its predictions' sha256.
 
-        An earlier failure of the same run is removed. Raises RecordError where the two do not
-        belong together, FusionbenchError where the folder cannot be written.
+        An earlier failure of the same run and its checkpoint are removed. Raises RecordError where
+        the two do not belong together, FusionbenchError where the folder cannot be written.
         """
         if record.result is None:
             raise RecordError(f"{record.run_id} has no result.", "Use write_failure.")
@@ -79,13 +80,16 @@ class Store:
         self._write(self._path("predictions", record.run_id), text)
         self._write(self._path("records", record.run_id), record.to_json().encode())
         self.delete(self._path("failed", record.run_id))
+        self.delete_checkpoint(record.run_id)
         return record
 
     def write_failure(self, record: Record) -> Record:
-        """Write a record with status "failed" to `failed/`; it never hides a success."""
+        """Write a record with status "failed" to `failed/`; it never hides a success. The run's
+        checkpoint goes: going on from there would fail again."""
         if record.error is None:
             raise RecordError(f"{record.run_id} did not fail.", "Use write.")
         self._write(self._path("failed", record.run_id), record.to_json().encode())
+        self.delete_checkpoint(record.run_id)
         return record
 
     def copy(
@@ -101,6 +105,7 @@ class Store:
         self._write(self._path("predictions", run), predictions)
         self._write(self._path("records", run), record)
         self.delete(self._path("failed", run))
+        self.delete_checkpoint(run)
 
     def copy_weights(self, run: str, weights: Iterable[bytes]) -> None:
         """Weights of another store for a record that is here."""
@@ -134,6 +139,27 @@ class Store:
     def weights_path(self, run: str) -> Path:
         """Where the run's weights are, or would be."""
         return self._path("weights", run)
+
+    def write_checkpoint(self, run: str, data: Iterable[bytes | memoryview]) -> None:
+        """Replace the run's checkpoint (fusionbench.checkpoints). Call it with the run's lock held.
+
+        A process that is killed while it writes leaves the one before, and at most one temporary
+        file: these are large, so that each run has its own, written over by the next attempt.
+        """
+        path = self.checkpoint_path(run)
+        temporary = _temporary_checkpoint(path)
+        self.delete(temporary)
+        self._write(path, data, temporary)
+
+    def checkpoint_path(self, run: str) -> Path:
+        """Where the run's checkpoint is, or would be."""
+        return self._path("checkpoints", run)
+
+    def delete_checkpoint(self, run: str) -> None:
+        """And what is left of an attempt to write it."""
+        path = self.checkpoint_path(run)
+        for one in (path, _temporary_checkpoint(path)):
+            self.delete(one)
 
     def read(self, run: str) -> Record:
         """The record of a run; its failure where there is no success. Raises RecordError."""
@@ -240,10 +266,15 @@ class Store:
             raise RecordError(f"{run[:300]!r} is not the name of a run.")
         return self.folder / kind / f"{run}{KINDS[kind]}"
 
-    def _write(self, path: Path, data: bytes | Iterable[bytes]) -> None:
+    def _write(
+        self,
+        path: Path,
+        data: bytes | Iterable[bytes | memoryview],
+        temporary: Path | None = None,
+    ) -> None:
         """All of the file or none of it, even if the machine stops half-way."""
         chunks = (data,) if isinstance(data, bytes) else data
-        temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+        temporary = temporary or path.with_name(f".{secrets.token_hex(8)}.tmp")
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -270,6 +301,10 @@ class Store:
 def is_run_name(text: str) -> bool:
     """Whether a run could be called so; what could not never becomes part of a path."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,239}", text) is not None
+
+
+def _temporary_checkpoint(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.tmp")
 
 
 def _acquired(path: Path) -> BaseFileLock | None:

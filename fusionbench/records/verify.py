@@ -89,6 +89,10 @@ def verify(
         found.counts["weights"] += 1
         if reason := unfit_weights(path):
             found.add(path, f"{path} is no safetensors file: {reason}.", "Delete it.")
+    for path in store.files("checkpoints"):
+        if path.stem not in running and (reason := unfit_weights(path)):
+            remedy = "Delete it: its run will start anew."
+            found.add(path, f"{path} is no whole checkpoint: {reason}.", remedy)
     for path in store.files(CONFLICTS):
         _check_conflict(path, found)
     for left in leftovers(store):

@@ -106,7 +106,10 @@ def test_prune_shows_and_deletes_only_when_told(cli, store) -> None:
     names = {p.name for p in store.folder.rglob("*") if p.is_file()}
     where = ("--store", store.folder)
     answer = cli("store", "prune", *where)
-    assert answer.code == 2 and "Give --leftovers, --failures or --weights." in answer.err
+    assert (
+        answer.code == 2
+        and "Give --leftovers, --failures, --weights or --checkpoints." in answer.err
+    )
     answer = cli("store", "prune", "--leftovers", "--failures", *where)
     assert answer.code == 2 and "Nothing was deleted. Add --yes" in answer.err
     assert "predictions/gone.csv" in answer.out and "2 files" in answer.out

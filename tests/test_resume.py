@@ -1,0 +1,641 @@
+"""A run that is stopped, wherever, goes on from its last epoch to the same bits."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from fusionbench import train
+from fusionbench.checkpoint_file import CheckpointError, pieces, read
+from fusionbench.checkpoints import Keeper, State
+from fusionbench.config import Execution, RunConfig
+from fusionbench.progress import Progress
+from fusionbench.records import Record, Store
+from fusionbench.records.leftovers import checkpoints as stopped
+from fusionbench.records.leftovers import leftovers
+from fusionbench.records.verify import verify
+from fusionbench.run import open_experiment, run
+from fusionbench.sweep import plan
+from fusionbench.tables import read_table
+
+
+class Stopped(BaseException):
+    """Stands for whatever ends the process."""
+
+
+class Notes(Progress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@contextmanager
+def changed(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def stop_after(kept: int = 1) -> Any:
+    """The process ends once it has written so many checkpoints."""
+    keep, count = Keeper.keep, [0]
+
+    def ends(self: Keeper, state: State) -> None:
+        keep(self, state)
+        count[0] += 1
+        if count[0] == kept:
+            raise Stopped
+
+    return changed(Keeper, "keep", ends)
+
+
+def only(records: tuple[Record, ...]) -> Record:
+    assert len(records) == 1
+    return records[0]
+
+
+def same(one: Execution, other: Execution, name: str) -> bool:
+    """Bit for bit: the record but for time and place, and every probability."""
+    a, b = Store(one.store), Store(other.store)
+    return a.read(name).reproducible() == b.read(name).reproducible() and (
+        a.predictions(name).to_csv() == b.predictions(name).to_csv()
+    )
+
+
+def checkpoint(config: RunConfig, execution: Execution) -> Path:
+    study = open_experiment(config, execution)
+    fold = next(f for f in study.protocol.folds if f.index == (execution.folds or (0,))[0])
+    return Store(execution.store).checkpoint_path(study.run_id(fold))
+
+
+# ---- what is trained, in every way
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sgd, dropped metadata and paths, oversampling": {
+        "optimizer": "sgd", "schedule": "step", "metadata_dropout": 0.3, "block_dropout": 0.2,
+        "sampler": "class-balanced", "drop_path": 0.3, "reducer": 16,
+    },
+    "adamw, averaged weights, the best epoch of an inner part": {
+        "optimizer": "adamw", "schedule": "cosine", "ema": 0.9, "select": "inner-val",
+        "watch": "nll", "augment": "mild", "clip_grad": 1.0,
+    },
+    "momentum, plateau after warm-up, early stop": {
+        "optimizer": "momentum", "lr": 2.0, "clip_grad": 0.1, "schedule": "plateau",
+        "warmup_epochs": 1, "select": "test-best", "watch": "nll", "early_stop": 1,
+        "params": {"schedule.patience": "0"},
+    },
+    "plateau of the training loss, without a warm-up": {
+        "optimizer": "momentum", "lr": 2.0, "clip_grad": 0.1, "schedule": "plateau",
+        "warmup_epochs": 0, "epochs": 5, "batch_size": 16,
+        "params": {"schedule.patience": "0", "schedule.factor": "0.5"},
+    },
+    "lamb, contrast of stages": {
+        "optimizer": "lamb", "fusion": "sgmc", "loss": "ce+self-contrastive", "schedule": "poly",
+    },
+    "lion, deferred weights of classes": {
+        "optimizer": "lion", "loss": "ldam", "sampler": "square-root", "schedule": "tanh",
+        "params": {"loss.drw_from": "0.5"},
+    },
+    "adafactor, a classifier at every stage": {
+        "optimizer": "adafactorbv", "loss": "ce+deep-supervision", "schedule": "constant",
+        "augment": "metablock-2021",
+    },
+    "rmsprop, a gate, calibration": {
+        "optimizer": "rmsprop", "fusion": "metablock", "calibrate": True, "schedule": "multistep",
+        "params": {"schedule.decay_milestones": "[2, 3]"},
+    },
+    "bf16": {"optimizer": "nadam", "precision": "bf16", "backbone": "test_vit", "schedule": "none"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_stopped_after_every_epoch_it_gives_the_same_bits(
+    name: str, quick: RunConfig, here: Execution, tmp_path: Path
+) -> None:
+    config = RunConfig.model_validate(
+        quick.model_dump() | {"epochs": 4, "batch_size": 32, "loss": "ce"} | SETTINGS[name]
+    )
+    whole = only(run(config, here).records)
+    assert whole.result is not None
+    other = replace(here, store=tmp_path / "other")
+    for epoch in range(1, whole.result.epochs_run + 1):
+        progress = Notes()
+        with stop_after(1), pytest.raises(Stopped):
+            run(config, other, progress)
+        said = [n for n in progress.notes if "after epoch" in n or "anew" in n]
+        expected = f"fold 0 goes on after epoch {epoch - 1} of {config.epochs}"
+        assert said == ([expected] if epoch > 1 else [])
+    with changed(train, "_train_epoch", lambda *a, **k: pytest.fail("trained an epoch again")):
+        again = only(run(config, other).records)
+    assert again.result is not None and again.result.history == whole.result.history
+    assert same(here, other, whole.run_id)
+    assert not checkpoint(config, other).exists()
+    # The rules themselves went through a stop.
+    if "early_stop" in SETTINGS[name]:
+        assert whole.result.epochs_run < 4
+    elif "plateau" in name:
+        assert len({entry["lr"] for entry in whole.result.history}) > 1
+
+
+def test_stopped_inside_an_epoch_it_repeats_that_epoch_only(
+    quick: RunConfig, here: Execution, tmp_path: Path
+) -> None:
+    """Ctrl-C at steps drawn at random, and at the moment a checkpoint takes its name."""
+    config = quick.model_copy(update={"epochs": 6, "ema": 0.8, "optimizer": "adamw"})
+    whole = only(run(config, here).records)
+    other = replace(here, store=tmp_path / "other")
+    rng, step, rename = random.Random(1), train._to_device, Path.replace
+    train_epoch = train._train_epoch
+    began: list[int] = []
+    left = [0]
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        began.append(named["epoch"])
+        return train_epoch(*arguments, **named)
+
+    def interrupted_step(*arguments: Any) -> Any:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    def interrupted_rename(self: Path, target: Path) -> Path:
+        if target.parent.name == "checkpoints":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    stops = 0
+    with changed(train, "_train_epoch", counted):
+        while not Store(other.store).has(whole.run_id):
+            owner, name, value = (
+                (Path, "replace", interrupted_rename)
+                if stops == 2
+                else (train, "_to_device", interrupted_step)
+            )
+            left[0] = rng.randrange(1, 25)
+            try:
+                with changed(owner, name, value):
+                    run(config, other)
+            except KeyboardInterrupt:
+                stops += 1
+                # Nothing half written lies about.
+                assert {p.suffix for p in (other.store / "checkpoints").glob("*")} <= {
+                    ".safetensors"
+                }
+    assert stops >= 4
+    assert set(began) == set(range(1, 7)) and began == sorted(began)
+    assert len(began) <= 6 + stops
+    assert same(here, other, whole.run_id)
+
+
+def test_time_and_photographs_of_all_processes_count(quick: RunConfig, here: Execution) -> None:
+    config = quick.model_copy(update={"epochs": 3})
+    path = checkpoint(config, here)
+    with stop_after(1), pytest.raises(Stopped):
+        run(config, here)
+    content = read(path)
+    assert 0 < content["state"]["train_seconds"] < content["state"]["seconds"] < 600
+    content["state"]["train_seconds"] += 1000
+    content["state"]["seconds"] += 2000  # as if it had been slow
+    path.write_bytes(b"".join(pieces(content)))
+    with stop_after(1), pytest.raises(Stopped):
+        run(config, here)
+    state = State(**read(path)["state"])
+    assert state.epoch == 2 and state.images_seen == 2 * content["state"]["images_seen"] > 0
+    assert 1000 < state.train_seconds < 1600 and 2000 < state.seconds < 2600
+    record = only(run(config, here).records)
+    durations = record.measured.durations
+    assert state.train_seconds < durations["train"] < 1600
+    assert state.seconds < durations["total"] < 2600
+    assert record.measured.images_per_s is not None
+    assert record.measured.images_per_s * durations["train"] == pytest.approx(
+        state.images_seen * 3 / 2
+    )
+
+
+# ---- when it starts anew
+
+
+def damage(raw: bytes, how: str) -> bytes:
+    rng = random.Random(how)
+    at = rng.randrange(len(raw))
+    return {
+        "empty": b"",
+        "short": raw[:7],
+        "header only": raw[: 8 + int.from_bytes(raw[:8], "little")],
+        "cut": raw[:at],
+        "one byte less": raw[:-1],
+        "one byte more": raw + b"\0",
+        "flipped": raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :],
+        "no safetensors": b"\x80\x04\x95 a pickle, perhaps" * 9,
+    }[how]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, tiny_card: Path) -> bytes:
+    """A run's checkpoint."""
+    here = Execution(store=tmp_path_factory.mktemp("written"), folds=(0,), device="cpu")
+    with stop_after(1), pytest.raises(Stopped):
+        run(tiny(tiny_card), here)
+    return checkpoint(tiny(tiny_card), here).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_card: Path) -> Execution:
+    """The same run's finished store."""
+    here = Execution(store=tmp_path_factory.mktemp("undisturbed"), folds=(0,), device="cpu")
+    run(tiny(tiny_card), here)
+    return here
+
+
+def tiny(card: Path) -> RunConfig:
+    return RunConfig(
+        fusion="none", backbone="test_resnet", dataset=str(card), weights="none", epochs=2,
+        batch_size=16, image_size=32, augment="flip", precision="fp32",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["empty", "short", "header only", "cut", "one byte less", "one byte more", "flipped",
+     "no safetensors"],
+)  # fmt: skip
+def test_a_damaged_checkpoint_is_noticed(how: str, written: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(written)
+    assert State(**read(path)["state"]).epoch == 1
+    path.write_bytes(damage(written, how))
+    with pytest.raises(CheckpointError, match=str(path)):
+        read(path)
+
+
+def test_any_byte_counts(written: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    rng = random.Random(5)
+    head = 8 + int.from_bytes(written[:8], "little")
+    places = [*rng.sample(range(head), 20), *rng.sample(range(head, len(written)), 20)]
+    for at in (*places, 0, len(written) - 1):
+        path.write_bytes(written[:at] + bytes([written[at] ^ (1 << at % 8)]) + written[at + 1 :])
+        with pytest.raises(CheckpointError):
+            read(path)
+
+
+def spoil(path: Path) -> str:
+    path.write_bytes(path.read_bytes()[:-100])
+    return "no good.*cut off or damaged"
+
+
+def of_another_torch(path: Path) -> str:
+    content = read(path)
+    content["place"]["torch"] = "1.0"
+    path.write_bytes(b"".join(pieces(content)))
+    return r"epoch 1 was made with torch 1\.0, not"
+
+
+def of_another_run(path: Path) -> str:
+    content = read(path)
+    content["place"]["run"] = "another"
+    path.write_bytes(b"".join(pieces(content)))
+    return "was made with run another, not"
+
+
+def of_another_model(path: Path) -> str:
+    content = read(path)
+    tensors = content["state"]["modules"]["trained"]
+    tensors.pop(next(iter(tensors)))
+    path.write_bytes(b"".join(pieces(content)))
+    return "no good.*another model"
+
+
+def of_another_optimiser(path: Path) -> str:
+    content = read(path)
+    content["state"]["optimizer"]["param_groups"].pop()
+    path.write_bytes(b"".join(pieces(content)))
+    return "no good.*does not fit"
+
+
+def of_another_layout(path: Path) -> str:
+    content = read(path)
+    del content["state"]["epoch"]
+    content["state"]["step"] = 7
+    path.write_bytes(b"".join(pieces(content)))
+    return "no good"
+
+
+def a_link(path: Path) -> str:
+    aside = path.with_name("aside")
+    path.rename(aside)
+    path.symlink_to(aside)
+    return "no plain file"
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [spoil, of_another_torch, of_another_run, of_another_model, of_another_optimiser,
+     of_another_layout, a_link],
+)  # fmt: skip
+def test_one_that_is_no_good_is_said_and_not_used(
+    spoilt: Callable[[Path], str],
+    written: bytes,
+    undisturbed: Execution,
+    tiny_card: Path,
+    here: Execution,
+) -> None:
+    config = tiny(tiny_card)
+    path = checkpoint(config, here)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(written)
+    said = spoilt(path)
+    progress, began = Notes(), []
+    train_epoch = train._train_epoch
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        began.append(named["epoch"])
+        return train_epoch(*arguments, **named)
+
+    with changed(train, "_train_epoch", counted):
+        record = only(run(config, here, progress).records)
+    assert began == [1, 2]
+    (note,) = [n for n in progress.notes if "anew" in n]
+    assert note.startswith("fold 0 starts anew")
+    assert re.search(said, note)
+    assert same(here, undisturbed, record.run_id)
+    assert not path.exists() and not path.is_symlink()
+
+
+def test_other_threads_or_precision_are_another_place(
+    quick: RunConfig, here: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stop_after(1), pytest.raises(Stopped):
+        run(quick, here)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    progress = Notes()
+    run(quick, here, progress)
+    assert any("made with threads" in note and "not 77" in note for note in progress.notes)
+
+
+def test_who_asks_for_it_anew_gets_it_anew(quick: RunConfig, here: Execution) -> None:
+    with stop_after(1), pytest.raises(Stopped):
+        run(quick, here)
+    progress = Notes()
+    run(quick, replace(here, existing="redo"), progress)
+    assert not any("goes on" in note for note in progress.notes)
+
+
+# ---- what is left in the store
+
+
+def test_a_failed_run_leaves_no_checkpoint(
+    quick: RunConfig, here: Execution, tmp_path: Path
+) -> None:
+    path = tmp_path / "late.py"
+    path.write_text(
+        '"""Loses its mind in its second epoch."""\n'
+        "from fusionbench.fusion import Fusion\n"
+        "class Late(Fusion):\n"
+        "    steps = 0\n"
+        "    def fuse(self, image, meta):\n"
+        "        Late.steps += self.training\n"
+        '        return image * (float("nan") if Late.steps > 6 else 1.0)\n',
+        encoding="utf-8",
+    )
+    execution = replace(here, plugins=(path,))
+    config = quick.model_copy(update={"fusion": "late", "epochs": 4})
+    kept: list[int] = []
+    keep = Keeper.keep
+
+    def noted(self: Keeper, state: State) -> None:
+        keep(self, state)
+        kept.append(state.epoch)
+
+    with changed(Keeper, "keep", noted):
+        failure = only(run(config, execution).failures)
+    assert kept == [1] and failure.status == "failed"
+    assert not list((here.store / "checkpoints").iterdir())
+
+
+def test_a_full_disk_costs_the_checkpoint_not_the_run(
+    quick: RunConfig, here: Execution, tmp_path: Path
+) -> None:
+    def full(self: Store, path: Path, data: Any, temporary: Any = None) -> None:
+        if path.parent.name == "checkpoints":
+            data = (piece if i < 3 else _no_space() for i, piece in enumerate(data))
+        write(self, path, data, temporary)
+
+    write, progress = Store._write, Notes()
+    with changed(Store, "_write", full):
+        record = only(run(quick, here, progress).records)
+    (note,) = [n for n in progress.notes if "checkpoint" in n]  # once, for both epochs
+    assert "no checkpoint of epoch 1" in note and "No space left" in note
+    assert not list((here.store / "checkpoints").iterdir())
+    whole = replace(here, store=tmp_path / "whole")
+    run(quick, whole)
+    assert same(here, whole, record.run_id)
+
+
+def _no_space() -> bytes:
+    raise OSError(28, "No space left on device")
+
+
+def test_checkpoints_may_be_rare(quick: RunConfig, here: Execution) -> None:
+    config = quick.model_copy(update={"epochs": 3})
+    for every, expected in ((math.inf, 0), (1e-9, 3)):
+        written: list[str] = []
+        write = Store.write_checkpoint
+
+        def noted(self: Store, name: str, data: Any, to: list[str] = written, by: Any = write):
+            to.append(name)
+            by(self, name, data)
+
+        with changed(Store, "write_checkpoint", noted):
+            run(config, replace(here, checkpoint_every=every, existing="redo"))
+        assert len(written) == expected
+
+
+def test_the_store_knows_what_they_are(quick: RunConfig, here: Execution) -> None:
+    with stop_after(1), pytest.raises(Stopped):
+        run(quick, here)
+    store, path = Store(here.store), checkpoint(quick, here)
+    # Half a checkpoint of a process that was killed: the next attempt writes over it.
+    half = path.with_name(f".{path.stem}.tmp")
+    half.write_bytes(b"half")
+    assert [(one.path, one.why) for one in leftovers(store)] == [(half, "temporary")]
+    assert [(one.path, one.why) for one in stopped(store)] == [(path, "checkpoint")]
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-10])
+    assert path in [problem.path for problem in verify(store).problems]
+    path.write_bytes(raw)
+    assert path not in [problem.path for problem in verify(store).problems]
+    with store.lock(path.stem):
+        assert stopped(store) == [] and leftovers(store) == []
+
+    run(quick, here)
+    assert not path.exists() and not half.exists() and verify(store).ok
+    path.write_bytes(raw)  # as if killed between the record and this
+    assert [(one.path, one.why) for one in leftovers(store)] == [(path, "superseded")]
+
+
+def test_it_is_plain_safetensors(written: bytes, tmp_path: Path) -> None:
+    """Other tools can read it; its tensors are those of the model."""
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(written)
+    tensors = load_file(path)
+    assert tensors.pop("sha256").dtype == torch.uint8
+    state = read(path)["state"]
+    weights = state["modules"]["trained"]
+    assert all(torch.isfinite(v).all() for v in weights.values() if v.is_floating_point())
+    for name, value in weights.items():
+        flat = tensors[f"state/modules/trained/{name}"]
+        assert sorted(flat.flatten().tolist()) == sorted(value.flatten().tolist())
+    assert any(v.ndim == 4 and not v.is_contiguous() for v in weights.values())  # channels last
+
+
+TENSORS = st.builds(
+    lambda shape, dtype, order: torch.testing.make_tensor(
+        tuple(shape), dtype=dtype, device="cpu"
+    ).permute(sorted(range(len(shape)), key=lambda axis: order[axis])),
+    st.lists(st.integers(0, 4), max_size=4),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.uint8,
+                     torch.bool]),
+    st.lists(st.integers(0, 9), min_size=4, max_size=4),
+)  # fmt: skip
+PLAIN = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), TENSORS,
+    st.sampled_from([torch.bfloat16, torch.float32]),
+)  # fmt: skip
+TREES = st.recursive(
+    PLAIN,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        st.dictionaries(st.one_of(st.integers(0, 3), st.text(max_size=4)), inner, max_size=3),
+    ),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=80)
+@given(tree=TREES)
+def test_a_tree_comes_back_bit_for_bit(tree: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / f"tree-{os.getpid()}.safetensors"
+    path.write_bytes(b"".join(bytes(piece) for piece in pieces(tree)))
+    assert identical(tree, read(path))
+
+
+def identical(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        # In memory, too; of an axis of length 1 the stride means nothing.
+        strides = zip(a.shape, a.stride(), b.stride(), strict=True)
+        dense = a.numel() == 0 or all(x == y for n, x, y in strides if n > 1)
+        alike = a.dtype == b.dtype and a.shape == b.shape and dense
+        return alike and torch.equal(a.nan_to_num(7.25), b.nan_to_num(7.25))
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(identical(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return (
+            type(a) is type(b)
+            and len(a) == len(b)
+            and all(identical(x, y) for x, y in zip(a, b, strict=True))
+        )
+    return type(a) is type(b) and (a == b or a != a)
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), torch.ones(1, dtype=torch.complex64), b"x"])
+def test_what_it_does_not_hold_is_refused_before_a_byte_is_written(value: Any) -> None:
+    with pytest.raises(CheckpointError, match="/a/0"):
+        next(pieces({"a": [value]}))
+
+
+# ---- kill -9
+
+TABLE = """
+title = "Tiny"
+dataset = "{card}"
+folds = [0]
+
+[settings]
+backbone = "test_resnet"
+loss = "ce"
+weights = "none"
+epochs = 6
+batch_size = 16
+image_size = 32
+augment = "flip"
+precision = "fp32"
+ema = 0.9
+select = "inner-val"
+
+[[rows]]
+label = "plain"
+fusion = "none"
+
+[[rows]]
+label = "both"
+fusion = "concat"
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes in order to kill them")
+def test_a_sweep_killed_at_twenty_random_moments_ends_with_the_same_records(
+    tiny_card: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "tiny.toml"
+    table.write_text(TABLE.format(card=tiny_card), encoding="utf-8")
+    script = Path(__file__).with_name("killed_sweep.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(table), str(tmp_path), "20", "4"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["20"], done.stdout
+    whole = Execution(store=tmp_path / "whole", device="cpu")
+    jobs = plan(read_table(table), whole).jobs
+    assert len(jobs) == 2 and all(job.done for job in jobs)
+    for store in tmp_path.glob("killed-*"):
+        assert verify(Store(store)).ok  # nothing lies about
+        for job in jobs:
+            assert same(whole, replace(whole, store=store), job.run_id)
+
+    began: dict[tuple[str, str], list[int]] = {}
+    kept: dict[tuple[str, str], int] = {}
+    children: dict[tuple[str, str], set[str]] = {}
+    for line in (tmp_path / "log").read_text(encoding="utf-8").splitlines():
+        _, turn, child, event, name, epoch = line.split()
+        key = turn, name
+        if event == "kept":
+            kept[key] = int(epoch)
+            continue
+        # An epoch whose checkpoint was written is never trained again: at most the current one.
+        assert int(epoch) > kept.get(key, 0), line
+        began.setdefault(key, []).append(int(epoch))
+        children.setdefault(key, set()).add(child)
+    assert len(began) == 2 * len(list(tmp_path.glob("killed-*")))
+    for key, epochs in began.items():
+        assert sorted(set(epochs)) == [1, 2, 3, 4, 5, 6] and epochs == sorted(epochs)
+        assert len(epochs) <= 6 + len(children[key]) - 1
+    assert sum(len(found) - 1 for found in children.values()) >= 8  # killed while training
