@@ -1,18 +1,50 @@
-"""A sweep runs what its table lacks, in order, whatever fails on the way."""
+"""A sweep runs what its table lacks, in order, whatever fails on the way and whoever else does."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from made_up_control import Traced
 
-from fusionbench import sweep as sweep_module
-from fusionbench.config import Execution
-from fusionbench.errors import DataError
+from fusionbench.config import Execution, RunConfig
+from fusionbench.errors import DataError, UsageError
+from fusionbench.progress import Progress, Task
 from fusionbench.records import Store
-from fusionbench.sweep import carry_out, plan
-from fusionbench.tables import Overrides, Table, read_table
+from fusionbench.run import run
+from fusionbench.sweep import (
+    SweepOutcome,
+    carry_out,
+    forecast,
+    grid,
+    plan,
+)
+from fusionbench.sweep import carry_out as carry_out_function
+from fusionbench.sweep.fold import SteadyStore, StoreUnwritableError
+from fusionbench.sweep.grid import setting
+from fusionbench.sweep.resources import parse_size
+from fusionbench.tables import Overrides, Table, expand, read_table
+
+MODULE = sys.modules[carry_out_function.__module__]
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """A suite that a shell started in the background was told to ignore it, and so are children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
 
 EXPLODES = '''
 """Loses its mind at once."""
@@ -57,6 +89,11 @@ def here(tmp_path: Path, plugin: Path) -> Execution:
     return Execution(store=tmp_path / "store", device="cpu", plugins=(plugin,))
 
 
+@pytest.fixture
+def traced(tmp_path: Path, tiny_card: Path) -> Traced:
+    return Traced(tmp_path, tiny_card)
+
+
 def table(folder: Path, card: Path, *rows: str, top: str = "") -> Table:
     path = folder / "tiny.toml"
     path.write_text(top + ROWS.format(card=card) + "".join(rows), encoding="utf-8")
@@ -73,7 +110,7 @@ def test_it_runs_what_is_missing_and_then_nothing(
         (k, label) for k in range(3) for label in ("plain", "both")
     ]
     # Two of the six by another route, to be left alone.
-    sweep_module.run(found.jobs[1].config, Execution(**{**vars(here), "folds": (0, 2)}))
+    run(found.jobs[1].config, replace(here, folds=(0, 2)))
     found = plan(tiny, here)
     assert [(j.fold, j.label) for j in found.jobs if j.done] == [(0, "both"), (2, "both")]
     before = {p: p.stat().st_mtime_ns for p in (here.store / "records").iterdir()}
@@ -84,13 +121,32 @@ def test_it_runs_what_is_missing_and_then_nothing(
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert {r.run_id for r in Store(here.store).records()} == {j.run_id for j in found.jobs}
 
-    monkeypatch.setattr("fusionbench.run.fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr("fusionbench.network.fit", lambda *a, **k: pytest.fail("trained again"))
     again = plan(tiny, here)
     assert again.missing == () and len(again.jobs) == 6
-    assert carry_out(again, here) == sweep_module.SweepOutcome((), ())
+    assert carry_out(again, here) == SweepOutcome((), ())
 
 
-def test_a_failing_row_is_recorded_and_the_others_go_on(
+def test_a_row_opened_once_gives_the_records_of_runs_opened_one_by_one(
+    tmp_path: Path, tiny_card: Path, here: Execution
+) -> None:
+    """Two seeds: the second is derived from the first's opened run."""
+    tiny = table(tmp_path, tiny_card, CONCAT, top="seeds = [3, 4]\nfolds = [1, 2]\n")
+    found = plan(tiny, here)
+    assert [(j.config.seed, j.fold, j.label) for j in found.jobs] == [
+        (seed, k, label) for seed in (3, 4) for k in (1, 2) for label in ("plain", "both")
+    ]
+    assert len({id(job.study.table) for job in found.jobs}) == 1
+    outcome = carry_out(found, here)
+    other = Execution(store=tmp_path / "other", device="cpu", folds=(1, 2))
+    for one in expand(tiny):
+        for record in run(one.config, other).records:
+            ours = Store(here.store).read(record.run_id)
+            assert ours.reproducible() == record.reproducible()
+    assert len(outcome.records) == len(list(Store(other.store))) == 8
+
+
+def test_a_failing_row_is_recorded_and_left_until_told_otherwise(
     tmp_path: Path, tiny_card: Path, here: Execution
 ) -> None:
     tiny = table(tmp_path, tiny_card, EXPLODING, REFUSED, CONCAT, top="folds = [0, 1]\n")
@@ -98,7 +154,7 @@ def test_a_failing_row_is_recorded_and_the_others_go_on(
     done = [(r.identity["fold"], r.identity["fusion"]) for r in outcome.records]
     assert done == [(0, "none"), (0, "concat"), (1, "none"), (1, "concat")]
     bad = [f for f in outcome.failures if f.label == "bad"]
-    assert [f.fold for f in bad] == [0, 1]
+    assert [f.fold for f in bad] == [0, 1] and not any(f.before for f in bad)
     for failure in bad:
         assert "not finite" in failure.message
         kept = Store(here.store).read(failure.run_id)
@@ -107,8 +163,34 @@ def test_a_failing_row_is_recorded_and_the_others_go_on(
     # Refused before training: once for the row, without a record.
     (unfit,) = [f for f in outcome.failures if f.label == "unfit"]
     assert (unfit.fold, unfit.run_id) == (None, "") and "no multiple of 64" in unfit.message
-    # A failure is no result: it is tried again.
-    assert {j.label for j in plan(tiny, here).missing} == {"bad", "unfit"}
+
+    # A recorded failure is listed and not repeated; what was only refused is asked again.
+    again = plan(tiny, here)
+    assert {j.label for j in again.missing} == {"unfit"}
+    assert {j.label for j in again.failed} == {"bad"}
+    files = {p: p.stat().st_mtime_ns for p in (here.store / "failed").iterdir()}
+    outcome = carry_out(again, here)
+    assert [(f.label, f.fold, f.before) for f in outcome.failures] == [
+        ("bad", 0, True), ("bad", 1, True), ("unfit", None, False),
+    ]  # fmt: skip
+    assert {p: p.stat().st_mtime_ns for p in files} == files
+    outcome = carry_out(again, here, retry_failed=True)
+    assert {(f.label, f.before) for f in outcome.failures} == {("bad", False), ("unfit", False)}
+    assert all(p.stat().st_mtime_ns > before for p, before in files.items())
+
+
+def test_a_failure_that_is_mended_is_done(tmp_path: Path, tiny_card: Path, traced: Traced) -> None:
+    """What made it fail lies outside of the run's identity: a folder that was not there."""
+    here = Execution(store=tmp_path / "store", plugins=(traced.plugin,))
+    text = traced.table(1).read_text("utf-8").replace("log.txt", "later/log.txt")
+    (tmp_path / "traced.toml").write_text(text, encoding="utf-8")
+    tiny = read_table(tmp_path / "traced.toml", plugins=here.plugins)
+    assert len(carry_out(plan(tiny, here), here).failures) == 3
+    (tmp_path / "later").mkdir()
+    assert len(carry_out(plan(tiny, here), here).failures) == 3
+    outcome = carry_out(plan(tiny, here), here, retry_failed=True)
+    assert len(outcome.records) == 3 and outcome.failures == ()
+    assert Store(here.store).failures() == []
 
 
 def test_an_unexpected_error_stops_one_row_only(
@@ -116,23 +198,30 @@ def test_an_unexpected_error_stops_one_row_only(
 ) -> None:
     order = []
 
-    def stub(config, execution, progress):
-        order.append((execution.folds, config.fusion, config.seed))
+    def stub(study, fold, verdict, store, execution, progress):
+        config = study.config
+        order.append((fold.index, config.fusion, config.seed))
         if config.fusion == "none":
             raise RuntimeError("a bug")
-        if config.seed == 5 and execution.folds == (1,):
+        if config.seed == 5 and fold.index == 1:
             raise KeyboardInterrupt
-        return SimpleNamespace(records=(), failures=())
+        return SMALL
 
     tiny = table(tmp_path, tiny_card, CONCAT, top="folds = [0, 1]\nseeds = [7, 5]\n")
     found = plan(tiny, here)
-    monkeypatch.setattr(sweep_module, "run", stub)
+    monkeypatch.setattr(MODULE, "compute", stub)
     with pytest.raises(KeyboardInterrupt):  # a person's wish to stop is no failure of a run
         carry_out(found, here)
     assert order == [
-        ((0,), "none", 7), ((0,), "concat", 7), ((1,), "concat", 7),
-        ((0,), "none", 5), ((0,), "concat", 5), ((1,), "concat", 5),
+        (0, "none", 7), (0, "concat", 7), (1, "concat", 7),
+        (0, "none", 5), (0, "concat", 5), (1, "concat", 5),
     ]  # fmt: skip
+
+
+class SMALL:
+    """Stands for a record that is not looked at."""
+
+    status = "ok"
 
 
 def test_what_cannot_run_is_in_the_plan(tmp_path: Path, tiny_card: Path, here: Execution) -> None:
@@ -144,3 +233,296 @@ def test_what_cannot_run_is_in_the_plan(tmp_path: Path, tiny_card: Path, here: E
     assert all("no.safetensors" in f.message for f in found.refused)
     with pytest.raises(DataError):  # the data itself: no row could run
         plan(tiny, Execution(store=here.store, data=tmp_path), Overrides(dataset="derm7pt"))
+
+
+def test_a_store_that_takes_nothing_ends_the_sweep_at_once(tmp_path: Path, traced: Traced) -> None:
+    """Every other run would be computed for nothing."""
+    here = Execution(store=tmp_path / "store", plugins=(traced.plugin,))
+    found = plan(traced.read(3), here)
+    here.store.mkdir()
+    (here.store / "predictions").write_text("in the way of the folder")
+    with pytest.raises(StoreUnwritableError, match="cannot be written"):
+        carry_out(found, here)
+    assert sum(traced.count("end").values()) == 1
+
+
+# Several at once
+
+
+def sweep(traced: Traced, path: Path, *more: str) -> subprocess.Popen[str]:
+    words = ["sweep", str(path), "--plugins", str(traced.plugin), "--store",
+             str(traced.folder / "store"), "--json", *more]  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", "fusionbench", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for(condition, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+def test_two_processes_share_a_table_and_compute_nothing_twice(traced: Traced) -> None:
+    path = traced.table(10, seconds=0.1)
+    both = [sweep(traced, path) for _ in range(2)]
+    ended = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    started, done = traced.count("start"), traced.count("end")
+    assert len(done) == 30 and set(done.values()) == {1} and started == done
+    store = Store(traced.folder / "store")
+    assert len(list(store)) == 30 and store.problems() == [] and store.failures() == []
+    assert not list((traced.folder / "store").rglob("*.tmp"))
+    # Each ended knowing of every run: those of its own, and those of the other.
+    states = [json.loads(out)["runs"] for out, _ in ended]
+    for runs in states:
+        assert {r["state"] for r in runs} <= {"finished", "elsewhere", "done"}
+    mine = [{r["run_id"] for r in runs if r["state"] == "finished"} for runs in states]
+    assert not mine[0] & mine[1] and len(mine[0] | mine[1]) == 30
+
+
+class Meanwhile(Progress):
+    """Does something once, when it is told of a task or a note that contains a text."""
+
+    def __init__(self, text: str, act: Callable[[], object]) -> None:
+        self.text, self.act, self.acted = text, act, False
+
+    @contextmanager
+    def task(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
+        self.note(label)
+        yield Task()
+
+    def note(self, message: str) -> None:
+        if self.text in message and not self.acted:
+            self.acted = True
+            self.act()
+
+
+def test_what_another_process_was_computing_when_it_died_is_computed_here(traced: Traced) -> None:
+    path = traced.table(1, folds="0", seconds=3.0)
+    other = sweep(traced, path)
+    wait_for(lambda: traced.lines("start"))
+    here = Execution(store=traced.folder / "store", plugins=(traced.plugin,))
+    found = plan(read_table(path, plugins=here.plugins), here)
+
+    def kill() -> None:
+        other.kill()
+        other.communicate()
+
+    progress = Meanwhile("waiting for 1 runs", kill)
+    outcome = carry_out(found, here, progress)
+    assert progress.acted and len(outcome.records) == 1 and outcome.failures == ()
+    assert sum(traced.count("start").values()) == 2 and set(traced.count("end").values()) == {1}
+
+
+@pytest.mark.parametrize("failing", [0, -1])
+def test_what_another_process_did_meanwhile_is_not_repeated_here(
+    traced: Traced, failing: int
+) -> None:
+    here = Execution(store=traced.folder / "store", plugins=(traced.plugin,))
+    tiny = traced.read(1, failing=failing)
+    carry_out(plan(tiny, here), here)  # an earlier failure, repeated by both
+    found = plan(tiny, here)
+    assert len(found.failed) == (3 if failing == 0 else 0)
+    if failing < 0:
+        found = replace(found, jobs=tuple(replace(job, state="missing") for job in found.jobs))
+    traced.log.write_text("", encoding="utf-8")
+
+    def other() -> None:
+        carry_out(plan(tiny, here), here, retry_failed=True)
+
+    outcome = carry_out(found, here, Meanwhile("runs", other), retry_failed=True)
+    assert outcome.records == () and sum(traced.count("start").values()) == (
+        3 if failing == 0 else 0
+    )
+    if failing == 0:
+        assert [(f.fold, f.before) for f in outcome.failures] == [(k, False) for k in range(3)]
+    else:
+        assert list(outcome.elsewhere) == [job.run_id for job in found.jobs]
+
+
+def test_interrupted_it_says_how_to_go_on_and_goes_on(traced: Traced) -> None:
+    path = traced.table(6, folds="0", seconds=0.3)
+    process = sweep(traced, path)
+    wait_for(lambda: len(traced.lines("end")) == 2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "of 6 runs are done and kept" in err and "the same command goes on" in err
+    kept = len(list(Store(traced.folder / "store")))
+    assert 1 <= kept < 6 and Store(traced.folder / "store").problems() == []
+    again = sweep(traced, path)
+    again.communicate(timeout=60)
+    assert again.returncode == 0
+    assert set(traced.count("end").values()) <= {1, 2} and len(traced.count("end")) == 6
+    # What was kept was not computed again: of the six at most the interrupted one was.
+    assert sum(traced.count("end").values()) <= 7
+
+
+def test_ctrl_c_waits_for_the_write_at_hand(
+    tmp_path: Path, traced: Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Execution(store=tmp_path / "store", plugins=(traced.plugin,))
+    found = plan(traced.read(2), here)
+    write, calls = SteadyStore._write, []
+
+    def pressed(self, path: Path, data: bytes) -> None:
+        calls.append(path)
+        os.kill(os.getpid(), signal.SIGINT)  # before the first byte of either file
+        time.sleep(0.01)
+        write(self, path, data)
+
+    monkeypatch.setattr(SteadyStore, "_write", pressed)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(found, here)
+    assert len(calls) == 2  # predictions and record
+    (record,) = Store(here.store)
+    assert Store(here.store).predictions(record.run_id).fold == 0
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# Grids, forecasts, sizes
+
+
+def test_a_grid_is_the_table_that_one_would_have_written(tmp_path: Path, tiny_card: Path) -> None:
+    made = grid(
+        ["none", "CONCAT", "metadata-logistic"], ["resnet18", "test_resnet"], ["ce", "focal"],
+        dataset=str(tiny_card), seeds=[1, 0], folds=[2],
+        settings={"epochs": 3, "augment": "flip", "columns": ("age", "itch"),
+                  "params": {"fusion.c": "0.5", "loss.label_smoothing": "0.1"}},
+    )  # fmt: skip
+    configs = {(d.label, d.config.seed): d.config for d in expand(made)}
+    assert len(configs) == 2 * (2 * 2 * 2 + 1)
+    assert configs["concat, test_resnet, focal", 1] == RunConfig(
+        fusion="concat", backbone="test_resnet", loss="focal", dataset=str(tiny_card), seed=1,
+        epochs=3, augment="flip", columns=("age", "itch"),
+        params={"loss.label_smoothing": "0.1"},
+    )  # fmt: skip
+    assert configs["metadata-logistic", 0].columns == ("age", "itch")
+    assert configs["metadata-logistic", 0].params == {"fusion.c": "0.5"}
+    assert made.folds == (2,) and made.seeds == (1, 0)
+    # Without losses each method has its own.
+    own = grid(["none", "sgmc"], ["resnet18"], dataset=str(tiny_card))
+    assert [d.config.loss for d in expand(own)] == ["ce", "ce+self-contrastive"]
+    assert [row.label for row in own.rows] == ["none", "sgmc"]
+    with pytest.raises(UsageError, match="Did you mean concat"):
+        grid(["conct"], ["resnet18"], dataset=str(tiny_card))
+    with pytest.raises(UsageError, match="seeds"):
+        grid(["none"], ["resnet18"], ["ce"], dataset=str(tiny_card), seeds=[-1])
+
+
+def test_settings_have_the_type_of_their_field() -> None:
+    assert setting("augment=flip") == ("augment", "flip")
+    assert setting("warmup-epochs = 2") == ("warmup_epochs", 2)
+    assert setting("calibrate=true") == ("calibrate", True)
+    assert setting("columns=age, itch") == ("columns", ("age", "itch"))
+    for text, message in (
+        ("augmnt=flip", "Did you mean augment"),
+        ("augment", "NAME=VALUE"),
+        ("augment=wild", "Input should be"),
+        ("fusion=sgmc", "no setting called"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            setting(text)
+
+
+def test_the_forecast_scales_what_was_measured(
+    tmp_path: Path, tiny_card: Path, here: Execution
+) -> None:
+    tiny = table(tmp_path, tiny_card, CONCAT, top="folds = [0, 1]\n")
+    store = Store(here.store)
+    blind = forecast(plan(tiny, here).todo(), store)
+    assert (blind.seconds, blind.unknown, blind.sources, blind.weight_bytes) == (0, 4, 0, 0)
+
+    (first, *_) = plan(tiny, here).jobs
+    (record,) = run(first.config, replace(here, folds=(0,))).records
+    took = record.measured.durations["total"]
+    longer = Overrides(settings={"epochs": 7})
+    known = forecast(plan(tiny, here, longer).todo(), store, save_weights=True)
+    assert known.seconds == pytest.approx(2 * 7 * took)  # "plain" on two folds; "both" is unknown
+    assert (known.unknown, known.sources) == (2, 1)
+    assert record.result is not None
+    assert known.weight_bytes == 2 * 4 * record.result.parameters["total"]
+    assert known.unknown_weights == 2
+    # Another image size is another run.
+    small = forecast(plan(tiny, here, Overrides(settings={"image_size": 48})).todo(), store)
+    assert (small.seconds, small.unknown) == (0, 4)
+    # What is written is what was said, to a third.
+    written = sum(p.stat().st_size for p in here.store.rglob("*.*") if p.suffix != ".lock")
+    assert forecast([first], store).record_bytes == pytest.approx(written, rel=0.33)
+
+
+def test_amounts_of_memory() -> None:
+    assert [parse_size(t) for t in ("8G", "512 MB", "1.5GiB", "77")] == [
+        8 << 30, 512 << 20, 3 << 29, 77,
+    ]  # fmt: skip
+    for text in ("", "many", "0", "-1G", "8 Gb2", "1e9"):
+        with pytest.raises(UsageError):
+            parse_size(text)
+
+
+def test_a_delivery_is_what_the_run_would_have_written(tmp_path: Path, traced: Traced) -> None:
+    """Packed, unpacked without the dataset's files, computed, shipped back: the same bytes."""
+    from fusionbench.progress import SILENT
+    from fusionbench.sweep import shipping
+    from fusionbench.sweep.fold import Verdicts
+
+    here = Execution(store=tmp_path / "store", plugins=(traced.plugin,))
+    found = plan(traced.read(2, folds="0", failing=1), here)
+    carry_out(found, here)
+    files = shipping.plugin_files(here.plugins)
+    moved = shipping.unfold(files, tmp_path / "moved")
+    assert moved and moved[0] != traced.plugin and moved[0].name == traced.plugin.name
+    other = Store(tmp_path / "other")
+    for job in found.jobs:
+        shared = shipping.Shared(job.study.table, job.study.protocol)
+        study = shipping.unpack(shipping.pack(job.study), shared, moved)
+        order = shipping.Order(
+            job.run_id, job.fold, Verdicts().of(job.study, SILENT), "cpu", False, 1
+        )
+        delivery = shipping.fill(order, study, replace(here, plugins=moved), SILENT)
+        assert delivery.refused == ""
+        shipping.stored(delivery, other)
+        elder = replace(order, version="0.0")
+        assert "0.0" in shipping.fill(elder, study, here, SILENT).refused
+    (good, bad) = (job.run_id for job in found.jobs)
+    ours = Store(here.store)
+    assert other.read(good).reproducible() == ours.read(good).reproducible()
+    one, two = (s.folder / "predictions" / f"{good}.csv" for s in (ours, other))
+    assert one.read_bytes() == two.read_bytes()
+    assert np.array_equal(
+        other.predictions(good).probabilities, ours.predictions(good).probabilities
+    )
+    failed = other.read(bad)
+    assert failed.error is not None and failed.error.message == "the disk is on fire"
+    assert str(tmp_path / "moved") in failed.error.traceback
+
+    # A plugin that is another one there is refused, by its name.
+    moved[0].write_text(moved[0].read_text("utf-8") + "\n# changed\n", encoding="utf-8")
+    with pytest.raises(Exception, match="source of the plugin traced"):
+        shipping.unpack(shipping.pack(found.jobs[0].study), shared, moved)
+
+
+def test_folders_of_plugins_keep_their_shape(tmp_path: Path) -> None:
+    from fusionbench import registry
+    from fusionbench.sweep import shipping
+
+    source = "from fusionbench.fusion import Fusion\nclass A(Fusion):\n    pass\n"
+    mine = tmp_path / "mine"
+    for name in ("fusions/one.py", "two.py", "data/big.py", "notes.txt"):
+        (mine / name).parent.mkdir(parents=True, exist_ok=True)
+        (mine / name).write_text(source, encoding="utf-8")
+    alone = tmp_path / "beside" / "three.py"
+    alone.parent.mkdir()
+    alone.write_text(source, encoding="utf-8")
+    files = shipping.plugin_files([mine, alone])
+    assert {name for name, _ in files} == {
+        "0/mine/two.py", "0/mine/fusions/one.py", "1/beside/three.py",
+    }  # fmt: skip
+    there = shipping.unfold(files, tmp_path / "node")
+    names = {n for n, e in registry.discover("fusions", there).items() if e.origin != "built-in"}
+    assert names == {"one", "two", "three"}
+    assert shipping.plugin_files([]) == () and shipping.unfold((), tmp_path) == ()

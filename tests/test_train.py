@@ -118,7 +118,7 @@ def test_training_ends_after_so_many_epochs_without_a_better_score(
     epochs: int,
     best: int,
 ) -> None:
-    from fusionbench import network as run_module
+    from fusionbench import network
 
     script = Scripted(scores)
     fit = network.fit

@@ -15,7 +15,7 @@ from fusionbench.errors import DataError, FusionbenchError
 # command -> (module, one line of help). Modules are imported when their command is asked for.
 COMMANDS = {
     "run": ("run", "Train and evaluate one method over the folds of a protocol."),
-    "sweep": ("sweep", "Run what a declared table still lacks."),
+    "sweep": ("sweep", "Run what a table or a grid still lacks, here or on a Ray cluster."),
     "leaderboard": ("leaderboard", "Show finished runs as a table."),
     "show": ("show", "Show one finished or failed run, or name them all."),
     "compare": ("compare", "Test two methods against each other, in words for a paper."),

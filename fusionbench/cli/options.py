@@ -28,7 +28,7 @@ class SectionedCommand(click.Command):
         records = {
             max(p.opts, key=len).lstrip("-"): (record[0], record[1].replace("t: ", "t:\xa0"))
             for p in self.get_params(ctx)
-            if (record := p.get_help_record(ctx)) is not None
+            if isinstance(p, click.Option) and (record := p.get_help_record(ctx)) is not None
         }
         order = [*place, *(name for name in records if name not in place)]
         for name in order:

@@ -14,20 +14,34 @@ from fusionbench.cli.options import (
     plugins_option,
     store_option,
 )
+from fusionbench.cli.sweep_output import (
+    expectation,
+    print_failures,
+    print_plan,
+    print_table,
+    summary,
+)
 from fusionbench.cli.table_options import overrides_of, table_options
-from fusionbench.config import Device, Execution
+from fusionbench.config import Device, Execution, RunConfig, parse_assignments
 
 if TYPE_CHECKING:
-    from fusionbench.sweep import Job, Plan, SweepOutcome
-    from fusionbench.tables import Overrides, Table
+    from fusionbench.sweep import Resources
+    from fusionbench.tables import Table
 
 SECTIONS = {
     "What runs": (
         *("small", "dataset", "protocol", "data", "allow-missing-images"),
         *("backbone", "weights", "epochs", "image-size", "batch-size", "lr"),
     ),
-    "How": ("dry-run", "device", "workers", "store", "plugins", "json", "help"),
+    "A grid, instead of TABLE": ("fusion", "loss", "seed", "fold", "set", "setting"),
+    "How": (
+        *("dry-run", "retry-failed", "device", "workers", "store", "save-weights", "plugins"),
+        *("json", "help"),
+    ),
+    "On a cluster": ("on", "gpus-per-run", "cpus-per-run", "memory-per-run"),
 }
+# Options that make a grid, by their names here.
+GRID = ("fusions", "losses", "seeds", "folds", "assignments", "more")
 
 
 @click.command(
@@ -36,14 +50,45 @@ SECTIONS = {
     sections=SECTIONS,
     context_settings={"max_content_width": 100},
 )
-@click.argument("table")
+@click.argument("table", required=False)
 @table_options
 @click.option("--dataset", default="", metavar="NAME", help="Another dataset than the table's.")
 @click.option(
     "--protocol", default="", metavar="NAME", help="Another way to split than the table's."
 )
 @data_option
-@click.option("--dry-run", is_flag=True, help="Show what would run, and run nothing.")
+@click.option(
+    "--fusion",
+    "fusions",
+    default="",
+    metavar="A,B,…",
+    help="Methods, each on every --backbone A,B,… (default: resnet50) under every --loss.",
+)
+@click.option(
+    "--loss", "losses", default="", metavar="A,B,…", help="Default: each method's own loss."
+)
+@click.option("--seed", "seeds", default="", metavar="N,M,…", help="Seeds. Default: 0.")
+@click.option("--fold", "folds", default="", metavar="K,L,…", help="Folds. Default: all.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting of a plugin, as for fusionbench run, for every row.",
+)
+@click.option(
+    "--setting",
+    "more",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any other option of fusionbench run, for every row: augment=flip, recipe=sgmc-2024, …",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would run and for how long; run nothing.")
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Repeat runs that failed before. Without it they are listed, and left.",
+)
 @click.option(
     "--device",
     type=click.Choice(get_args(Device)),
@@ -58,126 +103,146 @@ SECTIONS = {
     help="Decoding threads. Default: one per core.",
 )
 @store_option
+@click.option("--save-weights", is_flag=True, help="Keep the trained weights (safetensors).")
+@click.option(
+    "--on",
+    default="here",
+    show_default=True,
+    metavar="WHERE",
+    help="here: one run after the other. ray: many at once, on the Ray cluster of $RAY_ADDRESS or "
+    "one that is started on this machine; also auto, HOST:PORT or ray://HOST:PORT.",
+)
+@click.option(
+    "--gpus-per-run",
+    type=click.FloatRange(0),
+    metavar="X",
+    help="0.25: four runs share a GPU. Default: 1 where there are any.",
+)
+@click.option(
+    "--cpus-per-run",
+    type=click.FloatRange(0, min_open=True),
+    metavar="X",
+    help="Cores, and threads, of a run. Default: as many as a run here has; 1 beside a GPU.",
+)
+@click.option(
+    "--memory-per-run", default="", metavar="SIZE", help="As in 8G. Default: not looked at."
+)
 @plugins_option
 @json_option
 def sweep_command(
-    table: str,
+    table: str | None,
     data: Path | None,
     dry_run: bool,
+    retry_failed: bool,
     device: Device,
     workers: int | None,
     store: Path,
+    save_weights: bool,
+    on: str,
+    gpus_per_run: float | None,
+    cpus_per_run: float | None,
+    memory_per_run: str,
     plugins: tuple[Path, ...],
     as_json: bool,
     **options: Any,
 ) -> int:
     """Run what TABLE still lacks: every row on every fold, fold 0 of every row first.
 
-    TABLE is the name of a built-in table (fusionbench list tables) or a file. Runs that are in the
-    store already are not computed again. A failing run is recorded and does not stop the others.
+    TABLE is the name of a built-in table (fusionbench list tables) or a file; --fusion A,B makes
+    one on the spot. Runs that are in the store already are not computed again. A failing run is
+    recorded and does not stop the others. Stop it when you like: the same command goes on.
     """
     from fusionbench.cli import terminal
-    from fusionbench.tables import read_table
+    from fusionbench.tables import Overrides, read_table
 
-    declared = read_table(table, plugins=plugins)
-    overrides = overrides_of(options)
-    execution = Execution(data=data, store=store, plugins=plugins, device=device, workers=workers)
+    execution = Execution(
+        data=data, store=store, plugins=plugins, device=device, workers=workers,
+        save_weights=save_weights,
+    )  # fmt: skip
+    if table is None:
+        declared, overrides = _grid(options, plugins), Overrides()
+    else:
+        if given := [name for name in GRID if options[name]]:
+            flag = {"fusions": "fusion", "losses": "loss", "assignments": "set", "more": "setting"}
+            name = flag.get(given[0], given[0].removesuffix("s"))
+            raise click.UsageError(f"--{name} belongs to a grid: leave out TABLE, or --{name}.")
+        declared, overrides = read_table(table, plugins=plugins), overrides_of(options)
+    resources = _resources(on, gpus_per_run, cpus_per_run, memory_per_run)
     progress = terminal.progress()
-    progress.note("loading PyTorch and timm")
-    from fusionbench.sweep import SweepOutcome, carry_out, plan
+    from fusionbench.records import Store
+    from fusionbench.sweep import SweepOutcome, carry_out, forecast, plan
 
     found = plan(declared, execution, overrides, progress)
-    nothing = SweepOutcome((), found.refused)
-    outcome = nothing if dry_run else carry_out(found, execution, progress)
-    if as_json:
-        terminal.print_json(summary(declared.name, found, outcome))
-    elif dry_run:
-        _print_plan(found)
+    expected = forecast(
+        found.todo(retry_failed=retry_failed), Store(store), save_weights=save_weights
+    )
+    if dry_run:
+        outcome = SweepOutcome((), found.refused)
     else:
-        _print_table(declared, overrides, execution)
-    for failure in outcome.failures:
-        where = f" fold {failure.fold}," if failure.fold is not None else ""
-        look = f"fusionbench show {failure.run_id} --store {store}" if failure.run_id else ""
-        terminal.print_error(
-            f"{failure.label},{where} seed {failure.seed}: {failure.message}",
-            f"({look})" if look else "",
+        if text := expectation(expected):
+            progress.note(text)
+        outcome = carry_out(
+            found, execution, progress, retry_failed=retry_failed, on=on, resources=resources
         )
+    if as_json:
+        terminal.print_json(summary(declared.name, found, outcome, expected))
+    elif dry_run:
+        print_plan(found, expected, retry_failed)
+    else:
+        print_table(declared, overrides, execution)
+    print_failures(outcome, store)
     return 1 if outcome.failures else 0
 
 
-def summary(name: str, found: Plan, outcome: SweepOutcome) -> dict[str, Any]:
-    """What --json prints. A run's state: done (earlier), finished (now), failed or missing."""
-    finished = {record.run_id for record in outcome.records}
-    failed = {failure.run_id for failure in outcome.failures}
+def _grid(options: dict[str, Any], plugins: tuple[Path, ...]) -> Table:
+    """The table that --fusion and the other lists make."""
+    fusions = _listed(options["fusions"])
+    if not fusions:
+        raise click.UsageError("Name a TABLE, or the methods of a grid: --fusion A,B.")
+    if options["small"]:
+        raise click.UsageError("--small belongs to a TABLE.")
+    from fusionbench.sweep.grid import grid, setting
 
-    def state(run_id: str, done: bool) -> str:
-        if done:
-            return "done"
-        return "finished" if run_id in finished else "failed" if run_id in failed else "missing"
-
-    return {
-        "table": name,
-        "runs": [
-            {
-                "label": job.label,
-                "fold": job.fold,
-                "seed": job.config.seed,
-                "run_id": job.run_id,
-                "state": state(job.run_id, job.done),
-            }
-            for job in found.jobs
-        ],
-        "failures": [
-            {
-                "label": failure.label,
-                "fold": failure.fold,
-                "seed": failure.seed,
-                "message": failure.message,
-                "run_id": failure.run_id or None,
-            }
-            for failure in outcome.failures
-        ],
-    }
+    settings = dict(setting(text) for text in options["more"])
+    for name in ("epochs", "image_size", "batch_size", "lr", "weights"):
+        if options[name] is not None:
+            settings[name] = options[name]
+    if options["allow_missing_images"]:
+        settings["allow_missing_images"] = True
+    if params := parse_assignments(options["assignments"]):
+        settings["params"] = params
+    backbones = [name for item in options["backbones"] for name in _listed(item)]
+    return grid(
+        fusions,
+        backbones or [RunConfig.model_fields["backbone"].default],
+        _listed(options["losses"]),
+        dataset=options["dataset"] or RunConfig.model_fields["dataset"].default,
+        protocol=options["protocol"],
+        seeds=_numbers("seed", options["seeds"]) or [0],
+        folds=_numbers("fold", options["folds"]),
+        settings=settings,
+        plugins=plugins,
+    )
 
 
-def _print_plan(found: Plan) -> None:
-    """Rows x folds: what is there, and what would run."""
-    from rich import box
-    from rich.table import Table as Grid
-    from rich.text import Text
-
-    from fusionbench.cli import terminal
-
-    folds = sorted({job.fold for job in found.jobs})
-    several = len({job.config.seed for job in found.jobs}) > 1
-    grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    grid.add_column("Row", overflow="fold")
-    grid.add_column("Method", overflow="fold")
-    if several:
-        grid.add_column("seed", justify="right")
-    for k in folds:
-        grid.add_column(f"fold {k}", justify="right", no_wrap=True)
-    rows: dict[tuple[int, int], dict[int, bool]] = {}
-    first: dict[tuple[int, int], Job] = {}
-    for job in found.jobs:
-        key = (job.row, job.config.seed)
-        rows.setdefault(key, {})[job.fold] = job.done
-        first.setdefault(key, job)
-    for key in sorted(rows):
-        config = first[key].config
-        cells = ["done" if rows[key].get(k) else "to run" for k in folds]
-        method = f"{config.fusion}, {config.backbone}, {config.loss}"
-        seed = [str(config.seed)] if several else []
-        grid.add_row(Text(first[key].label), Text(method), *seed, *cells)
-    out = terminal.out()
-    out.print(grid)
-    done = len(found.jobs) - len(found.missing)
-    out.print(f"{len(found.jobs)} runs: {done} done, {len(found.missing)} to run.")
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _print_table(declared: Table, overrides: Overrides, execution: Execution) -> None:
-    from fusionbench.cli.leaderboard import print_declared
-    from fusionbench.records import Store
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in _listed(text)]
+    except ValueError:
+        raise click.UsageError(f"--{option} {text}: give numbers, as in 0,1.") from None
 
-    records, _ = Store(execution.store).scan()
-    print_declared(declared, overrides, records, plugins=execution.plugins)
+
+def _resources(on: str, gpus: float | None, cpus: float | None, memory: str) -> Resources | None:
+    if on == "here":
+        given = {"--gpus-per-run": gpus, "--cpus-per-run": cpus, "--memory-per-run": memory}
+        for flag, value in given.items():
+            if value not in (None, ""):
+                raise click.UsageError(f"{flag} is of a run on a cluster: add --on ray.")
+        return None
+    from fusionbench.sweep.resources import Resources, parse_size
+
+    return Resources(gpus, cpus, parse_size(memory) if memory else None)

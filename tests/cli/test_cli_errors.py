@@ -28,7 +28,10 @@ WRONG_USE = [
     (["run", "--dataset", "no/such/dataset.toml"], "There is no dataset card at no/such"),
     (["run", "--plugins", "no/such.py"], "There is no plugin file or folder at no/such.py."),
     (["list", "fusion"], "'fusions'"),
-    (["leaderboard", "--metrics", "auc"], "Did you mean auc_ovr_macro or auc_ovr_weighted?"),
+    (
+        ["leaderboard", "--metrics", "auc"],
+        "Did you mean auc_ovr_macro or auc_ovr_weighted or auc/<CLASS>?",
+    ),
     (["leaderboard", "--sort", "accuracy"], "no metric called 'accuracy'"),
     (["leaderboard", "--metrics", "recall/"], "no metric called 'recall/'"),
     (["leaderboard", "--format", "html"], "'markdown', 'csv', 'latex'"),

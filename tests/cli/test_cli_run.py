@@ -149,3 +149,15 @@ def test_an_interrupted_run_says_what_is_kept(
     if error is KeyboardInterrupt:
         assert "Interrupted. Finished folds are kept" in answer.err
         assert "Traceback" not in answer.err
+
+
+def test_checkpoints_may_be_left_out(
+    cli, tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(Store, "write_checkpoint", lambda self, run, data: written.append(run))
+    assert cli(*tiny_run, "--fold", "0", "--checkpoint-every", "inf").code == 0
+    assert written == []
+    assert cli(*tiny_run, "--fold", "1").code == 0
+    assert [run.split("_")[-3] for run in written] == ["f1"]
+    assert cli(*tiny_run, "--checkpoint-every", "-1").code == 2

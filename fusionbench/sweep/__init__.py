@@ -1,0 +1,33 @@
+"""A table of runs -> those it lacks, one after the other in this process or many at once on Ray.
+
+    found = plan(table, execution)                      what there is to do, and what is done
+    outcome = carry_out(found, execution, progress)     does it
+    table = grid(fusions, backbones, losses, ...)       a table from lists, instead of a file
+    forecast(found.todo(), store)                       time and disk, from earlier records
+
+Fold 0 of every row comes first, then fold 1, ...: the cheapest look at the whole table. A run
+that fails is recorded and does not stop the others. Importing this loads neither PyTorch nor Ray.
+"""
+
+from __future__ import annotations
+
+from fusionbench.sweep.carry_out import carry_out
+from fusionbench.sweep.forecast import Forecast, forecast
+from fusionbench.sweep.grid import grid
+from fusionbench.sweep.ledger import SweepOutcome
+from fusionbench.sweep.plan import Failed, Job, Plan, plan, plan_of
+from fusionbench.sweep.resources import Resources
+
+__all__ = [
+    "Failed",
+    "Forecast",
+    "Job",
+    "Plan",
+    "Resources",
+    "SweepOutcome",
+    "carry_out",
+    "forecast",
+    "grid",
+    "plan",
+    "plan_of",
+]

@@ -1,0 +1,84 @@
+"""Joining Ray, or starting it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from fusionbench.errors import UsageError
+from fusionbench.progress import Progress
+
+LOCAL = "ray"
+
+
+@contextmanager
+def connected(address: str, progress: Progress) -> Iterator[tuple[Any, bool]]:
+    """Ray, joined or started: "ray" (the cluster of $RAY_ADDRESS, else one on this machine that
+    ends with the sweep), "auto" (the one running on this machine), "HOST:PORT" or "ray://HOST:PORT".
+
+    Yields the module, and whether the connection outlives the block: one that this process has
+    already is used, and left as it is. Raises UsageError where Ray is not installed or not there.
+    """
+    # Ray tells its makers what it is used for unless told not to.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray: Any = import_module("ray")
+    except ImportError:
+        raise UsageError(
+            "Ray is not installed.", "pip install 'fusionbench[ray]', on every node."
+        ) from None
+    if ray.is_initialized():
+        yield ray, True
+        return
+    joined = address if address != LOCAL else os.environ.get("RAY_ADDRESS", "")
+    _reachable(joined)
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    progress.note(f"joining Ray at {joined}" if joined else "starting Ray on this machine")
+    try:
+        if joined:
+            ray.init(address=joined, **quiet)
+        else:
+            ray.init(address="local", include_dashboard=False, **quiet)
+    except (ConnectionError, ValueError, RuntimeError, ImportError) as error:
+        reason = first_line(error)
+        raise UsageError(
+            f"There is no Ray cluster to join at {joined}: {reason}"
+            if joined
+            else f"Ray does not start here: {reason}",
+            "Start one with `ray start --head`, or leave the address to --on ray. Where it asks "
+            "for a token: RAY_AUTH_MODE=token, and the cluster's own in RAY_AUTH_TOKEN.",
+        ) from error
+    try:
+        yield ray, False
+    finally:
+        ray.shutdown()
+
+
+def _reachable(address: str) -> None:
+    """Ray takes minutes to notice that nobody is there. Raises UsageError."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
+    if not found:
+        if address not in ("", "auto", "local"):
+            raise UsageError(
+                f"--on {address} is no place.",
+                "It is here, ray, auto, HOST:PORT or ray://HOST:PORT.",
+            )
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"There is no Ray cluster to join at {address}: {error}.",
+            "`ray start --head` starts one and says its address.",
+        ) from None
+
+
+def first_line(error: Exception) -> str:
+    """Ray's messages run over many."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
