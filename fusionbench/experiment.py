@@ -34,7 +34,7 @@ from fusionbench.model import FusionModel, build_spec
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
 from fusionbench.recipes import own_params
-from fusionbench.study import Study, open_study
+from fusionbench.study import Opened, Study, open_study
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,12 @@ class Experiment(Study):
         return model, CombinedLoss(losses)
 
 
-def setup(config: RunConfig, execution: Execution, progress: Progress = SILENT) -> Experiment:
+def setup(
+    config: RunConfig,
+    execution: Execution,
+    progress: Progress = SILENT,
+    opened: Opened | None = None,
+) -> Experiment:
     """Resolve and check everything that can be checked before training.
 
     Raises UsageError, DataError or PluginError.
@@ -146,7 +151,7 @@ def setup(config: RunConfig, execution: Execution, progress: Progress = SILENT) 
             "params": own_params(config, method.losses),
         }
     )
-    study = open_study(own, execution, progress)
+    study = open_study(own, execution, progress, opened)
     return Experiment(
         **study.resolved,
         method=method,

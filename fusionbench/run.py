@@ -21,7 +21,7 @@ from fusionbench.evaluation import predictions_of, result_of
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
 from fusionbench.records import Failure, Measured, Record, Store
-from fusionbench.study import Study, Trainer
+from fusionbench.study import Opened, Study, Trainer
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,18 @@ def carrier(config: RunConfig, execution: Execution) -> Any:
     return network
 
 
-def open_experiment(config: RunConfig, execution: Execution, progress: Progress = SILENT) -> Study:
+def open_experiment(
+    config: RunConfig,
+    execution: Execution,
+    progress: Progress = SILENT,
+    opened: Opened | None = None,
+) -> Study:
     """Resolve and check everything that can be checked before training.
 
-    Raises UsageError, DataError or PluginError.
+    `opened` remembers data and splits for further configurations. Raises UsageError, DataError or
+    PluginError.
     """
-    study: Study = carrier(config, execution).setup(config, execution, progress)
+    study: Study = carrier(config, execution).setup(config, execution, progress, opened)
     return study
 
 
@@ -144,6 +150,8 @@ def run_fold(
     )
     if execution.save_weights and trained.weights is not None:
         store.write_weights(name, trained.weights())
+    else:  # those of an earlier result, if any, are not this one's
+        store.delete(store.weights_path(name))
     return store.write(record, predictions)
 
 

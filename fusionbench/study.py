@@ -167,10 +167,38 @@ class Trainer(Protocol):
     def train(self, fold: Fold, rows: FoldRows, progress: Progress) -> Trained: ...
 
 
-def open_study(config: RunConfig, execution: Execution, progress: Progress = SILENT) -> Study:
+class Opened:
+    """Data and splits read once for many configurations, under one Execution."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str | bool, ...], tuple[Table, Split]] = {}
+
+    def of(
+        self, config: RunConfig, execution: Execution, progress: Progress
+    ) -> tuple[Table, Split]:
+        """As read now, or earlier for a configuration on the same data under the same protocol."""
+        key = (config.dataset, config.view, config.protocol, config.allow_missing_images)
+        if key not in self._found:
+            self._found[key] = _read(config, execution, progress)
+        return self._found[key]
+
+
+def open_study(
+    config: RunConfig,
+    execution: Execution,
+    progress: Progress = SILENT,
+    opened: Opened | None = None,
+) -> Study:
     """Resolve and check data, columns and split. Raises UsageError or DataError."""
     card = open_card(config.dataset, plugins=execution.plugins)
     columns = input_columns(card, config.columns or None, forbidden=config.allow_forbidden)
+    table, protocol = (opened or Opened()).of(config, execution, progress)
+    keep = _encoder(config, table, columns).keeps(table.metadata)
+    return Study(config, table, columns, protocol, keep)
+
+
+def _read(config: RunConfig, execution: Execution, progress: Progress) -> tuple[Table, Split]:
+    card = open_card(config.dataset, plugins=execution.plugins)
     root = find_data(card, execution.data)
     table = load_table(
         card,
@@ -189,8 +217,7 @@ def open_study(config: RunConfig, execution: Execution, progress: Progress = SIL
         complete=table.complete,
         progress=progress,
     )
-    keep = _encoder(config, table, columns).keeps(table.metadata)
-    return Study(config, table, columns, protocol, keep)
+    return table, protocol
 
 
 def swapped(rows: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:

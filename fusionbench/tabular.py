@@ -18,7 +18,7 @@ from fusionbench.environment import describe_environment, peak_memory
 from fusionbench.errors import PluginError, RunFailedError, UsageError
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
-from fusionbench.study import FoldRows, Study, Trained, open_study
+from fusionbench.study import FoldRows, Opened, Study, Trained, open_study
 
 # What stands in a record where a network's backbone, weights and loss do.
 ABSENT = "-"
@@ -112,7 +112,10 @@ class ControlTrainer:
 
 
 def setup(
-    config: RunConfig, execution: Execution, progress: Progress = SILENT
+    config: RunConfig,
+    execution: Execution,
+    progress: Progress = SILENT,
+    opened: Opened | None = None,
 ) -> ControlExperiment:
     """Resolve and check a run of a control. Raises UsageError, DataError or PluginError."""
     entry = registry.find("controls", config.fusion, execution.plugins)
@@ -130,7 +133,7 @@ def setup(
         ) from error
     # Nothing of how networks train is this run's; so two commands that differ there are one run.
     own = config.model_copy(update={"fusion": entry.name, "params": given, "select": "last"})
-    study = open_study(own, execution, progress)
+    study = open_study(own, execution, progress, opened)
     return ControlExperiment(
         **study.resolved,
         control=control,

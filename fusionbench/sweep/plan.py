@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fusionbench.config import Execution, RunConfig
-from fusionbench.data.table import Table as Data
 from fusionbench.errors import DataError, FusionbenchError
 from fusionbench.progress import SILENT, Progress
-from fusionbench.protocols import Fold, Protocol
+from fusionbench.protocols import Fold
 from fusionbench.records import Store
 from fusionbench.run import open_experiment
-from fusionbench.study import Study
+from fusionbench.study import Opened, Study
 from fusionbench.tables import Declared, Overrides, Table, apply, expand
 
 State = Literal["done", "failed", "missing"]
@@ -111,7 +110,7 @@ def plan_of(
     declared = list(declared)
     store = Store(execution.store)
     opened: dict[int, Study | Failed] = {}
-    shared = _Shared()
+    data = Opened()  # rows on the same data hold the same table: hundreds need no more than one
     jobs: list[Job] = []
     refused: list[Failed] = []
     rows = len({one.row for one in declared})
@@ -119,7 +118,7 @@ def plan_of(
         for one in declared:
             seed = one.config.seed
             if one.row not in opened:
-                opened[one.row] = shared.of(_opened(one, execution, progress))
+                opened[one.row] = _opened(one, execution, progress, data)
                 task.advance()
             study = opened[one.row]
             if isinstance(study, Failed):
@@ -138,9 +137,11 @@ def plan_of(
     return Plan(tuple(jobs), tuple(refused))
 
 
-def _opened(one: Declared, execution: Execution, progress: Progress) -> Study | Failed:
+def _opened(
+    one: Declared, execution: Execution, progress: Progress, data: Opened
+) -> Study | Failed:
     try:
-        return open_experiment(one.config, execution, progress)
+        return open_experiment(one.config, execution, progress, data)
     except DataError:
         raise  # no other row could do better
     except FusionbenchError as error:
@@ -151,23 +152,3 @@ def _state(store: Store, name: str) -> State:
     if store.has(name):
         return "done"
     return "failed" if store.has_failure(name) else "missing"
-
-
-class _Shared:
-    """Rows on the same data hold the same arrays: hundreds of rows need no more memory than one."""
-
-    def __init__(self) -> None:
-        self.tables: dict[tuple[str, ...], Data] = {}
-        self.protocols: dict[tuple[str, ...], Protocol] = {}
-
-    def of(self, study: Study | Failed) -> Study | Failed:
-        if isinstance(study, Failed):
-            return study
-        table, protocol = study.table, study.protocol
-        data = (table.fingerprint, *table.views)
-        split = (*data, protocol.spec.name, protocol.split_hash)
-        return replace(
-            study,
-            table=self.tables.setdefault(data, table),
-            protocol=self.protocols.setdefault(split, protocol),
-        )
