@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fusionbench.cli import run as run_module
+from fusionbench.cli.options import DEVICES
 from fusionbench.config import (
+    Device,
     RunConfig,
     literal_params,
     parse_assignments,
@@ -239,3 +241,7 @@ def test_importing_it_costs_no_torch() -> None:
     code = "import sys, fusionbench.config; print({'torch', 'numpy', 'pandas'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "set()\n"
+
+
+def test_every_command_names_the_devices_that_there_are() -> None:
+    assert get_args(Device) == DEVICES

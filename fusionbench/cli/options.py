@@ -11,6 +11,7 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 # Option names (as on the command line, without dashes) under a heading.
 Sections = Mapping[str, Sequence[str]]
+DEVICES = ("auto", "cpu", "cuda")  # fusionbench.config.Device, without importing pydantic
 WIDEST = 28  # characters of the first column of a help text; longer options take a line
 
 
@@ -71,6 +72,27 @@ def store_option(command: F) -> F:
         show_default=True,
         help="Folder of records.",
     )(command)
+
+
+def device_options(command: F) -> F:
+    """--device and --workers: where a network runs, and who decodes photographs for it."""
+    for option in (
+        click.option(
+            "--workers",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Decoding threads. Default: one per core.",
+        ),
+        click.option(
+            "--device",
+            type=click.Choice(DEVICES),
+            default="auto",
+            show_default=True,
+            help="auto: a GPU if any.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def json_option(command: F) -> F:

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from fusionbench.cli.options import (
     SectionedCommand,
     data_option,
+    device_options,
     json_option,
     plugins_option,
     store_option,
@@ -211,9 +212,7 @@ def _choice(annotation: Any) -> click.Choice:
     "auto: bf16 on hardware that has it, but for depthwise networks on a CPU.",
     type=_choice(Precision),
 )
-@click.option(
-    "--device", type=_choice(Device), default="auto", show_default=True, help="auto: a GPU if any."
-)
+@device_options
 @store_option
 @click.option(
     "--existing",
@@ -230,12 +229,6 @@ def _choice(annotation: Any) -> click.Choice:
     metavar="SECONDS",
     help="Least time between two checkpoints, from which a stopped run goes on. Default: one after "
     "every epoch; inf: none.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Decoding threads. Default: one per core.",
 )
 @plugins_option
 @json_option

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import click
 
-from fusionbench.cli.options import data_option, json_option, plugins_option, store_option
+from fusionbench.cli.options import (
+    data_option,
+    device_options,
+    json_option,
+    plugins_option,
+    store_option,
+)
 from fusionbench.config import Device
 
 if TYPE_CHECKING:
@@ -42,16 +48,7 @@ FORMATS = ("json", "csv", "png", "svg")
     metavar="PATH",
     help="The dataset's card, where its name is not known here.",
 )
-@click.option(
-    "--device", type=click.Choice(get_args(Device)), default="auto", show_default=True,
-    help="auto: a GPU if any.",
-)  # fmt: skip
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Decoding threads. Default: one per core.",
-)
+@device_options
 @plugins_option
 @json_option
 def stress_command(

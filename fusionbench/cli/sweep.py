@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fusionbench.cli.options import (
     SectionedCommand,
     data_option,
+    device_options,
     json_option,
     plugins_option,
     store_option,
@@ -89,19 +90,7 @@ GRID = ("fusions", "losses", "seeds", "folds", "assignments", "more")
     is_flag=True,
     help="Repeat runs that failed before. Without it they are listed, and left.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(get_args(Device)),
-    default="auto",
-    show_default=True,
-    help="auto: a GPU if any.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Decoding threads. Default: one per core.",
-)
+@device_options
 @store_option
 @click.option("--save-weights", is_flag=True, help="Keep the trained weights (safetensors).")
 @click.option(
