@@ -16,6 +16,10 @@ class Task:
     def advance(self, steps: int = 1, **info: object) -> None:
         """`steps` more are done; `info` holds what to show beside the bar (loss=..., fold=...)."""
 
+    def resume(self, steps: int, **info: object) -> None:
+        """`steps` were done before this task began: they say nothing of its speed."""
+        self.advance(steps, **info)
+
 
 class Progress:
     """Silent. Subclasses draw."""

@@ -105,7 +105,7 @@ def fit(
     at = resume or State()
     if resume is not None:
         parts.restore(at)
-        task.advance(at.epoch * len(rows), epoch=at.epoch)
+        task.resume(at.epoch * len(rows), epoch=at.epoch)
 
     try:
         for epoch in range(at.epoch + 1, config.epochs + 1):

@@ -29,6 +29,7 @@ class Counter(Task):
     def __init__(self, label: str, total: int, unit: str, parent: Counter | None = None) -> None:
         self.label, self.total, self.unit, self.parent = label, total, unit, parent
         self.done = 0
+        self.before = 0  # of these, what was done before it began
         self.inside = 0.0  # of the unit that is being worked on, the share done
         self.info: dict[str, object] = {}
         self.nested = False
@@ -41,6 +42,10 @@ class Counter(Task):
         if self.parent is not None:
             self.parent.hold(self.share)
         self.draw()
+
+    def resume(self, steps: int, **info: object) -> None:
+        self.before += steps
+        self.advance(steps, **info)
 
     def hold(self, share: float) -> None:
         """A task inside this one has done so much of the unit that is being worked on."""
@@ -63,14 +68,16 @@ class Counter(Task):
     @property
     def rate(self) -> str:
         """As in "120 img/s"; "" for what is not countable by the second."""
-        if self.nested or self.seconds <= 0 or not self.done:
+        done = self.done - self.before
+        if self.nested or self.seconds <= 0 or not done:
             return ""
-        pace = self.done / self.seconds
+        pace = done / self.seconds
         return f"{pace:.{0 if pace >= 10 else 1}f} {self.unit}/s"
 
     @property
     def seconds_left(self) -> float | None:
-        return self.seconds * (1 - self.share) / self.share if self.share > 0 else None
+        now = self.share - (self.before / self.total if self.total else 0.0)
+        return self.seconds * (1 - self.share) / now if now > 0 else None
 
     @property
     def extra(self) -> str:

@@ -58,6 +58,19 @@ def test_a_long_task_speaks_now_and_then_with_rate_and_time_left(
     assert 8 < len(said) < 14  # ten minutes
 
 
+def test_what_was_done_before_says_nothing_of_the_speed(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with LineProgress().task("fold 0", 3000, "img") as task:
+        task.resume(2000, epoch=2)
+        for _ in range(100):
+            clock.now += 1
+            task.advance(10)
+    said = lines(capsys)
+    assert said[0].startswith("fold 0: 2100/3000 img, 10 img/s, 1 min 30 s left")
+    assert said[-1] == "fold 0: 3000/3000 img, 10 img/s, 1 min 40 s, epoch 2"
+
+
 def test_nested_tasks_tell_the_time_left_of_the_whole(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
