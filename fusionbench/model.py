@@ -39,8 +39,13 @@ class FusionModel(nn.Module):
             return fusion.stage(k, tokens, encoded)
 
         features, stages = self.backbone(image, stage)
-        embedding = self.reduce(fusion.fuse(features, encoded))
-        return Output(self.head(embedding), embedding, stages)
+        logits, embedding = self.late(features, encoded)
+        return Output(logits, embedding, stages)
+
+    def late(self, features: Tensor, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """What comes after the backbone: (B, D) features, (B, M') -> (B, K) logits, embedding."""
+        embedding = self.reduce(self.fusion.fuse(features, encoded))
+        return self.head(embedding), embedding
 
 
 def build_spec(

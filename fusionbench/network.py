@@ -67,7 +67,7 @@ class NetworkTrainer:
         """
         experiment, placement = self.experiment, self.placement
         config, table = experiment.config, experiment.table
-        seed = int(np.random.SeedSequence([config.seed, fold.index]).generate_state(1)[0])
+        seed = experiment.fold_seed(fold)
         torch.manual_seed(seed)
         # Random starting weights are other ones in every fold.
         backbone = experiment.backbone() if config.weights == "none" else self.backbone

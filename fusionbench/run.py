@@ -66,7 +66,8 @@ def run(config: RunConfig, execution: Execution, progress: Progress = SILENT) ->
     whose training fails is recorded as failed and the next one is tried.
     Raises UsageError, DataError, PluginError or FusionbenchError before anything is trained.
     """
-    experiment = open_experiment(config, execution, progress)
+    module = carrier(config, execution)
+    experiment: Study = module.setup(config, execution, progress)
     store = Store(execution.store)
     folds = _requested(experiment, execution)
     todo = [f for f in folds if execution.existing == "redo" or not store.has(experiment.run_id(f))]
@@ -82,7 +83,7 @@ def run(config: RunConfig, execution: Execution, progress: Progress = SILENT) ->
 
     failures: list[Record] = []
     if todo:
-        trainer = carrier(config, execution).trainer(experiment, execution, progress)
+        trainer = module.trainer(experiment, execution, progress)
         verdict = verdict_of(
             experiment.table, experiment.protocol, experiment.columns, progress=progress
         )

@@ -20,7 +20,7 @@ from fusionbench.data.locate import find_data, open_card
 from fusionbench.data.table import Table, load_table
 from fusionbench.errors import DataError
 from fusionbench.progress import SILENT, Progress
-from fusionbench.protocols import Fold, inner_split, load_protocol
+from fusionbench.protocols import Fold, inner_split, split_of
 from fusionbench.protocols import Protocol as Split
 from fusionbench.records import cohort, run_id
 
@@ -71,6 +71,10 @@ class Study:
             "fold": fold.index,
             "seed": self.config.seed,
         }
+
+    def fold_seed(self, fold: Fold) -> int:
+        """What a fold's training draws its random numbers from."""
+        return int(np.random.SeedSequence([self.config.seed, fold.index]).generate_state(1)[0])
 
     def rows(self, fold: Fold) -> FoldRows:
         """Which rows train, are watched and are evaluated. Raises DataError for an empty part."""
@@ -207,17 +211,7 @@ def _read(config: RunConfig, execution: Execution, progress: Progress) -> tuple[
         allow_missing_images=config.allow_missing_images,
         progress=progress,
     )
-    protocol = load_protocol(
-        card,
-        table.ids.tolist(),
-        table.labels,
-        table.groups if card.group else None,
-        config.protocol or None,
-        root=root,
-        complete=table.complete,
-        progress=progress,
-    )
-    return table, protocol
+    return table, split_of(table, config.protocol or None, root=root, progress=progress)
 
 
 def swapped(rows: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:

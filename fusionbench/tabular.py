@@ -73,7 +73,6 @@ class ControlTrainer:
         """Raises RunFailedError where the classifier's probabilities are no distribution."""
         study = self.experiment
         table, k = study.table, len(study.table.card.classes)
-        seed = int(np.random.SeedSequence([study.config.seed, fold.index]).generate_state(1)[0])
         metadata = study.metadata(fold, rows)
         encoder = study.encoder(metadata, rows.train)
         control = study.control(**study.params)
@@ -82,7 +81,7 @@ class ControlTrainer:
         features = np.asarray(control.features(inputs), dtype=np.float64)
         started = time.perf_counter()
         with progress.task(f"fold {fold.index}", total=1, unit="fit") as task:
-            model = control.estimator(seed)
+            model = control.estimator(study.fold_seed(fold))
             model.fit(features[rows.train], table.labels[rows.train])
             task.advance()
         seconds = time.perf_counter() - started

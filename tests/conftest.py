@@ -9,6 +9,8 @@ import pytest
 
 from fusionbench import registry
 from fusionbench.config import Execution, RunConfig
+from fusionbench.data.card import DatasetCard
+from fusionbench.data.locate import find_data, open_card
 
 # One thread per process: the suite runs in parallel, and threads that wait for each other cost
 # more than they bring at these sizes.
@@ -76,3 +78,13 @@ def quick(tiny_card: Path) -> RunConfig:
 def here(tmp_path: Path) -> Execution:
     """On the CPU, into a store of the test's own, fold 0 only."""
     return Execution(store=tmp_path / "store", folds=(0,), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def pad_ufes_20() -> tuple[DatasetCard, Path]:
+    """The card and the real data; skipped where they are not on this machine."""
+    base = os.environ.get("FUSIONBENCH_DATA")
+    if not base or not (Path(base) / "pad-ufes-20" / "metadata.csv").is_file():
+        pytest.skip("$FUSIONBENCH_DATA/pad-ufes-20 is not here")
+    card = open_card("pad-ufes-20")
+    return card, find_data(card, Path(base))

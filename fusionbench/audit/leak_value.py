@@ -22,7 +22,7 @@ from fusionbench.data.encoder import MetadataEncoder
 from fusionbench.data.table import Table
 from fusionbench.errors import DataError
 from fusionbench.progress import SILENT, Progress
-from fusionbench.protocols import Fold, Protocol, load_protocol, make_split, overlap, protocols_of
+from fusionbench.protocols import Fold, Protocol, make_split, overlap, protocols_of, split_of
 
 MODELS = ("metadata-logistic", "metadata-forest", "metadata-boosting")
 
@@ -94,15 +94,7 @@ def grouped_twin(table: Table, protocol: Protocol) -> Twin | None:
         if spec.kind == "image-kfold":
             for other in protocols_of(table.card):
                 if other.kind == "grouped-kfold" and other.folds == parts:
-                    found = load_protocol(
-                        table.card,
-                        table.ids.tolist(),
-                        table.labels,
-                        table.groups,
-                        other.name,
-                        complete=table.complete,
-                    )
-                    return Twin(other.name, found.folds)
+                    return Twin(other.name, split_of(table, other.name).folds)
         grouped = ProtocolSpec(
             name=f"{spec.name}, by patient",
             kind="grouped-kfold",

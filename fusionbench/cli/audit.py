@@ -68,7 +68,7 @@ def _audit(
     from fusionbench.cli import terminal
     from fusionbench.data.locate import find_data, open_card
     from fusionbench.data.table import load_table
-    from fusionbench.protocols import find_protocol, load_protocol
+    from fusionbench.protocols import find_protocol, split_of
 
     card = open_card(dataset, plugins=plugins)
     find_protocol(card, protocol)  # a wrong name, before anything is read
@@ -80,16 +80,7 @@ def _audit(
         photographs="optional",
         progress=progress,
     )
-    split = load_protocol(
-        card,
-        table.ids.tolist(),
-        table.labels,
-        table.groups if card.group else None,
-        protocol,
-        root=root,
-        complete=table.complete,
-        progress=progress,
-    )
+    split = split_of(table, protocol, root=root, progress=progress)
     return audit(table, split, progress=progress)
 
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from platformdirs import user_data_dir
@@ -28,6 +29,9 @@ from fusionbench.protocols.splitfile import (
 )
 from fusionbench.registry import builtin_root, unknown_name
 
+if TYPE_CHECKING:
+    from fusionbench.data.table import Table
+
 __all__ = [
     "Fold",
     "Protocol",
@@ -39,6 +43,7 @@ __all__ = [
     "overlap",
     "protocols_of",
     "read_split",
+    "split_of",
     "write_split",
 ]
 
@@ -154,6 +159,26 @@ def load_protocol(
                 f"{source} parts groups: {sum(shared)} are both in training and in test.", remedy
             )
     return protocol
+
+
+def split_of(
+    table: Table,
+    name: str | None = None,
+    *,
+    root: Path | None = None,
+    progress: Progress = SILENT,
+) -> Protocol:
+    """load_protocol for a loaded table."""
+    return load_protocol(
+        table.card,
+        table.ids.tolist(),
+        table.labels,
+        table.groups if table.card.group else None,
+        name,
+        root=root,
+        complete=table.complete,
+        progress=progress,
+    )
 
 
 def overlap(protocol: Protocol, groups: Values, part: str = "test") -> tuple[int, ...]:

@@ -57,9 +57,8 @@ def _logits(
             with placement.autocast():
                 yield model(image, meta).logits
         return
-    # FusionModel.forward, in two halves; that nothing is lost is checked against the record.
     with placement.autocast():
         features, _ = model.backbone(image, lambda k, tokens: tokens)
     for meta in metadata:
         with placement.autocast():
-            yield model.head(model.reduce(fusion.fuse(features, fusion.encode(meta))))
+            yield model.late(features, fusion.encode(meta))[0]

@@ -14,7 +14,7 @@ import pytest
 
 from fusionbench.audit import Audit, audit
 from fusionbench.data.card import Column, DatasetCard, Expect, ProtocolSpec
-from fusionbench.data.locate import find_data, open_card
+from fusionbench.data.locate import open_card
 from fusionbench.data.synthetic import Knobs, generate
 from fusionbench.data.table import Table, load_table
 from fusionbench.protocols import Fold, Protocol, make_split
@@ -104,16 +104,6 @@ def plot(drawn: Callable[[Knobs], Path], facts_cache: Path, tmp_path: Path) -> C
         return Plot(folder, card, rows, facts_cache)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def pad_ufes_20() -> tuple[DatasetCard, Path]:
-    """The card and the real data; skipped where they are not on this machine."""
-    base = os.environ.get("FUSIONBENCH_DATA")
-    if not base or not (Path(base) / "pad-ufes-20" / "metadata.csv").is_file():
-        pytest.skip("$FUSIONBENCH_DATA/pad-ufes-20 is not here")
-    card = open_card("pad-ufes-20")
-    return card, find_data(card, Path(base))
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from made_up_data import Pebbles, photo
-
-from fusionbench.data.card import DatasetCard
-from fusionbench.data.locate import find_data, open_card
 
 
 @pytest.fixture
@@ -40,16 +36,6 @@ def pebbles(tmp_path: Path) -> Pebbles:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSIONBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-@pytest.fixture(scope="session")
-def pad_ufes_20() -> tuple[DatasetCard, Path]:
-    """The card and the real data; skipped where they are not on this machine."""
-    base = os.environ.get("FUSIONBENCH_DATA")
-    if not base or not (Path(base) / "pad-ufes-20" / "metadata.csv").is_file():
-        pytest.skip("$FUSIONBENCH_DATA/pad-ufes-20 is not here")
-    card = open_card("pad-ufes-20")
-    return card, find_data(card, Path(base))
 
 
 Snapshot = Callable[[Path], dict[str, int]]
