@@ -30,8 +30,10 @@ from fusionbench.records import (
     Store,
     canonical_json,
     cohort,
+    reading,
     run_id,
 )
+from fusionbench.records.reading import parse_record
 
 # ---- the name of a run
 
@@ -226,6 +228,52 @@ def test_a_damaged_file_is_named_and_never_counted(
     good, bad = store.scan()
     assert [r.run_id for r in good] == [runs[0], runs[2]]
     assert [p.path for p in bad] == [path] == [p.path for p in store.problems()]
+
+
+SECOND = [
+    '"n_train":41,',
+    '"n_train" : 41, ',
+    '"\\u006e_train":41,',  # the same name
+    '"n_train":"\\"",',
+    # The record has as many quotes as the text, or a colon stands where a key's would.
+    '"n_train":41,"verdict":"\\u0022\\u0022",',
+    '"n_train" :41,"verdict":":",',
+]
+
+
+@pytest.mark.parametrize("second", SECOND)
+def test_a_key_that_comes_twice_is_refused(second: str) -> None:
+    text, path = record().to_json(), Path("x.json")
+    assert parse_record(text.encode(), path) == record()
+    if "verdict" in second:  # that one once only
+        text = text.replace('"verdict":"",', "")
+    twice = text.replace('"n_train":', f'{second}"n_train":')
+    with pytest.raises(RecordError, match="'n_train' comes twice"):
+        parse_record(twice.encode(), path)
+
+
+@pytest.mark.parametrize(
+    "within",
+    ['{"a":1,"a":1}', '{"a":{"b":[{"c":"d","c":""}]}}', '{"a":NaN}', '{"a":[-Infinity]}'],
+)
+def test_nothing_is_overlooked_where_a_value_may_be_anything(within: str) -> None:
+    text = record(environment={"x": "here"}).to_json().replace('"here"', within)
+    assert Record.model_validate_json(text)  # which alone would let it pass
+    with pytest.raises(RecordError, match=r"comes twice|is no JSON"):
+        parse_record(text.encode(), Path("x.json"))
+
+
+def test_what_is_written_is_read_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsed once: reading thousands of records hangs on it."""
+    monkeypatch.setattr(reading, "_parse_strictly", lambda *_: pytest.fail("parsed twice"))
+    numbers = {"acc": 0.5, "recall/MEL": None, "recall/é\n": 0.25}
+    words = {"quote": 'a "b"', "é": "\u2028", "": ["\\", {"x": "{}"}]}
+    for made in (
+        record(),
+        record(numbers, lesions=numbers, holdout=numbers, environment=words, settings=words),
+        finished()[0],
+    ):
+        assert parse_record(made.to_json().encode(), Path("x.json")) == made
 
 
 def test_a_renamed_file_is_refused(tmp_path: Path) -> None:

@@ -7,13 +7,15 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic_core import to_json
 
 from fusionbench.leaderboard.block import Block, LevelName, PartStats, Row, Stat, Stats, stat
 from fusionbench.leaderboard.differences import spelled, with_differences
 from fusionbench.leaderboard.gains import with_gains
 from fusionbench.metric_names import describe
-from fusionbench.records import Level, Record, Result
+from fusionbench.records import Record
 
 __all__ = ["Block", "PartStats", "Row", "Sources", "Stat", "blocks", "has_level"]
 
@@ -28,9 +30,23 @@ class _Run:
     run_id: str
     fold: int
     seed: int
-    result: Result  # without its history
-    parts: dict[str, Level]
+    cohort: str
+    n_train: int
+    n_test: int
+    folds_expected: int
+    data: tuple[bool, int, int]  # complete_data, n_rows_dataset, n_rows_used
+    flags: tuple[str, ...]
+    verdict: str
+    parameters: int | None
     images_per_s: float | None
+    parts: dict[str, _Counted]
+
+
+class _Counted(NamedTuple):
+    """One part of a run, by photograph or by lesion."""
+
+    n: int
+    metrics: Mapping[str, float | None]
 
 
 def has_level(record: Record, level: LevelName) -> bool:
@@ -57,6 +73,7 @@ def blocks(
     # By name and once each, so that neither order nor a merged copy matters.
     finished: dict[str, tuple[tuple[str, ...], str, _Run]] = {}
     configs: dict[str, dict[str, Any]] = {}
+    keys: dict[bytes, str] = {}  # thousands of runs are of few configurations: each is spelled once
     for record in records:
         if not has_level(record, level):
             continue
@@ -64,7 +81,10 @@ def blocks(
         data = tuple(
             str(config[k]) for k in ("dataset", "protocol", "data_fingerprint", "split_hash")
         )
-        key = _digest(config)
+        text = to_json(config)
+        if text not in keys:
+            keys[text] = _digest(config)
+        key = keys[text]
         configs.setdefault(key, config)
         finished[record.run_id] = (data, key, _slim(record, level))
     by_data: dict[tuple[str, ...], dict[str, list[_Run]]] = defaultdict(lambda: defaultdict(list))
@@ -77,13 +97,13 @@ def blocks(
             (
                 _cohorts(runs),
                 _row(key if i == 0 else f"{key}-{i}", configs[key], runs, current_sources),
-                runs[0].result,
+                runs[0].data,
             )
             for key, all_runs in sorted(configurations.items())
             for i, runs in enumerate(_consistent([(_cohorts([r]), r) for r in all_runs]))
         ]
         candidates.sort(key=lambda item: (-len(item[0]), item[1].key))
-        for rows in _consistent([(cohorts, (row, one)) for cohorts, row, one in candidates]):
+        for rows in _consistent([(cohorts, (row, used)) for cohorts, row, used in candidates]):
             found.append(_block(data, [row for row, _ in rows], rows[0][1], sort, level))
     return sorted(
         found,
@@ -100,23 +120,30 @@ def blocks(
 def _slim(record: Record, level: LevelName) -> _Run:
     result = record.result
     assert result is not None
-    parts: dict[str, Level] = {}
-    for name, part in result.parts.items():
-        found = part if level == "image" else part.lesions
-        if found is not None:
-            parts[name] = found
+    levels = {
+        name: part if level == "image" else part.lesions for name, part in result.parts.items()
+    }
     return _Run(
         run_id=record.run_id,
         fold=record.identity["fold"],
         seed=record.identity["seed"],
-        result=result.model_copy(update={"history": (), "parts": {}}),
-        parts=parts,
+        cohort=result.cohort,
+        n_train=result.n_train,
+        n_test=result.n_test,
+        folds_expected=result.folds_expected,
+        data=(result.complete_data, result.n_rows_dataset, result.n_rows_used),
+        flags=result.flags,
+        verdict=result.verdict,
+        parameters=result.parameters.get("total"),
         images_per_s=record.measured.images_per_s,
+        parts={
+            name: _Counted(one.n, one.metrics) for name, one in levels.items() if one is not None
+        },
     )
 
 
 def _cohorts(runs: Iterable[_Run]) -> dict[int, str]:
-    return {run.fold: run.result.cohort for run in runs}
+    return {run.fold: run.cohort for run in runs}
 
 
 def _consistent(items: Iterable[tuple[dict[int, str], T]]) -> list[list[T]]:
@@ -135,9 +162,8 @@ def _consistent(items: Iterable[tuple[dict[int, str], T]]) -> list[list[T]]:
 
 def _row(key: str, config: dict[str, Any], runs: list[_Run], current: Sources | None) -> Row:
     runs = sorted(runs, key=lambda r: (r.seed, r.fold))
-    results = [run.result for run in runs]
     seeds = tuple(sorted({run.seed for run in runs}))
-    flags = dict.fromkeys(flag for result in results for flag in result.flags)
+    flags = dict.fromkeys(flag for run in runs for flag in run.flags)
     flags |= dict.fromkeys(_stale(config, current))
     speeds = [run.images_per_s for run in runs if run.images_per_s is not None]
     return Row(
@@ -149,19 +175,19 @@ def _row(key: str, config: dict[str, Any], runs: list[_Run], current: Sources | 
         differences={},
         seeds=seeds,
         runs_done=len(runs),
-        runs_expected=results[0].folds_expected * len(seeds),
+        runs_expected=runs[0].folds_expected * len(seeds),
         parts={
             part: _part(part, [run for run in runs if part in run.parts])
             for part in dict.fromkeys(p for run in runs for p in run.parts)
         },
-        parameters=results[0].parameters.get("total"),
+        parameters=runs[0].parameters,
         images_per_s=stat(speeds).mean if speeds else None,
         flags=tuple(flags),
         run_ids=tuple(run.run_id for run in runs),
-        verdict=_verdict([result.verdict for result in results]),
+        verdict=_verdict([run.verdict for run in runs]),
         shuffled=bool(dict(config["settings"]).get("shuffle_metadata", False)),
-        ratio=math.fsum(r.n_test / r.n_train for r in results) / len(results)
-        if all(r.n_train and r.n_test for r in results)
+        ratio=math.fsum(r.n_test / r.n_train for r in runs) / len(runs)
+        if all(r.n_train and r.n_test for r in runs)
         else None,
     )
 
@@ -199,7 +225,7 @@ def _stale(config: Mapping[str, Any], current: Sources | None) -> tuple[str, ...
 
 
 def _block(
-    data: tuple[str, ...], rows: list[Row], one: Result, sort: str, level: LevelName
+    data: tuple[str, ...], rows: list[Row], used: tuple[bool, int, int], sort: str, level: LevelName
 ) -> Block:
     sign = -1 if describe(sort).better == "high" else 1
 
@@ -214,9 +240,9 @@ def _block(
         data_fingerprint=fingerprint,
         protocol=protocol,
         split_hash=split,
-        complete_data=one.complete_data,
-        n_rows_dataset=one.n_rows_dataset,
-        n_rows_used=one.n_rows_used,
+        complete_data=used[0],
+        n_rows_dataset=used[1],
+        n_rows_used=used[2],
         rows=tuple(sorted(with_gains(with_differences(rows), sort), key=rank)),
         level=level,
     )

@@ -7,9 +7,18 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import core_schema
 
 from fusionbench.errors import RecordError
 
@@ -36,12 +45,20 @@ IDENTITY_KEYS = (
 )
 
 
-def canonical_json(value: object) -> str:
-    """The one spelling of a value: sorted keys, shortest floats, no NaN. Raises RecordError."""
+# An encoder each: json.dumps with arguments makes a new one at every call.
+_PLAIN = json.JSONEncoder(allow_nan=False)
+_SPELLED = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def canonical_json(value: object, *, from_file: bool = False) -> str:
+    """The one spelling of a value: sorted keys, shortest floats, no NaN. Raises RecordError.
+
+    `from_file`: it was parsed from JSON just now, and is plain already.
+    """
     try:
         # Twice, so that what a file gives back (lists for tuples, text for keys) spells the same.
-        plain = json.loads(json.dumps(value, allow_nan=False))
-        return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        plain = value if from_file else json.loads(_PLAIN.encode(value))
+        return _SPELLED.encode(plain)
     except (TypeError, ValueError) as error:
         raise RecordError(
             f"An identity must be plain JSON without NaN: {error}.",
@@ -49,10 +66,11 @@ def canonical_json(value: object) -> str:
         ) from None
 
 
-def run_id(identity: Mapping[str, Any]) -> str:
+def run_id(identity: Mapping[str, Any], *, from_file: bool = False) -> str:
     """`<dataset>_<protocol>_<fusion>_<backbone>_f<fold>_s<seed>_<12 hex>`, safe as a file name.
 
     The digits are the start of the sha256 of the canonical JSON of the whole identity.
+    `from_file`: as for canonical_json.
     Raises RecordError where a key of IDENTITY_KEYS is absent or a value is not plain JSON.
     """
     missing = [key for key in IDENTITY_KEYS if key not in identity]
@@ -60,8 +78,9 @@ def run_id(identity: Mapping[str, Any]) -> str:
         raise RecordError(f"The identity lacks {', '.join(missing)}.")
     if not all(type(identity[key]) is int for key in ("fold", "seed")):
         raise RecordError("The identity's fold and seed must be whole numbers.")
-    digest = hashlib.sha256(canonical_json(dict(identity)).encode()).hexdigest()[:12]
-    names = [_slug(identity[key]) for key in ("dataset", "protocol", "fusion", "backbone")]
+    spelled = canonical_json(dict(identity), from_file=from_file)
+    digest = hashlib.sha256(spelled.encode()).hexdigest()[:12]
+    names = [_slug(str(identity[key])) for key in ("dataset", "protocol", "fusion", "backbone")]
     return "_".join([*names, f"f{identity['fold']}", f"s{identity['seed']}", digest])
 
 
@@ -75,20 +94,34 @@ def cohort(data_fingerprint: str, split_hash: str, ids: Mapping[str, Iterable[st
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _slug(text: object) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", str(text))[:48].strip("._-") or "x"
+@lru_cache(maxsize=256)
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:48].strip("._-") or "x"
 
 
-def _null_for_nan(value: Any, info: ValidationInfo) -> Any:
-    """Dicts of numbers with None for NaN. A file holds nulls already: nothing to do there."""
-    if info.mode == "json":
-        return value
+def _null_for_nan(value: Any) -> Any:
+    """Dicts of numbers with None for NaN."""
     if isinstance(value, Mapping):
         nan = {k for k, v in value.items() if isinstance(v, float) and math.isnan(v)}
         return {k: None if k in nan else v for k, v in value.items()}
-    return (
-        [_null_for_nan(item, info) for item in value] if isinstance(value, list | tuple) else value
-    )
+    return [_null_for_nan(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+class _NullForNan:
+    """Annotates dicts of numbers in which NaN may be given and null is kept.
+
+    A file holds nulls already. Nothing is called for it: a function before a validator would have
+    all of it made into Python objects first, only to be validated as those.
+    """
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        plain = handler(source)
+        return core_schema.json_or_python_schema(
+            json_schema=plain,
+            python_schema=core_schema.no_info_before_validator_function(_null_for_nan, plain),
+        )
 
 
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=255)]
@@ -105,7 +138,7 @@ class Level(_Part):
     """Metrics over `n` photographs or lesions, by exact name; null where undefined (NaN given)."""
 
     n: int = Field(ge=1)
-    metrics: Annotated[Numbers, BeforeValidator(_null_for_nan)]
+    metrics: Annotated[Numbers, _NullForNan()]
     confusion: tuple[tuple[int, ...], ...]  # rows true class, columns prediction
 
 
@@ -140,7 +173,7 @@ class Result(_Part):
     temperature: float | None = None
     parameters: dict[str, int]  # backbone, fusion, total; what only the loss owns under "loss"
     # One dict per epoch.
-    history: Annotated[tuple[Numbers, ...], BeforeValidator(_null_for_nan)] = ()
+    history: Annotated[tuple[Numbers, ...], _NullForNan()] = ()
 
     @model_validator(mode="after")
     def _has_test(self) -> Result:
@@ -186,13 +219,13 @@ class Record(_Part):
     measured: Measured = Measured()
 
     @model_validator(mode="after")
-    def _consistent(self) -> Record:
+    def _consistent(self, info: ValidationInfo) -> Record:
         if (self.status == "ok") != (self.result is not None):
             raise ValueError("a record has a result exactly when its status is ok")
         if (self.status == "failed") != (self.error is not None):
             raise ValueError("a record has an error exactly when its status is failed")
         try:
-            expected = run_id(self.identity)
+            expected = run_id(self.identity, from_file=info.mode == "json")
         except RecordError as error:
             raise ValueError(str(error)) from None
         if expected != self.run_id:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from hypothesis import strategies as st
 from made_up_records import failed, finished
 from safetensors.numpy import save
 
+from fusionbench.errors import RecordError
 from fusionbench.lesions import by_lesion
 from fusionbench.metrics import compute
 from fusionbench.records import Record, Store, read_record, run_id
 from fusionbench.records.leftovers import leftovers, remove
 from fusionbench.records.merge import merge
+from fusionbench.records.reading import _parse_strictly, parse_record
 from fusionbench.records.verify import verify
 
 
@@ -40,6 +43,34 @@ def test_mutated_records(attempts: Attempts) -> None:
             # What is let through is a record of the same run, and says so in plain JSON.
             assert run_id(read_record(path).identity) == record.run_id
     attempts.finish(700, refused=500)
+
+
+@pytest.mark.hostile("records")
+def test_the_quick_way_answers_as_the_strict_one(attempts: Attempts) -> None:
+    """`parse_record` parses once where it can; what parses twice is the oracle."""
+    draw, path = random.Random(5), Path("x.json")
+    good = whole_record().to_json().encode()
+    values = (b"1", b"null", b'"x"', b'":"', b"{}", b"NaN", b'"\\""', b'"\\u0022\\u0022"')
+
+    def answer(parse: Callable[[bytes, Path], Record], data: bytes) -> str:
+        try:
+            return repr(parse(data, path))
+        except RecordError as error:
+            return str(error)
+
+    for case in range(600):
+        data = good
+        if case % 2:  # a key that some dict may have already
+            at = draw.choice([i for i, byte in enumerate(good) if byte == ord("{")]) + 1
+            key = good[at:].split(b'"')[1]
+            data = b"%b%b%b:%b,%b" % (
+                good[:at], b'"%b"' % key, draw.choice((b"", b" ")), draw.choice(values), good[at:]
+            )  # fmt: skip
+        if case % 3:
+            data = mutated(draw, data)
+        assert answer(parse_record, data) == answer(_parse_strictly, data)
+        attempts(lambda d=data: parse_record(d, path), path.name)
+    attempts.finish(600, refused=400)
 
 
 @pytest.mark.hostile("records")
