@@ -1,55 +1,103 @@
 """Training augmentation of a whole batch on its device, with parameters drawn per image.
 
-The random numbers come from a CPU generator, so that a seed gives the same pictures on any device.
+Drawing and applying are apart. The random numbers come from a CPU generator, so that a seed gives
+the same pictures on any device; what is done with them is a function of tensors alone, so that it
+can be compiled and recorded in a CUDA graph with the rest of the training step.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How the photographs of a batch are changed while a model is trained.
+
+    draw     (B, a CPU generator) -> (P, B) float32 on the CPU: P random numbers for each of B
+             images. How many are taken from the generator depends on B alone.
+    apply    (x, drawn) -> tensor like x, which is left as it is: x (B, 3, H, W) in 0..1 and what
+             was drawn for it, on the device of x if static, on the CPU if not. Nothing in it makes
+             the host wait for a GPU.
+    static   The same operations on the same shapes whatever was drawn: `apply` may be compiled in
+             one piece and recorded in a CUDA graph. If False, the numbers decide on the CPU which
+             images each operation gets, and `apply` runs as it is, ahead of the step.
+    """
+
+    draw: Callable[[int, torch.Generator], Tensor]
+    apply: Callable[[Tensor, Tensor], Tensor]
+    static: bool
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw and apply at once."""
+        drawn = self.draw(len(x), generator)
+        return self.apply(x, _moved(drawn, x.device) if self.static else drawn)
 
 
-def none(x: Tensor, generator: torch.Generator) -> Tensor:
+def _uniform(count: int) -> Callable[[int, torch.Generator], Tensor]:
+    """Draws `count` numbers from 0..1 for each image."""
+
+    def draw(size: int, generator: torch.Generator) -> Tensor:
+        return torch.rand(count, size, generator=generator)
+
+    return draw
+
+
+def _draw_nothing(size: int, generator: torch.Generator) -> Tensor:
+    return torch.empty(0, size)
+
+
+def none(x: Tensor, drawn: Tensor) -> Tensor:
     """Images as they are."""
     return x
 
 
-def flip(x: Tensor, generator: torch.Generator) -> Tensor:
-    """(B, 3, H, W): each image mirrored left-right and upside-down, each with probability 1/2."""
-    coins = torch.rand(2, len(x), generator=generator).to(x.device) < 0.5
+def flip(x: Tensor, u: Tensor) -> Tensor:
+    """(B, 3, H, W): each image mirrored left-right and upside-down, each with probability 1/2.
+    u (2, B) uniform."""
+    coins = u < 0.5
     x = torch.where(coins[0, :, None, None, None], x.flip(3), x)
     return torch.where(coins[1, :, None, None, None], x.flip(2), x)
 
 
-def mild(x: Tensor, generator: torch.Generator) -> Tensor:
+def mild(x: Tensor, u: Tensor) -> Tensor:
     """(B, 3, H, W) in 0..1: any rotation, mirror, scale 0.85-1.15, shift up to 5 %, and brightness,
-    contrast and saturation by up to 15 %. Lesions have no upright side, so every angle is as real
-    as another; hue is left alone, for colour is a sign of disease."""
-    size = len(x)
-    u = torch.rand(8, size, generator=generator)
+    contrast and saturation by up to 15 %, all uniform: u (8, B). Lesions have no upright side, so
+    every angle is as real as another; hue is left alone, for colour is a sign of disease."""
     angle = u[0] * 2 * math.pi
     scale = 1 / (0.85 + 0.3 * u[1])
     mirror = torch.where(u[2] < 0.5, -1.0, 1.0)
     shift = 0.1 * (u[3:5] - 0.5) * 2
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
     theta = torch.stack([cos * mirror, -sin, shift[0], sin * mirror, cos, shift[1]], dim=1)
-    grid = F.affine_grid(theta.view(size, 2, 3).to(x.device), list(x.shape), align_corners=False)
-    x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    x = _warp(x, theta.view(-1, 2, 3))
 
-    brightness, contrast, saturation = (0.85 + 0.3 * u[5:8]).to(x.device)[:, :, None, None, None]
+    brightness, contrast, saturation = (0.85 + 0.3 * u[5:8])[:, :, None, None, None]
     x = x * brightness
     x = x + (contrast - 1) * (x - x.mean(dim=(1, 2, 3), keepdim=True))
     x = x + (saturation - 1) * (x - x.mean(dim=1, keepdim=True))
     return x.clamp(0, 1)
 
 
-def metablock_2021(x: Tensor, generator: torch.Generator) -> Tensor:
+# A seed of 62 bits, as whole numbers that float32 holds exactly.
+_SEED_PARTS, _PART_BITS = 4, 16
+
+
+def _draw_metablock_2021(size: int, generator: torch.Generator) -> Tensor:
+    """(20, B): 16 uniform numbers per image, and the same seed with each of them."""
+    u = torch.rand(16, size, generator=generator)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    parts = [(seed >> _PART_BITS * k) % 2**_PART_BITS for k in range(_SEED_PARTS)]
+    return torch.cat([u, torch.tensor(parts, dtype=u.dtype)[:, None].expand(-1, size)])
+
+
+def metablock_2021(x: Tensor, drawn: Tensor) -> Tensor:
     """(B, 3, H, W) in 0..1: the list of the MetaBlock authors' script for PAD-UFES-20
     (https://github.com/paaatcha/MetaBlock, benchmarks/pad/aug_pad.py), in its order, each with its
     probability and drawn per image:
@@ -64,12 +112,12 @@ def metablock_2021(x: Tensor, generator: torch.Generator) -> Tensor:
 
     The original (imgaug, which is no longer maintained) works on 8-bit integers and zooms before
     it shrinks the photograph; this works in floating point on the shrunk one.
+
+    drawn (20, B), on the CPU: 16 uniform numbers, and a seed for the holes. Those take as many
+    numbers as there are pixels, and therefore a generator of their own.
     """
-    x, size = x.clone(), len(x)
-    u = torch.rand(16, size, generator=generator)
-    # Holes take as many numbers as there are pixels: from a generator of their own, so that what
-    # is drawn from this one depends on the batch size alone.
-    own = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    x, u, parts = x.clone(), drawn[:16], drawn[16:, 0].long().tolist()
+    own = torch.Generator().manual_seed(sum(part << _PART_BITS * k for k, part in enumerate(parts)))
 
     if len(on := torch.where(u[0] < 0.25)[0]):
         theta = torch.zeros(len(on), 2, 3)
@@ -88,12 +136,12 @@ def metablock_2021(x: Tensor, generator: torch.Generator) -> Tensor:
     if len(on := torch.where(u[7] < 0.25)[0]):
         _replace(x, on, lambda images: gaussian_blur(images, 3 * u[8, on]))
     if len(on := torch.where(u[9] < 0.1)[0]):
-        holes = _holes(len(on), x.shape[2], x.shape[3], own).to(x.device)
+        holes = _moved(_holes(len(on), x.shape[2], x.shape[3], own), x.device)
         _replace(x, on, lambda images: images.masked_fill(holes, 0))
     colour = u[10] < 0.25
     if len(on := torch.where(colour & (u[11] < 0.5))[0]):
         steps = (31 * u[12:15, on]).floor() - 15  # whole ones, -15 to 15
-        steps = torch.where(u[15, on] < 0.5, steps[:1], steps).T.to(x.device) / 255
+        steps = _moved(torch.where(u[15, on] < 0.5, steps[:1], steps).T, x.device) / 255
         _replace(x, on, lambda images: images + steps[:, :, None, None])
     if len(on := torch.where(colour & (u[11] >= 0.5))[0]):
         hue, saturation = (21 * u[12:14, on]).floor() - 10
@@ -108,7 +156,8 @@ def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
     reach = min(9, height - 1, width - 1)  # three sigma, or what there is to mirror
     offsets = torch.arange(-reach, reach + 1)
     kernels = torch.exp(-(offsets**2) / (2 * sigma.clamp(min=0.05)[:, None] ** 2))
-    kernels = (kernels / kernels.sum(1, keepdim=True)).to(x).repeat_interleave(channels, 0)
+    kernels = _moved(kernels / kernels.sum(1, keepdim=True), x.device).to(x.dtype)
+    kernels = kernels.repeat_interleave(channels, 0)
     padded = F.pad(x, (reach, reach, reach, reach), mode="reflect")
     planes = padded.reshape(1, batch * channels, *padded.shape[2:])
     planes = F.conv2d(planes, kernels[:, None, :, None], groups=len(kernels))
@@ -129,9 +178,9 @@ def shift_hue_saturation(x: Tensor, degrees: Tensor, saturation: Tensor) -> Tens
         (green - blue) / safe,
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
-    hue = hue + degrees.to(x)[:, None, None] / 60
+    hue = hue + _moved(degrees, x.device).to(x.dtype)[:, None, None] / 60
     share = spread / torch.where(value > 0, value, torch.ones_like(value))
-    share = (share + saturation.to(x)[:, None, None]).clamp(0, 1)
+    share = (share + _moved(saturation, x.device).to(x.dtype)[:, None, None]).clamp(0, 1)
     # Each channel falls from `value` with its distance on the circle from that channel's own hue.
     turned = torch.stack([hue + 5, hue + 3, hue + 1], 1).remainder(6)
     fall = torch.minimum(turned, 4 - turned).clamp(0, 1)
@@ -141,12 +190,19 @@ def shift_hue_saturation(x: Tensor, degrees: Tensor, saturation: Tensor) -> Tens
 def _replace(x: Tensor, on: Tensor, change: Callable[[Tensor], Tensor]) -> None:
     """In place, the images `on` of x by what `change` makes of them; the others stay exact."""
     if len(on):
-        index = on.to(x.device)
+        index = _moved(on, x.device)
         x[index] = change(x[index])
 
 
+def _moved(numbers: Tensor, device: torch.device) -> Tensor:
+    """On `device`, without the host waiting for it: only from pinned memory is that certain."""
+    if device.type == "cuda" and numbers.device.type == "cpu":
+        numbers = numbers.pin_memory()
+    return numbers.to(device, non_blocking=True)
+
+
 def _warp(x: Tensor, theta: Tensor) -> Tensor:
-    grid = F.affine_grid(theta.to(x), list(x.shape), align_corners=False)
+    grid = F.affine_grid(_moved(theta, x.device), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
 
 
@@ -162,8 +218,9 @@ def _holes(count: int, height: int, width: int, generator: torch.Generator) -> T
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
-    "none": none,
-    "flip": flip,
-    "mild": mild,
-    "metablock-2021": metablock_2021,
+    "none": Augmentation(_draw_nothing, none, static=True),
+    "flip": Augmentation(_uniform(2), flip, static=True),
+    "mild": Augmentation(_uniform(8), mild, static=True),
+    # Static, with every operation done to every image, it would take several times as long.
+    "metablock-2021": Augmentation(_draw_metablock_2021, metablock_2021, static=False),
 }

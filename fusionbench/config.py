@@ -21,6 +21,8 @@ from fusionbench.registry import unknown_name
 Select = Literal["last", "inner-val", "test-best"]
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
+StepPath = Literal["eager", "compiled", "captured", "compiled+captured"]
+Step = Literal["auto", "eager", "compiled", "captured", "compiled+captured"]
 Existing = Literal["skip", "redo", "fail"]
 Encoding = Literal["onehot", "ordinal"]
 Missing = Literal["zero", "indicator", "impute", "drop-rows"]
@@ -99,11 +101,13 @@ class Execution:
     plugins: tuple[Path, ...] = ()
     folds: tuple[int, ...] | None = None  # None: all
     device: Device = "auto"
+    step: Step = "auto"  # how a training step runs (fusionbench.step)
     existing: Existing = "skip"
     save_weights: bool = False
     workers: int | None = None  # decoding threads; None: one per core
     # Seconds between two checkpoints of a run, at least; 0: one after every epoch, inf: none.
     checkpoint_every: float = 0.0
+    folds_at_once: int = 1  # of a configuration, each in a process of its own; in a sweep, runs
 
 
 def parse_assignments(items: Iterable[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,15 +117,15 @@ class Experiment(Study):
             metadata=encoder.n_features,
             classes=len(self.table.card.classes),
             groups=encoder.groups,
-            counts=counts,
         )
         method = self.method
         fusion = _construct(
             f"fusion {self.config.fusion}", method.fusion, spec, method.fusion_params
         )
         model = FusionModel(backbone, fusion, self.config.reducer)
+        with_counts = replace(model.spec, counts=counts)
         losses = {
-            name: _construct(f"loss {name}", cls, model.spec, method.loss_params[name])
+            name: _construct(f"loss {name}", cls, with_counts, method.loss_params[name])
             for name, cls in method.losses.items()
         }
         return model, CombinedLoss(losses)

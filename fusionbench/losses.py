@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import torch
@@ -29,7 +30,8 @@ class Loss(nn.Module):
     they are trained with the model and absent from it afterwards.
 
     `__init__` takes `spec` (with `embedding` and `counts` filled in) and its hyper-parameters as
-    keyword arguments with defaults: the schema of `--set loss.NAME=VALUE`.
+    keyword arguments with defaults: the schema of `--set loss.NAME=VALUE`. What follows from
+    `counts` is kept in buffers: afterwards they are gone from `spec`, as they are one fold's.
     """
 
     def __init__(self, spec: Spec) -> None:
@@ -52,6 +54,10 @@ class CombinedLoss(nn.Module):
     def __init__(self, losses: Mapping[str, Loss]) -> None:
         super().__init__()
         self.parts = nn.ModuleDict(dict(losses))
+        for part in losses.values():
+            # A fold's own, and a step may be used again for another fold: a loss that still needed
+            # them would compute with the wrong ones.
+            part.spec = replace(part.spec, counts=())
 
     def forward(self, output: Output, target: Tensor) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}

@@ -10,42 +10,49 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from fusionbench.augment import AUGMENTATIONS
 from fusionbench.checkpoint_file import CheckpointError
 from fusionbench.checkpoints import Keeper, place_of
-from fusionbench.config import Execution
+from fusionbench.config import Execution, StepPath
 from fusionbench.environment import describe_environment, peak_memory
 from fusionbench.errors import RunFailedError
 from fusionbench.experiment import Experiment, setup
+from fusionbench.feed import Arrays, place
+from fusionbench.losses import CombinedLoss
 from fusionbench.metrics import balanced_nll, compute
 from fusionbench.model import FusionModel
-from fusionbench.placement import choose_device, choose_placement
+from fusionbench.placement import choose_device, choose_path, choose_placement
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
 from fusionbench.records import Store
+from fusionbench.step import TrainingStep
 from fusionbench.study import FoldRows, Trained
-from fusionbench.train import Arrays, fit, predict
+from fusionbench.train import fit, predict
 from fusionbench.withhold import withholding
 
 __all__ = ["NetworkTrainer", "setup", "trainer"]
 
-# Of a GPU's free memory, the share that images may take; the rest is the model's.
-IMAGES_SHARE = 0.4
-
 
 class NetworkTrainer:
-    """Holds what the folds share: the probed backbone and the decoded images."""
+    """Holds what the folds share: the probed backbone, the decoded images, and the training step
+    with all that was compiled and recorded for it."""
 
     def __init__(self, experiment: Experiment, execution: Execution, progress: Progress) -> None:
         device = choose_device(execution.device)
+        path = choose_path(execution.step, device)
         config = experiment.config
         if device.type == "cpu":
             torch.use_deterministic_algorithms(True, warn_only=True)
+        else:
+            torch.backends.cudnn.benchmark = True  # batches have one size
         progress.note(f"building {config.backbone}, weights: {config.weights}")
         self.experiment = experiment
         self.execution = execution
         self.backbone = experiment.backbone()  # probed and, with pretrained weights, loaded once
-        self.images = _place(experiment.images(execution.workers, progress), device)
+        self.images = place(experiment.images(execution.workers, progress), device)
         self.placement = choose_placement(device, config.precision, self.backbone)
+        self.path: StepPath = path  # that steps take, as far as is known
+        self._step: TrainingStep | None = None
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -54,7 +61,7 @@ class NetworkTrainer:
             "device_type": placement.device.type,
             "threads": torch.get_num_threads(),
             "precision": placement.precision,
-            "path": "eager",
+            "path": self.path,
         }
         if placement.device.type == "cuda":
             more["device"] = torch.cuda.get_device_name()
@@ -69,14 +76,18 @@ class NetworkTrainer:
         config, table = experiment.config, experiment.table
         seed = experiment.fold_seed(fold)
         torch.manual_seed(seed)
+        if placement.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         # Random starting weights are other ones in every fold.
-        backbone = experiment.backbone() if config.weights == "none" else self.backbone
+        random = config.weights == "none"
+        backbone = experiment.backbone() if random else copy.deepcopy(self.backbone)
         metadata = experiment.metadata(fold, rows)
         encoder = experiment.encoder(metadata, rows.train)
         counts = np.bincount(table.labels[rows.train], minlength=len(table.card.classes))
-        model, loss = experiment.model(
-            copy.deepcopy(backbone), encoder, tuple(int(c) for c in counts)
+        step = self._step_for(
+            *experiment.model(backbone, encoder, tuple(int(c) for c in counts)), progress
         )
+        model = step.model
         arrays = Arrays(
             self.images,
             torch.from_numpy(encoder.transform(metadata)).to(placement.device),
@@ -97,12 +108,10 @@ class NetworkTrainer:
         ) as task:
             train = partial(
                 fit,
-                model,
-                loss,
+                step,
                 arrays,
                 rows.train,
                 config,
-                placement,
                 seed=seed,
                 optimizer_args=experiment.method.optimizer_args,
                 schedule_args=experiment.method.schedule_args,
@@ -128,6 +137,9 @@ class NetworkTrainer:
             except CheckpointError as error:
                 keeper.reject(error)
                 fitted = train()
+            finally:
+                self.path = step.path
+        self._step = step
         found = {name: predict(model, arrays, part, placement) for name, part in rows.parts.items()}
         inner = None if rows.inner is None else predict(model, arrays, rows.inner, placement)
         if not all(np.isfinite(p).all() for p in found.values()):
@@ -154,6 +166,17 @@ class NetworkTrainer:
             weights=partial(_serialised, model),
         )
 
+    def _step_for(self, model: FusionModel, loss: CombinedLoss, progress: Progress) -> TrainingStep:
+        """The last fold's step with these values, or a new one where they do not fit it."""
+        step, self._step = self._step, None  # a fold that fails leaves none behind
+        if step is None or not step.reinitialise(model, loss):
+            del step
+            if self.path.startswith("compiled"):
+                torch.compiler.reset()  # what was compiled for earlier steps counts against a limit
+            augment = AUGMENTATIONS[self.experiment.config.augment]
+            step = TrainingStep(model, loss, augment, self.placement, self.path, progress)
+        return step
+
     def _keeper(self, fold: Fold, progress: Progress) -> Keeper:
         run = self.experiment.run_id(fold)
         return Keeper(
@@ -171,14 +194,6 @@ def trainer(
 ) -> NetworkTrainer:
     """What carries its folds out. Raises UsageError for a device that is not there."""
     return NetworkTrainer(experiment, execution, progress)
-
-
-def _place(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """On a GPU with room for them, all images at once; else where they are."""
-    if device.type != "cuda":
-        return images
-    free, _ = torch.cuda.mem_get_info()
-    return images.to(device) if images.nbytes < IMAGES_SHARE * free else images
 
 
 def _serialised(model: FusionModel) -> bytes:

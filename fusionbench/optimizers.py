@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Literal
 
 import timm.optim
@@ -21,6 +22,9 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     if config.optimizer not in timm.optim.list_optimizers():
         raise UsageError(*unknown_name("optimizer", config.optimizer, timm.optim.list_optimizers()))
+    on_gpu = any(parameter.is_cuda for parameter in trained.parameters())
+    if on_gpu and "foreach" not in extra and _has_fused(config.optimizer):
+        extra = {"fused": True, **extra}  # one kernel for all parameters
     try:
         return timm.optim.create_optimizer_v2(
             trained,
@@ -33,6 +37,11 @@ def make_optimizer(
         raise UsageError(
             f"The optimizer {config.optimizer} does not take these settings: {error}."
         ) from error
+
+
+def _has_fused(optimizer: str) -> bool:
+    made_by = timm.optim.get_optimizer_class(optimizer, bind_defaults=False)
+    return "fused" in inspect.signature(made_by).parameters
 
 
 def make_scheduler(

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fusionbench.backbones import Backbone
+from fusionbench.config import Step, StepPath
 from fusionbench.errors import UsageError
 
 
@@ -49,6 +50,17 @@ def choose_placement(device: torch.device, precision: str, backbone: Backbone) -
     else:
         fast = cpu_has_bf16() and not has_depthwise(backbone)
     return Placement(device, "bf16" if fast else "fp32")
+
+
+def choose_path(step: Step, device: torch.device) -> StepPath:
+    """Resolve a --step of "auto": all that a GPU can do; on a CPU plain PyTorch, where compiling a
+    ResNet-18 took 17 to 48 s on two cores and made its step 6 % slower to 2 % faster. Raises
+    UsageError for a CUDA graph without a GPU."""
+    if step == "auto":
+        return "compiled+captured" if device.type == "cuda" else "eager"
+    if step.endswith("captured") and device.type != "cuda":
+        raise UsageError(f"--step {step} is for a GPU.", "Use --step auto, eager or compiled.")
+    return step
 
 
 def cpu_has_bf16() -> bool:

@@ -20,6 +20,12 @@ class Task:
         """`steps` were done before this task began: they say nothing of its speed."""
         self.advance(steps, **info)
 
+    @contextmanager
+    def part(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
+        """A task that is one unit of this one; unlike those of Progress.task, several may go on
+        at once, and end in any order."""
+        yield Task()
+
 
 class Progress:
     """Silent. Subclasses draw."""

@@ -1,27 +1,22 @@
 """RunConfig -> Records: every fold of one method, trained, evaluated and written down.
 
-What is trained is another module's business: fusionbench.network's, or fusionbench.tabular's for a
-control without images, whichever kind of plugin the method's name belongs to. PyTorch is loaded for
-the former only.
+Here, one fold after the other, or several at a time in processes of their own.
 """
 
 from __future__ import annotations
 
-import time
-import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
 
-from fusionbench import registry
+from fusionbench.at_once import WorkerLostError, Workers
 from fusionbench.audit import verdict_of
 from fusionbench.config import Execution, RunConfig
-from fusionbench.errors import FusionbenchError, RunFailedError, UsageError
-from fusionbench.evaluation import predictions_of, result_of
-from fusionbench.progress import SILENT, Progress
+from fusionbench.errors import UsageError
+from fusionbench.fold import LastTrainer, Order, Reopened, build_images, open_experiment, run_fold
+from fusionbench.progress import SILENT, Progress, Task
 from fusionbench.protocols import Fold
-from fusionbench.records import Failure, Measured, Record, Store
-from fusionbench.study import Opened, Study, Trainer
+from fusionbench.records import Record, Store
+from fusionbench.study import Study, Trainer
 
 
 @dataclass(frozen=True)
@@ -31,32 +26,17 @@ class Outcome:
     config: RunConfig
     records: tuple[Record, ...]  # one per requested fold that is there, finished earlier or now
     failures: tuple[Record, ...]
+    lost: tuple[Lost, ...] = ()
 
 
-def carrier(config: RunConfig, execution: Execution) -> Any:
-    """The module that carries out runs of the config's method: it has `setup` and `trainer`."""
-    if registry.find_method(config.fusion, execution.plugins).kind == "controls":
-        from fusionbench import tabular
+@dataclass(frozen=True)
+class Lost:
+    """A fold whose process was killed. Nothing is recorded of it, its checkpoint is kept, and the
+    same command goes on from there."""
 
-        return tabular
-    from fusionbench import network
-
-    return network
-
-
-def open_experiment(
-    config: RunConfig,
-    execution: Execution,
-    progress: Progress = SILENT,
-    opened: Opened | None = None,
-) -> Study:
-    """Resolve and check everything that can be checked before training.
-
-    `opened` remembers data and splits for further configurations. Raises UsageError, DataError or
-    PluginError.
-    """
-    study: Study = carrier(config, execution).setup(config, execution, progress, opened)
-    return study
+    fold: int
+    run_id: str
+    message: str
 
 
 def run(config: RunConfig, execution: Execution, progress: Progress = SILENT) -> Outcome:
@@ -64,10 +44,11 @@ def run(config: RunConfig, execution: Execution, progress: Progress = SILENT) ->
 
     A fold that is in the store already is not computed again (unless `existing` says so). A fold
     whose training fails is recorded as failed and the next one is tried.
+    With `execution.folds_at_once` above 1 so many are computed at a time, each in a process of its
+    own; a script that asks for it needs `if __name__ == "__main__":`.
     Raises UsageError, DataError, PluginError or FusionbenchError before anything is trained.
     """
-    module = carrier(config, execution)
-    experiment: Study = module.setup(config, execution, progress)
+    experiment = open_experiment(config, execution, progress)
     store = Store(execution.store)
     folds = _requested(experiment, execution)
     todo = [f for f in folds if execution.existing == "redo" or not store.has(experiment.run_id(f))]
@@ -82,78 +63,90 @@ def run(config: RunConfig, execution: Execution, progress: Progress = SILENT) ->
             progress.note(f"fold {fold.index} is in the store already; not computed again")
 
     failures: list[Record] = []
+    lost: list[Lost] = []
     if todo:
-        trainer = module.trainer(experiment, execution, progress)
+        trainer = None
+        if execution.folds_at_once > 1:
+            build_images(experiment, execution, progress)
+        else:
+            trainer = LastTrainer().of(experiment, execution, progress)
         verdict = verdict_of(
             experiment.table, experiment.protocol, experiment.columns, progress=progress
         )
         with progress.task("folds", total=len(todo), unit="fold") as task:
-            for fold in todo:
-                with store.lock(experiment.run_id(fold)):
-                    record = run_fold(
-                        experiment, trainer, fold, verdict, store, execution, progress
-                    )
-                if record.status == "failed":
-                    failures.append(record)
-                task.advance()
+            if trainer is not None:
+                computed = _in_turn(experiment, trainer, todo, verdict, execution, task, progress)
+            else:
+                orders = [
+                    Order(config, execution, f.index, experiment.run_id(f), verdict) for f in todo
+                ]
+                computed, lost = _at_once(orders, execution, task, progress)
+        failures = [record for record in computed if record.status == "failed"]
     records = [store.read(experiment.run_id(f)) for f in folds if store.has(experiment.run_id(f))]
-    return Outcome(experiment.config, tuple(records), tuple(failures))
+    return Outcome(experiment.config, tuple(records), tuple(failures), tuple(lost))
 
 
-def run_fold(
+def _in_turn(
     experiment: Study,
     trainer: Trainer,
-    fold: Fold,
+    folds: Sequence[Fold],
     verdict: str,
-    store: Store,
     execution: Execution,
+    task: Task,
     progress: Progress,
-) -> Record:
-    """Train and evaluate one fold; the record is in the store when this returns."""
-    identity, name = experiment.identity(fold), experiment.run_id(fold)
-    environment = trainer.environment
-    started, clock = datetime.now(UTC), time.perf_counter()
-    try:
-        rows = experiment.rows(fold)
-        trained = trainer.train(fold, rows, progress)
-    except Exception as error:
-        if isinstance(error, FusionbenchError) and not isinstance(error, RunFailedError):
-            raise  # nothing was trained: a refused setting, not a failed run
-        progress.note(f"fold {fold.index} failed: {error}")
-        failure = Failure(
-            type=type(error).__name__,
-            message=str(error),
-            traceback="".join(traceback.format_exception(error)),
-        )
-        record = Record(
-            run_id=name, status="failed", identity=identity, error=failure, environment=environment
-        )
-        return store.write_failure(record)
+) -> list[Record]:
+    store, computed = Store(execution.store), []
+    for fold in folds:
+        with store.lock(experiment.run_id(fold)):
+            computed.append(
+                run_fold(experiment, trainer, fold, verdict, store, execution, progress)
+            )
+        task.advance()
+    return computed
 
-    predictions = predictions_of(experiment, fold, rows, trained)
-    seconds = trained.train_seconds
-    speed = trained.images_seen / max(seconds, 1e-9) if trained.images_seen else None
-    record = Record(
-        run_id=name,
-        status="ok",
-        identity=identity,
-        result=result_of(experiment, rows, trained, verdict),
-        environment=environment,
-        measured=Measured(
-            durations={
-                "train": seconds,
-                "total": trained.seconds_before + time.perf_counter() - clock,
-            },
-            images_per_s=speed,
-            started=started.isoformat(timespec="seconds"),
-            peak_memory_bytes=trained.peak_memory,
-        ),
+
+def _at_once(
+    orders: Sequence[Order], execution: Execution, task: Task, progress: Progress
+) -> tuple[list[Record], list[Lost]]:
+    """In the order that was asked for, whichever ended first. After an error that is no fold's own,
+    those that are under way are finished, and no other is begun."""
+    waiting = list(orders)
+    computed: dict[int, Record] = {}
+    lost: dict[int, Lost] = {}
+    errors: list[Exception] = []
+    workers: Workers[Order] = Workers(
+        _ordered, execution.folds_at_once, task, progress, row=lambda _: "", name=lambda _: ""
     )
-    if execution.save_weights and trained.weights is not None:
-        store.write_weights(name, trained.weights())
-    else:  # those of an earlier result, if any, are not this one's
-        store.delete(store.weights_path(name))
-    return store.write(record, predictions)
+    with workers:
+        while workers.running or (waiting and not errors):
+            while not errors and (order := workers.choose(waiting)) is not None:
+                waiting.remove(order)
+                workers.start(order, order)
+            for order, result in workers.ended():
+                try:
+                    computed[order.fold] = result()
+                except WorkerLostError as error:
+                    lost[order.fold] = Lost(order.fold, order.run_id, str(error))
+                    progress.note(f"fold {order.fold} is lost: {error}")
+                except Exception as error:
+                    errors.append(error)
+                task.advance()
+    if errors:
+        raise errors[0]
+    folds = [order.fold for order in orders]
+    return [computed[k] for k in folds if k in computed], [lost[k] for k in folds if k in lost]
+
+
+_reopened = Reopened()  # a worker's
+
+
+def _ordered(order: Order, progress: Progress) -> Record:
+    """What a worker of run() does."""
+    study, fold = _reopened.of(order)
+    store = Store(order.execution.store)
+    with store.lock(order.run_id):
+        trainer = _reopened.trainers.of(study, order.execution, progress)
+        return run_fold(study, trainer, fold, order.verdict, store, order.execution, progress)
 
 
 def _requested(experiment: Study, execution: Execution) -> list[Fold]:

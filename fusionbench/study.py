@@ -159,7 +159,7 @@ class Trained:
     seconds_before: float = 0.0  # of processes that were stopped; this one went on from there
     images_seen: int = 0
     peak_memory: int | None = None
-    weights: Callable[[], bytes] | None = None  # safetensors
+    weights: Callable[[], bytes] | None = None  # safetensors; before another fold is trained
 
 
 class Trainer(Protocol):

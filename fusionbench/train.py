@@ -1,14 +1,15 @@
 """Training and prediction: plain functions, read from top to bottom.
 
-fit() trains one model on one fold; predict() gives its probabilities. Data stays uint8 until a
-batch is made of it. On the CPU everything is deterministic from the seed.
+fit() trains one model on one fold; predict() gives its probabilities. What a batch goes through is
+fusionbench.step's business, how it gets there fusionbench.feed's. On the CPU everything is
+deterministic from the seed.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,29 +18,20 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from fusionbench.augment import AUGMENTATIONS
 from fusionbench.checkpoints import Parts, State
 from fusionbench.config import RunConfig
 from fusionbench.errors import RunFailedError
-from fusionbench.losses import CombinedLoss, total
+from fusionbench.feed import Arrays, batches, sizes
 from fusionbench.model import FusionModel
 from fusionbench.optimizers import Plateau, higher_is_better, make_optimizer, make_scheduler
 from fusionbench.placement import Placement
 from fusionbench.progress import Task
 from fusionbench.sampling import epoch_rows
+from fusionbench.step import Terms, TrainingStep, as_float
 from fusionbench.withhold import Withholding
 
 # Photographs of a batch in evaluation. A model's bits may depend on it.
 EVALUATED = 64
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """A dataset as tensors: images uint8 (n, S, S, 3), metadata float32 (n, M), labels (n,)."""
-
-    images: Tensor
-    metadata: Tensor
-    labels: Tensor
 
 
 @dataclass(frozen=True)
@@ -53,12 +45,10 @@ class Fitted:
 
 
 def fit(
-    model: FusionModel,
-    loss: CombinedLoss,
+    step: TrainingStep,
     arrays: Arrays,
     rows: np.ndarray,
     config: RunConfig,
-    placement: Placement,
     *,
     seed: int,
     optimizer_args: dict[str, Any] | None = None,
@@ -69,7 +59,7 @@ def fit(
     resume: State | None = None,
     keep: Callable[[State], None] | None = None,
 ) -> Fitted:
-    """Train `model` in place on `rows` of `arrays`.
+    """Train the model of `step` in place on `rows` of `arrays`.
 
     withholding   which metadata a training step does not get to see; None: it sees all
     watch         called after each epoch: the value of the metric `config.watch`. The epoch where
@@ -84,13 +74,9 @@ def fit(
     loss and random state untouched.
     """
     task = task or Task()
-    device = placement.device
-    model.to(device).to(memory_format=torch.channels_last)
-    loss.to(device)
-    trained = nn.ModuleDict({"model": model, "loss": loss})
-    optimizer = make_optimizer(trained, config, optimizer_args or {})
-    labels = arrays.labels.cpu().numpy()[rows]
-    steps = len(list(_batches(rows, config.batch_size)))
+    model = step.model
+    optimizer = make_optimizer(step.trained, config, optimizer_args or {})
+    steps = len(sizes(len(rows), config.batch_size))
     if not steps:
         raise RunFailedError(
             f"There are only {len(rows)} training rows for a batch of {config.batch_size}.",
@@ -100,7 +86,7 @@ def fit(
         optimizer, config, steps, schedule_args or {}, watched=watch is not None
     )
     ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
-    parts = Parts(trained, optimizer, scheduler, ema, device)
+    parts = Parts(step.trained, optimizer, scheduler, ema, step.placement.device)
     sign = 1 if watch is not None and higher_is_better(config) else -1
     at = resume or State()
     if resume is not None:
@@ -112,11 +98,9 @@ def fit(
             if config.early_stop and at.epoch - at.best_epoch >= config.early_stop:
                 break
             started = time.perf_counter()
-            trained.train()
-            loss.begin_epoch(epoch, config.epochs)
             mean_loss = _train_epoch(
-                model, loss, arrays, rows, labels, config, placement, optimizer, scheduler, ema,
-                withholding, seed=seed, epoch=epoch, steps=steps, task=task,
+                step, arrays, rows, config, optimizer, scheduler, ema, withholding,
+                seed=seed, epoch=epoch, steps=steps, task=task,
             )  # fmt: skip
             at.train_seconds += time.perf_counter() - started
             at.images_seen += min(steps * config.batch_size, len(rows))
@@ -144,11 +128,11 @@ def fit(
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        optimizer.zero_grad(set_to_none=True)
-        fits = _fitting_batch(model, loss, arrays, rows, config, placement)
+        step.release()
+        fits = _fitting_batch(step, arrays, rows, config.batch_size)
         raise RunFailedError(
-            f"Out of memory on {device.type} with --batch-size {config.batch_size} at "
-            f"{config.image_size} px.",
+            f"Out of memory on {step.placement.device.type} with --batch-size "
+            f"{config.batch_size} at {config.image_size} px.",
             f"--batch-size {fits} fits."
             if fits
             else "Not even two images fit: use a smaller --image-size or backbone.",
@@ -175,35 +159,30 @@ def predict(
     batch_size: int = EVALUATED,
 ) -> np.ndarray:
     """Class probabilities of `rows`, float64 (len(rows), K). Leaves the model in eval mode."""
-    model.to(placement.device).to(memory_format=torch.channels_last)
+    device = placement.device
+    model.to(device).to(memory_format=torch.channels_last)
     model.eval()
-    out = np.empty((len(rows), model.spec.classes))
-    for start in range(0, len(rows), batch_size):
-        picked = rows[start : start + batch_size]
-        image, meta = inputs(model, arrays, picked, placement.device)
+    out = torch.empty(len(rows), model.spec.classes, dtype=torch.float64, device=device)
+    for batch in batches(arrays, rows, batch_size, device, keep_single=True):
+        image = evaluated(batch.image, model)
         with placement.autocast():
-            logits = model(image, meta).logits
-        probabilities = torch.softmax(logits.double(), dim=1)
-        out[start : start + len(picked)] = probabilities.cpu().numpy()
-    return out
+            logits = model(image, batch.meta).logits
+        out[batch.start : batch.start + len(image)] = torch.softmax(logits.double(), dim=1)
+    return out.cpu().numpy()
 
 
-def inputs(
-    model: FusionModel, arrays: Arrays, rows: np.ndarray, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """What the model takes in evaluation: images (B, 3, S, S) and metadata (B, M) of `rows`."""
-    image, meta, _ = _to_device(arrays, rows, device)
-    return _normalise(_as_float(image), model), meta
+def evaluated(image: Tensor, model: FusionModel) -> Tensor:
+    """(B, 3, S, S) uint8 -> what the model takes where nothing is augmented."""
+    mean = torch.tensor(model.backbone.mean, device=image.device).view(1, 3, 1, 1)
+    std = torch.tensor(model.backbone.std, device=image.device).view(1, 3, 1, 1)
+    return (as_float(image) - mean) / std
 
 
 def _train_epoch(
-    model: FusionModel,
-    loss: CombinedLoss,
+    step: TrainingStep,
     arrays: Arrays,
     rows: np.ndarray,
-    labels: np.ndarray,
     config: RunConfig,
-    placement: Placement,
     optimizer: torch.optim.Optimizer,
     scheduler: Any,
     ema: ModelEmaV3 | None,
@@ -214,106 +193,80 @@ def _train_epoch(
     steps: int,
     task: Task,
 ) -> dict[str, float]:
-    """One pass over `rows`, whose labels are `labels`; the mean of every loss term over steps."""
-    augment = AUGMENTATIONS[config.augment]
+    """One pass over `rows`; the mean of every loss term over its steps."""
+    device = step.placement.device
     order = np.random.default_rng([seed, epoch])
     generator = torch.Generator().manual_seed(int(order.integers(2**62)))
-    sums: dict[str, Tensor] = {}
-    # Looked at once per epoch, so that a GPU is never made to wait for Python.
-    first_bad = torch.full((), -1, device=placement.device)
+    labels = arrays.labels.cpu().numpy()[rows]
     drawn = epoch_rows(rows, labels, config.sampler, order)
     hidden = withholding.draw(len(drawn), seed, epoch) if withholding is not None else None
-    for step, picked in enumerate(_batches(drawn, config.batch_size)):
-        image, meta, target = _to_device(arrays, picked, placement.device)
-        image = _normalise(augment(_as_float(image), generator), model)
-        if hidden is not None:
-            meta = hidden.apply(meta, step * config.batch_size)
-        with placement.autocast():
-            terms = loss(model(image, meta), target)
-            value = total(terms)
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    meter = _Meter(device)
+    step.begin_epoch(epoch, config.epochs)
+    for i, batch in enumerate(batches(arrays, drawn, config.batch_size, device)):
+        meta = batch.meta if hidden is None else hidden.apply(batch.meta, batch.start)
+        augmented_by = step.augment.draw(len(batch.target), generator)
+        terms = step(batch.image, augmented_by, meta, batch.target)
         if config.clip_grad:
-            nn.utils.clip_grad_norm_(
-                [p for group in optimizer.param_groups for p in group["params"]], config.clip_grad
-            )
+            nn.utils.clip_grad_norm_(trained, config.clip_grad)
         optimizer.step()
-        update = (epoch - 1) * steps + step + 1
+        update = (epoch - 1) * steps + i + 1
         if scheduler is not None and not isinstance(scheduler, Plateau):
             scheduler.step_update(update)
         if ema is not None:
-            ema.update(model, step=update)
-        detached = value.detach()
-        first_bad = torch.where(
-            (first_bad < 0) & ~torch.isfinite(detached), torch.full_like(first_bad, step), first_bad
-        )
-        for name, term in {"loss": detached, **terms}.items():
-            sums[name] = sums.get(name, 0) + term.detach().double()
-        task.advance(len(picked))
-    bad = int(first_bad)
-    if bad >= 0:
+            ema.update(step.model, step=update)
+        meter.add(terms)
+        task.advance(len(batch.target))
+    means, bad = meter.read()
+    if bad is not None:
         raise RunFailedError(
             f"The loss is not finite in epoch {epoch}, step {bad + 1} of {steps}.",
             "Lower --lr, set --clip-grad 1, or use --precision fp32.",
         )
-    return {name: float(value) / steps for name, value in sums.items()}
+    return means
 
 
-def _batches(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """In the order of `rows`. A single left-over row is left out: BatchNorm has no variance of
-    one."""
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        if len(batch) > 1:
-            yield batch
+class _Meter:
+    """The loss terms of an epoch, summed on the device: read once, so that a GPU is never made to
+    wait for Python."""
 
+    def __init__(self, device: torch.device) -> None:
+        self.names: tuple[str, ...] = ()
+        self.sums = torch.zeros((), dtype=torch.float64, device=device)
+        self.steps = torch.zeros((), dtype=torch.int64, device=device)
+        self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
 
-def _to_device(
-    arrays: Arrays, rows: np.ndarray, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Images (B, 3, S, S) uint8 in channels-last memory, metadata, labels."""
-    index = torch.from_numpy(np.ascontiguousarray(rows)).to(arrays.images.device)
-    image = arrays.images[index].to(device, non_blocking=True).permute(0, 3, 1, 2)
-    index = index.to(arrays.labels.device)
-    return image, arrays.metadata[index].to(device), arrays.labels[index].to(device)
+    def add(self, terms: Terms) -> None:
+        self.names = tuple(terms)
+        self.sums = self.sums + torch.stack([term.double() for term in terms.values()])
+        bad = (self.first_bad < 0) & ~torch.isfinite(terms["loss"])
+        self.first_bad = torch.where(bad, self.steps, self.first_bad)
+        self.steps = self.steps + 1
 
-
-def _as_float(image: Tensor) -> Tensor:
-    """uint8 -> float32 in 0..1."""
-    return image.float().div_(255)
-
-
-def _normalise(image: Tensor, model: FusionModel) -> Tensor:
-    """0..1 -> what the backbone's weights expect."""
-    mean = torch.tensor(model.backbone.mean, device=image.device).view(1, 3, 1, 1)
-    std = torch.tensor(model.backbone.std, device=image.device).view(1, 3, 1, 1)
-    return (image - mean) / std
+    def read(self) -> tuple[dict[str, float], int | None]:
+        """The mean of each term, and the first step (from 0) whose loss was not finite."""
+        means = (self.sums / self.steps).tolist()
+        bad = int(self.first_bad)
+        return dict(zip(self.names, means, strict=True)), bad if bad >= 0 else None
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _fitting_batch(
-    model: FusionModel,
-    loss: CombinedLoss,
-    arrays: Arrays,
-    rows: np.ndarray,
-    config: RunConfig,
-    placement: Placement,
-) -> int:
+def _fitting_batch(step: TrainingStep, arrays: Arrays, rows: np.ndarray, batch_size: int) -> int:
     """The largest half, quarter, … of the batch size at which a copy's step fits, or 0."""
-    size = config.batch_size
+    device, size = step.placement.device, batch_size
     while size > 2:
         size //= 2
-        if placement.device.type == "cuda":
+        if device.type == "cuda":
             torch.cuda.empty_cache()
         try:
-            trial, trial_loss = copy.deepcopy(model), copy.deepcopy(loss)
-            image, meta, target = _to_device(arrays, rows[:size], placement.device)
-            with placement.autocast():
-                value = total(trial_loss(trial(_normalise(_as_float(image), trial), meta), target))
-            value.backward()
+            model, loss = copy.deepcopy(step.model), copy.deepcopy(step.loss)
+            trial = TrainingStep(model, loss, step.augment, step.placement)
+            batch = next(batches(arrays, rows[:size], size, device))
+            drawn = step.augment.draw(len(batch.target), torch.Generator())
+            trial(batch.image, drawn, batch.meta, batch.target)
             return size
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):

@@ -10,14 +10,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from fusionbench.augment import (
-    AUGMENTATIONS,
-    flip,
-    gaussian_blur,
-    metablock_2021,
-    mild,
-    none,
-    shift_hue_saturation,
+from fusionbench.augment import AUGMENTATIONS, gaussian_blur, shift_hue_saturation
+
+none, flip, mild, metablock_2021 = (
+    AUGMENTATIONS[name] for name in ("none", "flip", "mild", "metablock-2021")
 )
 
 

@@ -19,12 +19,15 @@ from sklearn.metrics import accuracy_score, recall_score
 from torch import Tensor, nn
 
 from fusionbench import registry
+from fusionbench.augment import AUGMENTATIONS
 from fusionbench.config import RunConfig
 from fusionbench.data.synthetic_truth import CLASSES, Knobs, sample
+from fusionbench.feed import Arrays
 from fusionbench.fusion import Spec
 from fusionbench.losses import CombinedLoss, Loss, Output
 from fusionbench.placement import Placement
-from fusionbench.train import Arrays, fit, predict
+from fusionbench.step import TrainingStep
+from fusionbench.train import fit, predict
 
 SEEDS = (0, 1, 2)
 TRAIN, TEST = 1500, 6000  # lesions
@@ -95,7 +98,8 @@ def scores(name: str) -> tuple[float, float, float]:
         loss = registry.load(registry.find("losses", way.loss), Loss)(spec, **way.params)
         torch.manual_seed(seed)
         model = cast(Any, Factors(spec))
-        fit(model, CombinedLoss({way.loss: loss}), data, train, config, CPU, seed=seed)
+        step = TrainingStep(model, CombinedLoss({way.loss: loss}), AUGMENTATIONS["none"], CPU)
+        fit(step, data, train, config, seed=seed)
         chosen = predict(model, data, test, CPU, batch_size=TEST).argmax(1)
         true = data.labels[test].numpy()
         recalls = recall_score(true, chosen, average=None)

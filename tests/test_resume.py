@@ -30,6 +30,7 @@ from fusionbench.records.leftovers import checkpoints as stopped
 from fusionbench.records.leftovers import leftovers, remove
 from fusionbench.records.verify import verify
 from fusionbench.run import open_experiment, run
+from fusionbench.step import TrainingStep
 from fusionbench.sweep import plan
 from fusionbench.tables import read_table
 
@@ -165,7 +166,7 @@ def test_stopped_inside_an_epoch_it_repeats_that_epoch_only(
     config = quick.model_copy(update={"epochs": 6, "ema": 0.8, "optimizer": "adamw"})
     whole = only(run(config, here).records)
     other = replace(here, store=tmp_path / "other")
-    rng, step, rename = random.Random(1), train._to_device, Path.replace
+    rng, step, rename = random.Random(1), TrainingStep.__call__, Path.replace
     train_epoch = train._train_epoch
     began: list[int] = []
     left = [0]
@@ -191,7 +192,7 @@ def test_stopped_inside_an_epoch_it_repeats_that_epoch_only(
             owner, name, value = (
                 (Path, "replace", interrupted_rename)
                 if stops == 2
-                else (train, "_to_device", interrupted_step)
+                else (TrainingStep, "__call__", interrupted_step)
             )
             left[0] = rng.randrange(1, 25)
             try:

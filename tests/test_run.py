@@ -272,7 +272,8 @@ def test_leaky_protocols_and_dropped_rows_are_marked(quick: RunConfig, here: Exe
 def test_weights_are_saved_on_request_and_give_the_same_predictions(
     quick: RunConfig, here: Execution
 ) -> None:
-    from fusionbench.train import Arrays, predict
+    from fusionbench.feed import Arrays
+    from fusionbench.train import predict
 
     record = run(quick, replace(here, save_weights=True)).records[0]
     store, experiment = Store(here.store), setup(quick, here)

@@ -22,6 +22,7 @@ from fusionbench.data.card import Column
 from fusionbench.data.encoder import ENCODINGS, MISSING, Encoding, MetadataEncoder, Missing
 from fusionbench.errors import RecordError, UsageError
 from fusionbench.experiment import setup
+from fusionbench.feed import Arrays
 from fusionbench.metrics import compute
 from fusionbench.network import trainer
 from fusionbench.records import Record, Store
@@ -29,7 +30,7 @@ from fusionbench.run import run
 from fusionbench.stress import Report, render, reopen, stress, to_data
 from fusionbench.stress.report import flip, spread
 from fusionbench.stress.scenarios import SHARES, Cells, scenarios
-from fusionbench.train import Arrays, predict
+from fusionbench.train import predict
 
 COLUMNS = (
     Column(name="age", kind="numeric"),

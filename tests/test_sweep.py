@@ -107,10 +107,10 @@ def test_it_runs_what_is_missing_and_then_nothing(
     found = plan(tiny, here)
     assert not here.store.exists()  # planning computes and writes nothing
     assert [(j.fold, j.label) for j in found.jobs] == [
-        (k, label) for k in range(3) for label in ("plain", "both")
+        (k, label) for label in ("plain", "both") for k in range(3)
     ]
     # Two of the six by another route, to be left alone.
-    run(found.jobs[1].config, replace(here, folds=(0, 2)))
+    run(found.jobs[3].config, replace(here, folds=(0, 2)))
     found = plan(tiny, here)
     assert [(j.fold, j.label) for j in found.jobs if j.done] == [(0, "both"), (2, "both")]
     before = {p: p.stat().st_mtime_ns for p in (here.store / "records").iterdir()}
@@ -134,7 +134,7 @@ def test_a_row_opened_once_gives_the_records_of_runs_opened_one_by_one(
     tiny = table(tmp_path, tiny_card, CONCAT, top="seeds = [3, 4]\nfolds = [1, 2]\n")
     found = plan(tiny, here)
     assert [(j.config.seed, j.fold, j.label) for j in found.jobs] == [
-        (seed, k, label) for seed in (3, 4) for k in (1, 2) for label in ("plain", "both")
+        (seed, k, label) for seed in (3, 4) for label in ("plain", "both") for k in (1, 2)
     ]
     assert len({id(job.study.table) for job in found.jobs}) == 1
     outcome = carry_out(found, here)
@@ -152,7 +152,7 @@ def test_a_failing_row_is_recorded_and_left_until_told_otherwise(
     tiny = table(tmp_path, tiny_card, EXPLODING, REFUSED, CONCAT, top="folds = [0, 1]\n")
     outcome = carry_out(plan(tiny, here), here)
     done = [(r.identity["fold"], r.identity["fusion"]) for r in outcome.records]
-    assert done == [(0, "none"), (0, "concat"), (1, "none"), (1, "concat")]
+    assert done == [(0, "none"), (1, "none"), (0, "concat"), (1, "concat")]
     bad = [f for f in outcome.failures if f.label == "bad"]
     assert [f.fold for f in bad] == [0, 1] and not any(f.before for f in bad)
     for failure in bad:
@@ -198,7 +198,7 @@ def test_an_unexpected_error_stops_one_row_only(
 ) -> None:
     order = []
 
-    def stub(study, fold, verdict, store, execution, progress):
+    def stub(study, fold, verdict, store, execution, progress, trainers):
         config = study.config
         order.append((fold.index, config.fusion, config.seed))
         if config.fusion == "none":
@@ -481,7 +481,7 @@ def test_a_delivery_is_what_the_run_would_have_written(tmp_path: Path, traced: T
         shared = shipping.Shared(job.study.table, job.study.protocol)
         study = shipping.unpack(shipping.pack(job.study), shared, moved)
         order = shipping.Order(
-            job.run_id, job.fold, Verdicts().of(job.study, SILENT), "cpu", False, 1
+            job.run_id, job.fold, Verdicts().of(job.study, SILENT), "cpu", "auto", False, 1
         )
         delivery = shipping.fill(order, study, replace(here, plugins=moved), SILENT)
         assert delivery.refused == ""

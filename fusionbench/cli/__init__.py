@@ -23,6 +23,7 @@ COMMANDS = {
     "subgroups": ("subgroups", "Show for whom a method works worse: skin type, sex, age, region."),
     "stress": ("stress", "Withhold metadata from a trained model, and flip single answers."),
     "audit": ("audit", "Look for leaks, shortcuts and confounds of a dataset under a protocol."),
+    "bench": ("bench", "Measure how fast methods train, next to the bare backbone."),
     "list": ("listing", "List methods, losses, backbones, datasets, protocols, tables, metrics."),
     "data": ("data", "Look at, prepare and verify a dataset."),
     "store": ("store", "Check, list, merge and tidy a folder of records."),

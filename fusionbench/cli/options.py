@@ -11,7 +11,10 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 # Option names (as on the command line, without dashes) under a heading.
 Sections = Mapping[str, Sequence[str]]
-DEVICES = ("auto", "cpu", "cuda")  # fusionbench.config.Device, without importing pydantic
+# Of fusionbench.config, without importing pydantic.
+DEVICES = ("auto", "cpu", "cuda")
+STEPS = ("auto", "eager", "compiled", "captured", "compiled+captured")
+FASTEST = "fastest"  # beside those of fusionbench.config.Precision
 WIDEST = 28  # characters of the first column of a help text; longer options take a line
 
 
@@ -93,6 +96,29 @@ def device_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def step_option(command: F) -> F:
+    return click.option(
+        "--step",
+        type=click.Choice(STEPS),
+        default="auto",
+        show_default=True,
+        help="How a training step runs: compiled by torch.compile, captured in a CUDA graph, or "
+        "plain. auto: both on a GPU, eager on a CPU. What cannot be done falls back.",
+    )(command)
+
+
+def at_once_option(command: F) -> F:
+    return click.option(
+        "--folds-at-once",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="So many at a time, each in a process of its own with its share of the cores: for "
+        "small models on a large GPU. Each has the numbers it has alone.",
+    )(command)
 
 
 def json_option(command: F) -> F:

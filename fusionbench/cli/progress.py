@@ -1,7 +1,7 @@
 """Progress on standard error: bars on a terminal, plain lines elsewhere.
 
 A task inside another one is one unit of it ("fold 2" of "folds"), so that the time left of the
-whole is known before its first unit is done.
+whole is known before its first unit is done. Its parts (Task.part) are such tasks, too.
 """
 
 from __future__ import annotations
@@ -30,28 +30,32 @@ class Counter(Task):
         self.label, self.total, self.unit, self.parent = label, total, unit, parent
         self.done = 0
         self.before = 0  # of these, what was done before it began
-        self.inside = 0.0  # of the unit that is being worked on, the share done
+        self.inside: dict[int, float] = {}  # of the units being worked on, the shares done
         self.info: dict[str, object] = {}
         self.nested = False
         self.started = time.monotonic()
 
     def advance(self, steps: int = 1, **info: object) -> None:
         self.done += steps
-        self.inside = 0.0
         self.info.update(info)
         if self.parent is not None:
-            self.parent.hold(self.share)
+            self.parent.hold(self, self.share)
         self.draw()
 
     def resume(self, steps: int, **info: object) -> None:
         self.before += steps
         self.advance(steps, **info)
 
-    def hold(self, share: float) -> None:
-        """A task inside this one has done so much of the unit that is being worked on."""
-        self.inside, self.nested = share, True
+    def hold(self, inner: Counter, share: float) -> None:
+        """A task inside this one has done so much of the unit that it is working on."""
+        self.inside[id(inner)], self.nested = share, True
         if self.parent is not None:
-            self.parent.hold(self.share)
+            self.parent.hold(self, self.share)
+
+    def let_go(self) -> None:
+        """It is over. Its unit counts as done when its parent is told so."""
+        if self.parent is not None:
+            self.parent.inside.pop(id(self), None)
 
     def draw(self) -> None:
         """Show it; a subclass knows how."""
@@ -59,7 +63,7 @@ class Counter(Task):
     @property
     def share(self) -> float:
         """Of the whole task, 0..1."""
-        return min((self.done + self.inside) / self.total, 1.0) if self.total else 1.0
+        return min((self.done + sum(self.inside.values())) / self.total, 1.0) if self.total else 1.0
 
     @property
     def seconds(self) -> float:
@@ -97,7 +101,7 @@ class Counter(Task):
 class LineProgress(Progress):
     """A line now and then while a task runs, more seldom the longer it takes, and one at its end.
 
-    Only the innermost task of a nest speaks while it runs.
+    Only the innermost tasks of a nest speak while they run.
     """
 
     def __init__(self) -> None:
@@ -105,15 +109,13 @@ class LineProgress(Progress):
 
     @contextmanager
     def task(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
-        parent = self._stack[-1] if self._stack else None
-        task = _LineTask(label, total, unit, parent)
+        task = _LineTask(label, total, unit, self._stack[-1] if self._stack else None)
         self._stack.append(task)
         try:
-            yield task
+            with task.shown():
+                yield task
         finally:
             self._stack.pop()
-        if task.info or task.seconds >= BRIEF:
-            _write(task.summary())
 
     def note(self, message: str) -> None:
         _write(message)
@@ -123,6 +125,21 @@ class _LineTask(Counter):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.last, self.pause = self.started, FIRST_PAUSE
+
+    @contextmanager
+    def part(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
+        with _LineTask(label, total, unit, self).shown() as task:
+            yield task
+
+    @contextmanager
+    def shown(self) -> Iterator[Task]:
+        """The last line, unless it is interrupted."""
+        try:
+            yield self
+        finally:
+            self.let_go()
+        if self.info or self.seconds >= BRIEF:
+            _write(self.summary())
 
     def draw(self) -> None:
         if self.done >= self.total or self.nested or time.monotonic() - self.last < self.pause:
@@ -161,17 +178,15 @@ class BarProgress(Progress):
         task = _BarTask(label, total, unit, parent, bars=self._bars)
         self._stack.append(task)
         try:
-            yield task
+            with task.shown():
+                yield task
         finally:
             self._stack.pop()
-            self._bars.remove_task(task.number)
             if parent is None:
                 self._bars.stop()
-        if task.info or task.seconds >= BRIEF:
-            self.note(task.summary())
 
     def note(self, message: str) -> None:
-        self._bars.console.print(f"[dim]{escape(message)}[/]", soft_wrap=True)
+        _print(self._bars, message)
 
 
 class _BarTask(Counter):
@@ -180,6 +195,22 @@ class _BarTask(Counter):
         self.bars = bars
         self.number = bars.add_task(escape(self.label), total=1.0, text="")
 
+    @contextmanager
+    def part(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
+        with _BarTask(label, total, unit, self, bars=self.bars).shown() as task:
+            yield task
+
+    @contextmanager
+    def shown(self) -> Iterator[Task]:
+        """Its bar, and the line that is left of it, unless it is interrupted."""
+        try:
+            yield self
+        finally:
+            self.let_go()
+            self.bars.remove_task(self.number)
+        if self.info or self.seconds >= BRIEF:
+            _print(self.bars, self.summary())
+
     def draw(self) -> None:
         first = f"{self.done}/{self.total}" if self.nested else self.rate
         left = _left(self.seconds_left) if self.seconds >= BRIEF else ""
@@ -187,6 +218,10 @@ class _BarTask(Counter):
         self.bars.update(self.number, completed=self.share, text=escape(text))
         if self.parent is not None:
             self.parent.draw()
+
+
+def _print(bars: Any, message: str) -> None:
+    bars.console.print(f"[dim]{escape(message)}[/]", soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

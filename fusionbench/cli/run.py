@@ -9,11 +9,14 @@ import click
 from click.core import ParameterSource
 
 from fusionbench.cli.options import (
+    FASTEST,
     SectionedCommand,
+    at_once_option,
     data_option,
     device_options,
     json_option,
     plugins_option,
+    step_option,
     store_option,
 )
 from fusionbench.config import (
@@ -28,6 +31,7 @@ from fusionbench.config import (
     RunConfig,
     Sampler,
     Select,
+    Step,
     Watch,
     parse_assignments,
 )
@@ -50,8 +54,8 @@ SECTIONS = {
         *("precision", "seed"),
     ),
     "Where, and what is kept": (
-        *("device", "workers", "store", "existing", "save-weights", "checkpoint-every"),
-        *("plugins", "json", "help"),
+        *("device", "step", "workers", "folds-at-once", "store", "existing"),
+        *("save-weights", "checkpoint-every", "plugins", "json", "help"),
     ),
 }
 
@@ -209,10 +213,13 @@ def _choice(annotation: Any) -> click.Choice:
 )
 @_field(
     "--precision",
-    "auto: bf16 on hardware that has it, but for depthwise networks on a CPU.",
-    type=_choice(Precision),
+    "auto: bf16 on hardware that has it, but for depthwise networks on a CPU. fastest: by a short "
+    "measurement, remembered for this machine; it counts as the fp32 or bf16 that it chose.",
+    type=click.Choice((*get_args(Precision), FASTEST)),
 )
 @device_options
+@step_option
+@at_once_option
 @store_option
 @click.option(
     "--existing",
@@ -238,11 +245,13 @@ def run_command(
     columns: str,
     folds: str,
     device: Device,
+    step: Step,
     store: Path,
     existing: Existing,
     save_weights: bool,
     checkpoint_every: float,
     workers: int | None,
+    folds_at_once: int,
     plugins: tuple[Path, ...],
     as_json: bool,
     **fields: Any,
@@ -261,8 +270,12 @@ def run_command(
     given = {k: v for k, v in fields.items() if source(k) is not ParameterSource.DEFAULT}
     given["columns"] = tuple(c.strip() for c in columns.split(",") if c.strip())
     given["params"] = parse_assignments(assignments)
+    recipe = given.pop("recipe", _DEFAULTS["recipe"])
+    measured = given.get("precision") == FASTEST
     try:
-        config = configure(given.pop("recipe", _DEFAULTS["recipe"]), given)
+        config = configure(
+            recipe, {k: v for k, v in given.items() if not (measured and k == "precision")}
+        )
     except ValidationError as error:
         first = error.errors()[0]
         flag = "--" + str(first["loc"][0]).replace("_", "-")
@@ -273,10 +286,12 @@ def run_command(
         plugins=plugins,
         folds=_folds(folds),
         device=device,
+        step=step,
         existing=existing,
         save_weights=save_weights,
         workers=workers,
         checkpoint_every=checkpoint_every,
+        folds_at_once=folds_at_once,
     )
     kind = _check_names(config, plugins)
     progress = terminal.progress()
@@ -287,6 +302,11 @@ def run_command(
         _note_unused(config.fusion, given, progress)
     else:
         progress.note("loading PyTorch and timm")
+        if measured:
+            from fusionbench.bench.precision import fastest
+
+            precision = fastest([config], device, progress=progress)
+            config = config.model_copy(update={"precision": precision})
     from fusionbench.run import run
 
     outcome = run(config, execution, progress)
@@ -300,7 +320,9 @@ def run_command(
             f"Fold {failure.identity['fold']} failed: {failure.error.message} "
             f"(fusionbench show {failure.run_id} --store {store})"
         )
-    return 1 if outcome.failures else 0
+    for lost in outcome.lost:
+        terminal.print_error(f"Fold {lost.fold} is lost: {lost.message}")
+    return 1 if outcome.failures or outcome.lost else 0
 
 
 def _check_names(config: RunConfig, plugins: tuple[Path, ...]) -> str:
@@ -345,6 +367,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
         "mean": {k: fmean(v) if v else None for k, v in values.items()},
         "std": {k: stdev(v) if len(v) > 1 else None for k, v in values.items()},
         "failed": [{"fold": f.identity["fold"], "run_id": f.run_id} for f in outcome.failures],
+        "lost": [{"fold": lost.fold, "run_id": lost.run_id} for lost in outcome.lost],
     }
 
 

@@ -9,10 +9,12 @@ import click
 
 from fusionbench.cli.options import (
     SectionedCommand,
+    at_once_option,
     data_option,
     device_options,
     json_option,
     plugins_option,
+    step_option,
     store_option,
 )
 from fusionbench.cli.sweep_output import (
@@ -23,7 +25,7 @@ from fusionbench.cli.sweep_output import (
     summary,
 )
 from fusionbench.cli.table_options import overrides_of, table_options
-from fusionbench.config import Device, Execution, RunConfig, parse_assignments
+from fusionbench.config import Device, Execution, RunConfig, Step, parse_assignments
 
 if TYPE_CHECKING:
     from fusionbench.sweep import Resources
@@ -36,8 +38,8 @@ SECTIONS = {
     ),
     "A grid, instead of TABLE": ("fusion", "loss", "seed", "fold", "set", "setting"),
     "How": (
-        *("dry-run", "retry-failed", "device", "workers", "store", "save-weights", "plugins"),
-        *("json", "help"),
+        *("dry-run", "retry-failed", "device", "step", "workers", "folds-at-once", "store"),
+        *("save-weights", "plugins", "json", "help"),
     ),
     "On a cluster": ("on", "gpus-per-run", "cpus-per-run", "memory-per-run"),
 }
@@ -91,6 +93,8 @@ GRID = ("fusions", "losses", "seeds", "folds", "assignments", "more")
     help="Repeat runs that failed before. Without it they are listed, and left.",
 )
 @device_options
+@step_option
+@at_once_option
 @store_option
 @click.option("--save-weights", is_flag=True, help="Keep the trained weights (safetensors).")
 @click.option(
@@ -98,7 +102,7 @@ GRID = ("fusions", "losses", "seeds", "folds", "assignments", "more")
     default="here",
     show_default=True,
     metavar="WHERE",
-    help="here: one run after the other. ray: many at once, on the Ray cluster of $RAY_ADDRESS or "
+    help="here: on this machine. ray: many at once, on the Ray cluster of $RAY_ADDRESS or "
     "one that is started on this machine; also auto, HOST:PORT or ray://HOST:PORT.",
 )
 @click.option(
@@ -124,7 +128,9 @@ def sweep_command(
     dry_run: bool,
     retry_failed: bool,
     device: Device,
+    step: Step,
     workers: int | None,
+    folds_at_once: int,
     store: Path,
     save_weights: bool,
     on: str,
@@ -135,7 +141,7 @@ def sweep_command(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Run what TABLE still lacks: every row on every fold, fold 0 of every row first.
+    """Run what TABLE still lacks: every row on every fold, row by row.
 
     TABLE is the name of a built-in table (fusionbench list tables) or a file; --fusion A,B makes
     one on the spot. Runs that are in the store already are not computed again. A failing run is
@@ -145,8 +151,8 @@ def sweep_command(
     from fusionbench.tables import Overrides, read_table
 
     execution = Execution(
-        data=data, store=store, plugins=plugins, device=device, workers=workers,
-        save_weights=save_weights,
+        data=data, store=store, plugins=plugins, device=device, step=step, workers=workers,
+        save_weights=save_weights, folds_at_once=folds_at_once,
     )  # fmt: skip
     if table is None:
         declared, overrides = _grid(options, plugins), Overrides()
@@ -156,7 +162,7 @@ def sweep_command(
             name = flag.get(given[0], given[0].removesuffix("s"))
             raise click.UsageError(f"--{name} belongs to a grid: leave out TABLE, or --{name}.")
         declared, overrides = read_table(table, plugins=plugins), overrides_of(options)
-    resources = _resources(on, gpus_per_run, cpus_per_run, memory_per_run)
+    resources = _resources(on, folds_at_once, gpus_per_run, cpus_per_run, memory_per_run)
     progress = terminal.progress()
     from fusionbench.records import Store
     from fusionbench.sweep import SweepOutcome, carry_out, forecast, plan
@@ -225,7 +231,11 @@ def _numbers(option: str, text: str) -> list[int]:
         raise click.UsageError(f"--{option} {text}: give numbers, as in 0,1.") from None
 
 
-def _resources(on: str, gpus: float | None, cpus: float | None, memory: str) -> Resources | None:
+def _resources(
+    on: str, at_once: int, gpus: float | None, cpus: float | None, memory: str
+) -> Resources | None:
+    if on != "here" and at_once > 1:
+        raise click.UsageError("--folds-at-once is of this machine: leave out --on.")
     if on == "here":
         given = {"--gpus-per-run": gpus, "--cpus-per-run": cpus, "--memory-per-run": memory}
         for flag, value in given.items():

@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fusionbench.feed import Arrays, batches
 from fusionbench.fusion import Fusion
 from fusionbench.model import FusionModel
 from fusionbench.placement import Placement
 from fusionbench.progress import Task
 from fusionbench.stress.scenarios import Cells, Scenario
-from fusionbench.train import EVALUATED, Arrays, inputs
+from fusionbench.train import EVALUATED, evaluated
 
 
 @torch.no_grad()
@@ -37,9 +38,9 @@ def probabilities(
     unused = torch.zeros(len(images), 0)
     arrays = Arrays(images, unused, torch.zeros(len(images), dtype=torch.int64))
     # The batches of the record's own evaluation.
-    for start in range(0, len(rows), EVALUATED):
-        stop = min(start + EVALUATED, len(rows))
-        image, _ = inputs(model, arrays, rows[start:stop], placement.device)
+    for batch in batches(arrays, rows, EVALUATED, placement.device, keep_single=True):
+        start, stop = batch.start, batch.start + len(batch.image)
+        image = evaluated(batch.image, model)
         told = (torch.from_numpy(s.encoded(cells, start, stop)).to(placement.device) for s in todo)
         for i, logits in enumerate(_logits(model, image, told, placement)):
             out[i, start:stop] = torch.softmax(logits.double(), dim=1).cpu().numpy()

@@ -1,12 +1,13 @@
-"""A table of runs -> those it lacks, one after the other in this process or many at once on Ray.
+"""A table of runs -> those it lacks, one after the other, several at a time, or many on Ray.
 
     found = plan(table, execution)                      what there is to do, and what is done
     outcome = carry_out(found, execution, progress)     does it
     table = grid(fusions, backbones, losses, ...)       a table from lists, instead of a file
     forecast(found.todo(), store)                       time and disk, from earlier records
 
-Fold 0 of every row comes first, then fold 1, ...: the cheapest look at the whole table. A run
-that fails is recorded and does not stop the others. Importing this loads neither PyTorch nor Ray.
+Row by row, all folds of each, so that they share what was prepared for the first: models are built
+and compiled once per row. A run that fails is recorded and does not stop the others. Importing this
+loads neither PyTorch nor Ray.
 """
 
 from __future__ import annotations

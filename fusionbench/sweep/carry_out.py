@@ -1,16 +1,19 @@
-"""Carrying out a plan: in this process, or on Ray."""
+"""Carrying out a plan: in this process, in several on this machine, or on Ray."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
+from fusionbench.at_once import UnexpectedError, WorkerLostError, Workers
 from fusionbench.config import Execution
-from fusionbench.errors import FusionbenchError
+from fusionbench.errors import FusionbenchError, UsageError
+from fusionbench.fold import LastTrainer, Order, build_images
 from fusionbench.progress import SILENT, Progress, Task
-from fusionbench.records import BusyError
-from fusionbench.sweep.fold import SteadyStore, StoreUnwritableError, Verdicts, compute
-from fusionbench.sweep.ledger import Ledger, SweepOutcome, earlier_failures
+from fusionbench.records import BusyError, Record
+from fusionbench.sweep.fold import SteadyStore, StoreUnwritableError, Verdicts, compute, ordered
+from fusionbench.sweep.ledger import Ledger, Mark, SweepOutcome, earlier_failures
 from fusionbench.sweep.plan import Job, Plan
 from fusionbench.sweep.resources import Resources
 
@@ -29,7 +32,8 @@ def carry_out(
     resources: Resources | None = None,
 ) -> SweepOutcome:
     """Compute what is missing, in the order of the plan. `on`: "here", or where Ray is
-    (fusionbench.sweep.connection.connected); `resources` are of a run there.
+    (fusionbench.sweep.connection.connected); `resources` are of a run there. Here, with
+    `execution.folds_at_once` above 1, so many at a time, each in a process of its own.
 
     A run that fails is recorded, listed and not repeated by later sweeps, unless `retry_failed`:
     it failed for what its run_id stands for, and a plugin or a setting that is mended gives
@@ -39,6 +43,11 @@ def carry_out(
 
     Ctrl-C finishes the write at hand. Raises StoreUnwritableError where nothing can be kept.
     """
+    if on != HERE and execution.folds_at_once > 1:
+        raise UsageError(
+            "--folds-at-once is of this machine; Ray itself decides how many runs it computes.",
+            "Leave it out, or leave out --on; --gpus-per-run 0.25 lets four runs share a GPU.",
+        )
     store = SteadyStore(execution.store)
     ledger = Ledger(store)
     ledger.failures += found.refused
@@ -49,6 +58,8 @@ def carry_out(
     try:
         if not todo:
             pass
+        elif on == HERE and execution.folds_at_once > 1:
+            _at_once(todo, store, execution, ledger, progress)
         elif on == HERE:
             _here(todo, store, execution, ledger, progress)
         else:
@@ -69,33 +80,116 @@ def _here(
     ledger: Ledger,
     progress: Progress,
 ) -> None:
-    verdicts = Verdicts()
+    verdicts, trainers = Verdicts(), LastTrainer()
     number = {job.run_id: i for i, job in enumerate(todo, 1)}
 
+    def computed(job: Job) -> Record | None:
+        with store.lock(job.run_id):
+            if not ledger.still_wanted(job):
+                return None
+            progress.note(f"run {number[job.run_id]} of {len(todo)}: {job.title}")
+            verdict = verdicts.of(job.study, progress)
+            return compute(job.study, job.split, verdict, store, execution, progress, trainers)
+
     def attempt(job: Job, task: Task) -> bool:
-        """Whether there is nothing left to do for it. False: another process computes it."""
-        if not ledger.given_up(job):
-            try:
-                with store.lock(job.run_id):
-                    if ledger.still_wanted(job):
-                        progress.note(f"run {number[job.run_id]} of {len(todo)}: {job.title}")
-                        verdict = verdicts.of(job.study, progress)
-                        record = compute(job.study, job.split, verdict, store, execution, progress)
-                        ledger.computed(job, record)
-            except BusyError:
-                return False
-            except StoreUnwritableError:
-                raise
-            except FusionbenchError as error:
-                ledger.refused(job, str(error))
-            except Exception as error:
-                ledger.refused(job, f"{type(error).__name__}: {error}")
+        if not ledger.given_up(job) and not _settled(job, partial(computed, job), ledger):
+            return False
         task.advance()
         return True
 
     with progress.task("runs", total=len(todo), unit="run") as task:
         busy = [job for job in todo if not attempt(job, task)]
-        if busy:
-            progress.note(f"waiting for {len(busy)} runs that another process computes")
+        _say_waiting(busy, progress)
         while busy := [job for job in busy if not attempt(job, task)]:
             time.sleep(LOOK_AGAIN)
+
+
+def _at_once(
+    todo: Sequence[Job],
+    store: SteadyStore,
+    execution: Execution,
+    ledger: Ledger,
+    progress: Progress,
+) -> None:
+    """The same with several processes on this machine."""
+    verdicts, built = Verdicts(), set[tuple[object, ...]]()
+    seeds = {job.config.seed for job in todo}
+
+    def row(job: Job) -> tuple[int, int]:
+        return job.row, job.config.seed
+
+    def name(job: Job) -> str:
+        return job.label if len(seeds) == 1 else f"{job.label}, seed {job.config.seed}"
+
+    def order(job: Job) -> tuple[Order, Mark]:
+        config, table = job.study.config, job.study.table
+        pixels = (table.fingerprint, job.study.view, config.image_size, config.resize)
+        if pixels not in built:
+            build_images(job.study, execution, progress)
+            built.add(pixels)
+        verdict = verdicts.of(job.study, progress)
+        found = Order(job.config, execution, job.fold, job.run_id, verdict)
+        return found, ledger.failure_before(job)
+
+    with (
+        progress.task("runs", total=len(todo), unit="run") as task,
+        Workers[Job](
+            ordered, execution.folds_at_once, task, progress, row=row, name=name
+        ) as workers,
+    ):
+
+        def start(job: Job) -> None:
+            workers.start(job, order(job))
+
+        def taken(job: Job, result: Callable[[], Record | None]) -> Record | None:
+            record = result()
+            if record is None:
+                ledger.still_wanted(job)  # which it is not, and that is noted
+            return record
+
+        waiting, busy = list(todo), list[Job]()
+        looked = 0.0
+        while waiting or busy or workers.running:
+            while (job := workers.choose(waiting)) is not None:
+                waiting.remove(job)
+                if not ledger.given_up(job):
+                    _settled(job, partial(start, job), ledger)
+                if job not in workers.running:
+                    task.advance()
+            for job, result in workers.ended():
+                if _settled(job, partial(taken, job, result), ledger):
+                    task.advance()
+                else:
+                    busy.append(job)
+            if busy and not waiting and time.monotonic() - looked > LOOK_AGAIN:
+                if not looked:
+                    _say_waiting(busy, progress)
+                looked = time.monotonic()
+                held = store.busy()
+                waiting = [job for job in busy if job.run_id not in held]
+                busy = [job for job in busy if job.run_id in held]
+
+
+def _settled(job: Job, result: Callable[[], Record | None], ledger: Ledger) -> bool:
+    """Enter what has become of a run. False: another process computes it."""
+    try:
+        record = result()
+    except BusyError:
+        return False
+    except StoreUnwritableError:
+        raise
+    except WorkerLostError as error:
+        ledger.lost(job, str(error))
+    except (FusionbenchError, UnexpectedError) as error:
+        ledger.refused(job, str(error))
+    except Exception as error:
+        ledger.refused(job, f"{type(error).__name__}: {error}")
+    else:
+        if record is not None:
+            ledger.computed(job, record)
+    return True
+
+
+def _say_waiting(busy: Sequence[Job], progress: Progress) -> None:
+    if busy:
+        progress.note(f"waiting for {len(busy)} runs that another process computes")

@@ -201,6 +201,7 @@ class _Sweep:
             verdict=verdict,
             # Of Ray's workers, those without a GPU of their own may still see one.
             device=self.execution.device if asked["num_gpus"] else "cpu",
+            step=self.execution.step,
             save_weights=self.execution.save_weights,
             threads=max(1, int(asked["num_cpus"])),
         )

@@ -12,11 +12,14 @@ from types import FrameType
 from fusionbench.audit import verdict_of
 from fusionbench.config import Execution
 from fusionbench.errors import FusionbenchError
+from fusionbench.fold import LastTrainer, Order, Reopened, run_fold
 from fusionbench.progress import Progress
 from fusionbench.protocols import Fold
 from fusionbench.records import BusyError, Predictions, Record, Store
-from fusionbench.run import carrier, run_fold
 from fusionbench.study import Study
+from fusionbench.sweep.ledger import Mark, meanwhile
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class StoreUnwritableError(FusionbenchError):
@@ -52,15 +55,39 @@ class SteadyStore(Store):
 
 
 def compute(
-    study: Study, fold: Fold, verdict: str, store: Store, execution: Execution, progress: Progress
+    study: Study,
+    fold: Fold,
+    verdict: str,
+    store: Store,
+    execution: Execution,
+    progress: Progress,
+    trainers: LastTrainer | None = None,
 ) -> Record:
     """Train and evaluate one fold of an opened run; its record, or its failure's, is in `store`.
 
-    `verdict` is the audit's (fusionbench.audit.verdict_of). Raises FusionbenchError for a setting
-    that is refused before training: nothing is recorded then.
+    `verdict` is the audit's (fusionbench.audit.verdict_of); `trainers` is what the folds of a row
+    share. Raises FusionbenchError for a setting that is refused before training: nothing is
+    recorded then.
     """
-    trainer = carrier(study.config, execution).trainer(study, execution, progress)
+    trainer = (trainers or LastTrainer()).of(study, execution, progress)
     return run_fold(study, trainer, fold, verdict, store, execution, progress)
+
+
+_reopened = Reopened()  # a worker's
+
+
+def ordered(given: tuple[Order, Mark], progress: Progress) -> Record | None:
+    """What a worker of a sweep on this machine does (fusionbench.at_once). `Mark`: of the run's
+    failure when the sweep began. None where another process has finished or failed it since."""
+    order, failure_before = given
+    study, fold = _reopened.of(order)
+    store = SteadyStore(order.execution.store)
+    with store.lock(order.run_id):
+        if meanwhile(store, order.run_id, failure_before):
+            return None
+        return compute(
+            *(study, fold, order.verdict, store, order.execution, progress), _reopened.trainers
+        )
 
 
 class Verdicts:
@@ -91,16 +118,23 @@ def _unwritable() -> Iterator[None]:
 
 @contextmanager
 def _steady() -> Iterator[None]:
-    """Ctrl-C takes effect at the end of the block. Elsewhere than in the main thread it cannot be
-    held back, and does not arrive either."""
+    """Ctrl-C, and what `kill` sends, take effect at the end of the block. Elsewhere than in the
+    main thread they cannot be held back, and do not arrive either."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    pressed: list[FrameType | None] = []
-    before = signal.signal(signal.SIGINT, lambda _, frame: pressed.append(frame))
+    held: list[tuple[int, FrameType | None]] = []
+    before = {
+        number: signal.signal(number, lambda *arrived: held.append(arrived)) for number in STOPPING
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
-    if pressed and callable(before):
-        before(signal.SIGINT, pressed[0])
+        for stopping, handler in before.items():
+            signal.signal(stopping, handler or signal.SIG_DFL)
+    for number, frame in held:
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+        else:
+            signal.raise_signal(number)  # what it does by default, if anything

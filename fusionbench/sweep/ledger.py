@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fusionbench.errors import FusionbenchError
 from fusionbench.records import Record, Store
@@ -34,7 +35,7 @@ class Ledger:
 
     def begin(self, jobs: Sequence[Job]) -> None:
         """Note which failures are there, to tell them from those that other processes add."""
-        self._failures_before = {job.run_id: self._mark(job) for job in jobs}
+        self._failures_before = {job.run_id: _mark(self.store, job.run_id) for job in jobs}
 
     def given_up(self, job: Job) -> bool:
         """Whether a run of the same row was refused: so would this one be."""
@@ -43,14 +44,16 @@ class Ledger:
     def still_wanted(self, job: Job) -> bool:
         """Asked with the run's lock held: False where another process has finished or failed it
         since the plan was made, which is noted."""
-        if self.store.has(job.run_id):
+        found = meanwhile(self.store, job.run_id, self.failure_before(job))
+        if found == "done":
             self.elsewhere.append(job.run_id)
-            return False
-        mark = self._mark(job)
-        if mark is not None and mark != self._failures_before.get(job.run_id):
+        elif found == "failed":
             self.failures.append(failure_of(job, self.store.read(job.run_id)))
-            return False
-        return True
+        return found is None
+
+    def failure_before(self, job: Job) -> Mark:
+        """What tells a failure that was there when the sweep began from a later one."""
+        return self._failures_before.get(job.run_id)
 
     def computed(self, job: Job, record: Record) -> None:
         if record.status == "ok":
@@ -64,16 +67,31 @@ class Ledger:
             self._given_up.add((job.row, job.config.seed))
             self.failures.append(Failed(job.label, job.config.seed, None, message))
 
+    def lost(self, job: Job, message: str) -> None:
+        """Its process was killed. Nothing is recorded; the next sweep goes on from its
+        checkpoint."""
+        self.failures.append(Failed(job.label, job.config.seed, job.fold, message))
+
     def outcome(self) -> SweepOutcome:
         return SweepOutcome(tuple(self.records), tuple(self.failures), tuple(self.elsewhere))
 
-    def _mark(self, job: Job) -> Mark:
-        # A failure that is written anew is another file: names are changed, not contents.
-        try:
-            found = (self.store.folder / "failed" / f"{job.run_id}.json").stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_ino
+
+def meanwhile(store: Store, run: str, before: Mark) -> Literal["done", "failed"] | None:
+    """Whether another process has finished or failed the run since the plan was made, when its
+    failure was `before`. To be asked with the run's lock held."""
+    if store.has(run):
+        return "done"
+    mark = _mark(store, run)
+    return "failed" if mark is not None and mark != before else None
+
+
+def _mark(store: Store, run: str) -> Mark:
+    # A failure that is written anew is another file: names are changed, not contents.
+    try:
+        found = (store.folder / "failed" / f"{run}.json").stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
 
 
 def failure_of(job: Job, record: Record, *, before: bool = False) -> Failed:

@@ -8,10 +8,10 @@ from typing import Literal
 
 from fusionbench.config import Execution, RunConfig
 from fusionbench.errors import DataError, FusionbenchError
+from fusionbench.fold import open_experiment
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
 from fusionbench.records import Store
-from fusionbench.run import open_experiment
 from fusionbench.study import Opened, Study
 from fusionbench.tables import Declared, Overrides, Table, apply, expand
 
@@ -105,7 +105,8 @@ def plan_of(
 ) -> Plan:
     """The same for configurations that no table declares; `folds` (): all of each protocol's.
 
-    Seeds go in the order in which they first appear.
+    Seeds go in the order in which they first appear, and all folds of a row before the next row:
+    they share what was prepared for the first, and a whole row can be ranked.
     """
     declared = list(declared)
     store = Store(execution.store)
@@ -133,7 +134,7 @@ def plan_of(
                     state = _state(store, name)
                     jobs.append(Job(one.row, one.label, one.config, fold.index, name, state, study))
     place = {seed: i for i, seed in enumerate(dict.fromkeys(d.config.seed for d in declared))}
-    jobs.sort(key=lambda job: (place[job.config.seed], job.fold, job.row))
+    jobs.sort(key=lambda job: (place[job.config.seed], job.row, job.fold))
     return Plan(tuple(jobs), tuple(refused))
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from fusionbench import __version__, controls, registry
-from fusionbench.config import Execution
+from fusionbench.config import Device, Execution, Step
 from fusionbench.data.table import Table
 from fusionbench.errors import FusionbenchError, PluginError
 from fusionbench.progress import Progress
@@ -53,7 +53,8 @@ class Order:
     run_id: str
     fold: int
     verdict: str
-    device: str
+    device: Device
+    step: Step
     save_weights: bool
     threads: int
     version: str = __version__

@@ -39,7 +39,7 @@ def work(
     progress = BoardProgress(board, order.run_id)
     with _threads(order.threads), tempfile.TemporaryDirectory(prefix="fusionbench-") as folder:
         paths = _paths(plugins)
-        execution = Execution(plugins=paths, device=order.device)  # type: ignore[arg-type]
+        execution = Execution(plugins=paths, device=order.device, step=order.step)
         try:
             opened = shipping.unpack(study, shared, paths)
         except FusionbenchError as error:

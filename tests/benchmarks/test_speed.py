@@ -1,69 +1,74 @@
 """Speed, as ratios within one run: `make bench`. These never gate a test run.
 
-Each group holds a reference and what is compared with it; pytest-benchmark prints the ratio.
+Each group holds a reference and what is compared with it; pytest-benchmark prints the ratio. To
+quote one, take `fusionbench bench`: its subjects take turns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from fusionbench import registry
-from fusionbench.backbones import build_backbone
+from fusionbench.bench.plain_loop import bare, reference
+from fusionbench.bench.real_trainer import Method
+from fusionbench.bench.subjects import Setting, open_setting
+from fusionbench.config import Execution, RunConfig
 from fusionbench.data.cache import open_or_build
 from fusionbench.data.digests import file_digests
 from fusionbench.data.images import decode
-from fusionbench.fusion import Fusion
-from fusionbench.losses import CombinedLoss, Loss, total
-from fusionbench.model import FusionModel, build_spec
 
-SIZE, BATCH = 128, 32
-
-
-def _step(fusion: str, losses: tuple[str, ...]):
-    """A training step (forward, loss, backward) of a method on ResNet-18, bf16, channels-last."""
-    torch.manual_seed(0)
-    backbone = build_backbone("resnet18", SIZE)
-    spec = build_spec(backbone, metadata=21, classes=6)
-    cls = registry.load(registry.find("fusions", fusion), Fusion)
-    model = FusionModel(backbone, cls(spec)).to(memory_format=torch.channels_last)
-    loss = CombinedLoss(
-        {n: registry.load(registry.find("losses", n), Loss)(model.spec) for n in losses}
-    )
-    image = torch.rand(BATCH, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
-    meta, target = torch.rand(BATCH, 21), torch.arange(BATCH) % 6
-
-    def step() -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            value = total(loss(model(image, meta), target))
-        value.backward()
-        model.zero_grad(set_to_none=True)
-
-    return step
+SIZE, STEPS = 128, 2
+CONFIG = RunConfig(backbone="resnet18", weights="none", image_size=SIZE, batch_size=32)
+METHODS = ("none", "concat", "metanet", "metablock", "sgmc:ce", "sgmc")
+ROUNDS = {"rounds": 5, "iterations": 1, "warmup_rounds": 1}
 
 
-@pytest.mark.benchmark(group="training step, ResNet-18, 128 px, batch 32, CPU bf16")
+@pytest.fixture(scope="module")
+def setting() -> Iterator[Setting]:
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    limit = torch._dynamo.config.cache_size_limit
+    yield open_setting(CONFIG, Execution())
+    torch.use_deterministic_algorithms(deterministic)
+    torch._dynamo.config.cache_size_limit = limit
+
+
+def _waited(setting: Setting, work: Callable[[], None]) -> Callable[[], None]:
+    """A GPU has done the work when it returns."""
+
+    def run() -> None:
+        work()
+        if setting.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+@pytest.mark.benchmark(group="training step up to the optimiser, ResNet-18, 128 px, batch 32")
+@pytest.mark.parametrize("name", METHODS)
+def test_training_step(benchmark, setting: Setting, name: str) -> None:
+    benchmark.pedantic(_waited(setting, Method(name, setting).parts()["whole"]), **ROUNDS)
+
+
+@pytest.mark.benchmark(group="two steps: the trainer against a bare loop")
+@pytest.mark.parametrize("make", [bare, partial(Method, "none")], ids=["bare", "trainer"])
+def test_trainer(benchmark, setting: Setting, make: Callable[[Setting], Any]) -> None:
+    benchmark.pedantic(_waited(setting, partial(make(setting).run, STEPS)), **ROUNDS)
+
+
+@pytest.mark.benchmark(group="two steps: SGMC with guidance against its textbook form")
 @pytest.mark.parametrize(
-    ("fusion", "losses"),
-    [
-        ("none", ("ce",)),
-        ("concat", ("ce",)),
-        ("metanet", ("ce",)),
-        ("metablock", ("ce",)),
-        ("sgmc", ("ce",)),
-        ("sgmc", ("ce", "self-contrastive")),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "+".join(value),
+    "make", [partial(reference, "sgmc"), partial(Method, "sgmc")], ids=["textbook", "ours"]
 )
-def test_training_step(benchmark, fusion: str, losses: tuple[str, ...]) -> None:
-    step = _step(fusion, losses)
-    step()
-    benchmark.pedantic(step, rounds=5, iterations=1, warmup_rounds=1)
+def test_textbook(benchmark, setting: Setting, make: Callable[[Setting], Any]) -> None:
+    benchmark.pedantic(_waited(setting, partial(make(setting).run, STEPS)), **ROUNDS)
 
 
 @pytest.fixture(scope="module")

@@ -89,6 +89,47 @@ def test_nested_tasks_tell_the_time_left_of_the_whole(
     assert len(said) == len(set(said)) == 5 * 2 + 1
 
 
+def test_parts_go_on_beside_each_other(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with LineProgress().task("folds", 4, "fold") as folds:
+        with folds.part("fold 0", 100, "img") as first:
+            with folds.part("fold 1", 100, "img") as second:
+                for _ in range(20):
+                    clock.now += 1
+                    first.advance(2)
+                    second.advance(4)
+            folds.advance()
+            clock.now += 10
+            first.advance(10)  # of four folds one and a half, in 30 s
+        with pytest.raises(KeyError), folds.part("fold 2", 100, "img"):
+            raise KeyError
+    said = lines(capsys)
+    assert said[0].startswith("fold 0: 20/100 img, 2.0 img/s, 40 s left, ")
+    assert said[1] == "fold 1: 40/100 img, 4.0 img/s, 15 s left, 57 s left for all folds"
+    assert "fold 1: 80/100 img, 4.0 img/s, 20 s" in said
+    assert "fold 0: 50/100 img, 1.7 img/s, 30 s left, 50 s left for all folds" in said
+    assert not [line for line in said if line.startswith("fold 2")]
+    assert said[-1] == "folds: 1/4, 30 s"
+
+
+def test_bars_of_parts_stand_beside_each_other(clock: Clock) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=90, color_system=None)
+    progress = BarProgress(console)
+    with progress.task("folds", 2, "fold") as folds, folds.part("fold 0", 10, "img") as first:
+        with folds.part("fold 1", 10, "img") as second:
+            clock.now += 5
+            first.advance(5)
+            second.advance(5)
+            progress._bars.refresh()
+            both = screen.getvalue()
+            second.advance(5)
+        folds.advance()
+        progress._bars.refresh()
+    assert "fold 0" in both and "fold 1" in both and "50% 0/2, 5.0 s left" in both
+    assert "fold 1: 10/10 img" in screen.getvalue()
+    assert "75% 1/2" in screen.getvalue()
+
+
 def test_an_interrupted_task_is_not_reported_as_done(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:

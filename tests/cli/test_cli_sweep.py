@@ -41,7 +41,7 @@ def test_a_grid_on_the_command_line(
     data = cli(*controls, "--json")
     assert data.code == 0, data.err
     assert [(r["label"], r["fold"], r["state"]) for r in data.json["runs"]] == [
-        (label, k, "finished") for k in (0, 2) for label in ("metadata-logistic", "missingness")
+        (label, k, "finished") for label in ("metadata-logistic", "missingness") for k in (0, 2)
     ]
     again = cli(*controls, "--dry-run", "--json").json
     assert {r["state"] for r in again["runs"]} == {"done"} and again["expected"]["bytes"] == 0
@@ -85,6 +85,7 @@ def test_wrong_use_is_said_at_once(
         (words(traced, path, "--setting", "augment=flip"), "--setting belongs to a grid"),
         (words(traced, path, "--seed", "1"), "--seed belongs to a grid"),
         (words(traced, path, "--gpus-per-run", "1"), "add --on ray"),
+        (words(traced, path, "--on", "ray", "--folds-at-once", "2"), "leave out --on"),
         (words(traced, path, "--memory-per-run", "8G"), "add --on ray"),
         (words(traced, path, "--on", "ray", "--memory-per-run", "lots"), "no amount of memory"),
         ((*grid, "--small"), "--small belongs to a TABLE"),

@@ -1,0 +1,463 @@
+"""Folds in processes of their own: the same bits, and nothing lost by whatever becomes of one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up_control import Traced
+from work_at_once import work
+
+from fusionbench.at_once import UnexpectedError, WorkerLostError, Workers, threads_each, workers
+from fusionbench.cli.run import summary
+from fusionbench.config import Execution, RunConfig
+from fusionbench.errors import UsageError
+from fusionbench.progress import SILENT, Progress, Task
+from fusionbench.records import BusyError, Store
+from fusionbench.run import run
+from fusionbench.sweep import carry_out, grid, plan
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes")
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """A suite that a shell started in the background was told to ignore it, and so are children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+def alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    # A process that has ended is there until somebody asks what became of it.
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return sys.platform != "linux"
+
+
+class Told(Progress):
+    """Keeps notes, and of every task and part what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    @contextmanager
+    def task(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
+        progress = self
+
+        class One(Task):
+            done = 0
+
+            def advance(self, steps: int = 1, **info: object) -> None:
+                self.done += steps
+
+            @contextmanager
+            def part(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
+                with progress.task(label, total, unit) as task:
+                    yield task
+
+        task = One()
+        yield task
+        self.said.append(f"{label}: {task.done}/{total} {unit}")
+
+    def note(self, message: str) -> None:
+        self.said.append(message)
+
+
+def results(
+    orders: Sequence[str], at_once: int, progress: Progress = SILENT
+) -> list[tuple[str, Any]]:
+    """What became of each, in the order in which they ended. Their rows are their first letters."""
+    found: list[tuple[str, Any]] = []
+    waiting = list(orders)
+    with (
+        progress.task("all", total=len(waiting)) as task,
+        Workers[str](
+            work, at_once, task, progress, row=lambda o: o[0], name=lambda o: o[-1]
+        ) as some,
+    ):
+        while waiting or some.running:
+            while (order := some.choose(waiting)) is not None:
+                waiting.remove(order)
+                some.start(order, order)
+            for order, result in some.ended():
+                try:
+                    found.append((order, result()))
+                except Exception as error:
+                    found.append((order, error))
+    return found
+
+
+# ---- the workers themselves
+
+
+def test_what_becomes_of_one_is_its_own() -> None:
+    found = dict(results(["die", "echo a", "refuse", "break", "echo b"], 2))
+    assert isinstance(found["die"], WorkerLostError)
+    assert "--folds-at-once" in found["die"].remedy
+    refused = found["refuse"]
+    assert type(refused) is UsageError and refused.remedy == "Ask something else."
+    assert type(found["break"]) is UnexpectedError and str(found["break"]) == "Odd: 1 is not 2"
+    assert [found[name][0] for name in ("echo a", "echo b")] == ["echo a", "echo b"]
+
+
+def test_a_worker_keeps_to_its_row() -> None:
+    def ends(*running: str) -> dict[str, int]:
+        """Start what is chosen of these, until all have ended; the process of each."""
+        found: dict[str, int] = {}
+        for order in running:
+            some.start(order, order)
+        while some.running:
+            found |= {order: result()[1] for order, result in some.ended()}
+        return found
+
+    with Workers[str](work, 2, Task(), SILENT, row=lambda o: o[0], name=str) as some:
+        assert some.choose([]) is None
+        assert some.choose(["a 1", "a 2", "b 1"]) == "a 1"
+        first = ends("a 1", "b 1")
+        assert first["a 1"] != first["b 1"]
+        assert some.choose(["c 1", "b 2", "a 2"]) == "b 2"
+        second = ends("b 2", "a 2")
+        assert (second["a 2"], second["b 2"]) == (first["a 1"], first["b 1"])
+        # Of rows that nobody works on the first, and in need one that somebody works on.
+        some.start("a 3", "a 3")
+        assert some.choose(["a 4", "c 1", "b 3"]) == "b 3"
+        assert some.choose(["a 4", "c 1"]) == "c 1"
+        assert some.choose(["a 4"]) == "a 4"
+        some.start("a 4", "a 4")
+        assert some.choose(["a 5"]) is None
+
+
+def test_what_workers_say_is_said_here() -> None:
+    progress = Told()
+    results(["count 1", "count 1", "count 2"], 2, progress)
+    assert progress.said.count("1: the same for all") == 1
+    assert progress.said.count("2: the same for all") == 1
+    assert progress.said.count("1: counting: 4/4 step") == 2
+    assert not any("inside" in line for line in progress.said)
+
+
+def test_the_cores_are_shared_out_unless_somebody_said_how(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    assert [threads_each(n) for n in (1, 2, 4, 7)] == [6, 3, 1, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert [r[2] for _, r in results(["echo"], 2)] == ["5"]
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert [r[2] for _, r in results(["echo"], 2)] == ["3"]
+
+
+@pytest.mark.parametrize("what", ["sleep", "deaf"])
+def test_an_error_here_stops_them(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "PATIENCE", 1.5)
+    places = [tmp_path / name for name in ("one", "two")]
+    began = time.monotonic()
+    with (
+        pytest.raises(KeyError),
+        Workers[Path](work, 2, Task(), SILENT, row=str, name=str) as some,
+    ):
+        for place in places:
+            some.start(place, f"{what} {place}")
+        wait_for(lambda: all(p.exists() and p.read_text() for p in places))
+        processes = [int(place.read_text()) for place in places]
+        raise KeyError
+    assert time.monotonic() - began < 30
+    assert not any(alive(process) for process in processes)
+    assert [p.read_text() == "stopped" for p in places] == [what == "sleep"] * 2
+
+
+# ---- folds of a run
+
+
+@pytest.fixture
+def traced(tmp_path: Path, tiny_card: Path) -> Traced:
+    return Traced(tmp_path, tiny_card)
+
+
+def test_every_fold_has_the_bits_that_it_has_alone(
+    quick: RunConfig, here: Execution, tmp_path: Path
+) -> None:
+    # Every random number there is: starting weights, order, augmentation, dropout, drop path.
+    config = quick.model_copy(
+        update={"augment": "mild", "reducer": 16, "drop_path": 0.2, "epochs": 1}
+    )
+    one, two = replace(here, folds=None), replace(here, store=tmp_path / "two", folds=(2, 0, 1))
+    alone = run(config, one)
+    both = run(config, replace(two, folds_at_once=2, save_weights=True))
+    assert both.failures == both.lost == ()
+    assert [r.identity["fold"] for r in both.records] == [2, 0, 1]
+    ours = {r.run_id: r for r in both.records}
+    for record in alone.records:
+        assert ours[record.run_id].reproducible() == record.reproducible()
+        assert ours[record.run_id].environment["threads"] == record.environment["threads"] == 1
+        first, second = (
+            (e.store / "predictions" / f"{record.run_id}.csv").read_bytes() for e in (one, two)
+        )
+        assert first == second
+        assert Store(two.store).weights_path(record.run_id).is_file()
+    # And then there is nothing left to do.
+    progress = Told()
+    assert run(config, replace(two, folds_at_once=2), progress).records == both.records
+    assert sum("is in the store already" in line for line in progress.said) == 3
+
+
+DIES = '''
+"""Dies of fold 1, where the file is there that it is told of."""
+import os, signal
+from pathlib import Path
+from sklearn.dummy import DummyClassifier
+from fusionbench.controls import Control
+
+class Dies(Control):
+    def __init__(self, *, seed: int = 0, marker: str = "", how: str = ""):
+        self.arguments = seed, marker, how
+
+    def estimator(self, seed):
+        return _Dies(self.arguments, seed)
+
+class _Dies(DummyClassifier):
+    def __init__(self, arguments, seed):
+        super().__init__()
+        self.arguments, self.seed = arguments, seed
+
+    def fit(self, x, y):
+        unlucky, marker, how = self.arguments
+        if self.seed == unlucky and Path(marker).exists():
+            if how == "raise":
+                raise OSError("the disk is on fire")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().fit(x, y)
+'''
+
+
+def unlucky(tmp_path: Path, card: Path, how: str) -> tuple[RunConfig, Execution, Path]:
+    from fusionbench.run import open_experiment
+
+    plugin, marker = tmp_path / "dies.py", tmp_path / "marker"
+    plugin.write_text(DIES, encoding="utf-8")
+    marker.touch()
+    here = Execution(store=tmp_path / "store", plugins=(plugin,), folds_at_once=2)
+    config = RunConfig(fusion="dies", dataset=str(card))
+    study = open_experiment(config, here)
+    seed = study.fold_seed(study.protocol.folds[1])
+    params = {"fusion.seed": str(seed), "fusion.marker": str(marker), "fusion.how": how}
+    return config.model_copy(update={"params": params}), here, marker
+
+
+def test_a_fold_whose_process_is_killed_is_lost_and_the_others_are_not(
+    tmp_path: Path, tiny_card: Path
+) -> None:
+    config, here, marker = unlucky(tmp_path, tiny_card, "kill")
+    outcome = run(config, here)
+    assert [r.identity["fold"] for r in outcome.records] == [0, 2] and outcome.failures == ()
+    (lost,) = outcome.lost
+    assert lost.fold == 1 and "--folds-at-once" in lost.message
+    assert summary(outcome)["lost"] == [{"fold": 1, "run_id": lost.run_id}]
+    store = Store(here.store)
+    assert store.failures() == [] and not store.has(lost.run_id)
+    # A sweep does not take it for a failure of what the run_id stands for.
+    table = grid(["dies"], ["-"], dataset=str(tiny_card), plugins=here.plugins,
+                 settings={"params": config.params})  # fmt: skip
+    (job,) = plan(table, here).missing
+    assert job.run_id == lost.run_id and plan(table, here).failed == ()
+    swept = carry_out(plan(table, here), here)
+    assert [(f.fold, f.run_id) for f in swept.failures] == [(1, "")]
+    marker.unlink()
+    assert len(run(config, replace(here, folds_at_once=1)).records) == 3
+
+
+def test_a_fold_that_fails_is_recorded_and_the_others_are_done(
+    tmp_path: Path, tiny_card: Path
+) -> None:
+    config, here, _ = unlucky(tmp_path, tiny_card, "raise")
+    outcome = run(config, here)
+    assert [r.identity["fold"] for r in outcome.records] == [0, 2] and outcome.lost == ()
+    (failure,) = outcome.failures
+    assert failure.identity["fold"] == 1 and failure.error is not None
+    assert failure.error.message == "the disk is on fire"
+    assert Store(here.store).failures() == [failure.run_id]
+
+
+def test_a_fold_that_another_process_computes_is_an_error_as_ever(
+    tmp_path: Path, tiny_card: Path
+) -> None:
+    config, here, marker = unlucky(tmp_path, tiny_card, "raise")
+    marker.unlink()
+    names = [job.run_id for job in plan(
+        grid(["dies"], ["-"], dataset=str(tiny_card), plugins=here.plugins,
+             settings={"params": config.params}), here).jobs]  # fmt: skip
+    with Store(here.store).lock(names[0]), pytest.raises(BusyError, match=names[0]):
+        run(config, here)
+    store = Store(here.store)
+    assert store.has(names[1])  # which was under way, and is finished
+    assert not store.has(names[0])
+    with pytest.raises(UsageError, match="already"):
+        run(config, replace(here, existing="fail"))
+
+
+# ---- a command that is stopped
+
+
+@contextmanager
+def started(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """A command in a session of its own, as on a terminal; ended with the block at the latest."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fusionbench", *words, "--folds-at-once", "2"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def living(session: int) -> list[int]:
+    """Processes of the session, which bears the number of its first process."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state, _, _, own = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(own) == session and state != "Z":
+                found.append(int(folder.name))
+    return found
+
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="looks for processes in /proc"
+)
+
+
+@needs_proc
+def test_ctrl_c_leaves_checkpoints_and_no_process(quick: RunConfig, tmp_path: Path) -> None:
+    words = [
+        "run", "--dataset", quick.dataset, "--fusion", "concat", "--backbone", "test_resnet",
+        "--weights", "none", "--epochs", "400", "--batch-size", "16", "--image-size", "32",
+        "--augment", "flip", "--precision", "fp32", "--fold", "0,1", "--device", "cpu",
+        "--store", str(tmp_path),
+    ]  # fmt: skip
+    kept = (tmp_path / "checkpoints").glob
+    with started(*words) as process:
+        wait_for(lambda: len(list(kept("[!.]*"))) == 2 or process.poll() is not None)
+        assert process.poll() is None, process.communicate()[1]
+        assert len(living(process.pid)) >= 3
+        os.killpg(process.pid, signal.SIGINT)  # every process on a terminal hears it
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on" in err, err
+    assert "Traceback" not in err
+    wait_for(lambda: not living(process.pid), 20)
+    assert {p.suffix for p in kept("*")} == {".safetensors"} and len(list(kept("*"))) == 2
+    assert not list((tmp_path / "failed").glob("*")) and Store(tmp_path).busy() == set()
+
+    # Each fold goes on from there, here with as many threads.
+    class Enough(BaseException):
+        pass
+
+    class Until(Told):
+        def note(self, message: str) -> None:
+            super().note(message)
+            if "after epoch" in message or "anew" in message:
+                raise Enough
+
+    for fold in (0, 1):
+        progress = Until()
+        with pytest.raises(Enough):
+            config = quick.model_copy(update={"epochs": 400})
+            run(config, Execution(store=tmp_path, device="cpu", folds=(fold,)), progress)
+        assert progress.said[-1].startswith(f"fold {fold} goes on after epoch")
+
+
+@needs_proc
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_who_started_them(stop: signal.Signals, traced: Traced) -> None:
+    """Though nobody told them: the signal is for one process."""
+    store = traced.folder / "store"
+    path = traced.table(1, seconds=60)
+    words = ["sweep", str(path), "--plugins", str(traced.plugin), "--store", str(store)]
+    with started(*words) as process:
+        wait_for(lambda: len(traced.lines("start")) == 2 or process.poll() is not None)
+        assert process.poll() is None, process.communicate()[1]
+        process.send_signal(stop)
+        _, err = process.communicate(timeout=30)
+    wait_for(lambda: not living(process.pid), 20)
+    assert traced.lines("end") == [] and Store(store).busy() == set()
+    assert not list((store / "failed").glob("*"))
+    if stop == signal.SIGINT:
+        assert process.returncode == 130 and "0 of 3 runs are done and kept" in err, err
+
+
+# ---- runs of a sweep
+
+
+def test_a_sweep_is_the_same_several_at_a_time(tmp_path: Path, traced: Traced) -> None:
+    here = Execution(store=tmp_path / "store", plugins=(traced.plugin,))
+    table = traced.read(3, failing=1)
+    alone = carry_out(plan(table, here), here)
+    traced.log.write_text("", encoding="utf-8")
+    there = replace(here, store=tmp_path / "there", folds_at_once=2)
+    progress = Told()
+    found = plan(table, there)
+    with Store(there.store).lock(found.jobs[0].run_id):
+        # Whoever holds it lets it go when the others are done, and has not computed it.
+        blocked = carry_out(replace(found, jobs=found.jobs[1:]), there, progress)
+    both = carry_out(plan(table, there), there, progress)
+    records = [*blocked.records, *both.records]
+    assert {r.run_id: r.reproducible() for r in records} == {
+        r.run_id: r.reproducible() for r in alone.records
+    }
+    assert [(f.label, f.message) for f in blocked.failures] == [
+        (f.label, f.message) for f in alone.failures
+    ]
+    assert set(traced.count("start").values()) == {1} and len(traced.count("start")) == 9
+    assert {int(pid) for _, pid in traced.lines("start")}.isdisjoint({os.getpid()})
+    assert "runs: 8/8 run" in progress.said and "runs: 1/1 run" in progress.said
+    assert any(line.startswith("row 0: fold ") for line in progress.said)
+
+
+def test_a_sweep_passes_over_what_another_process_computes(tmp_path: Path, traced: Traced) -> None:
+    there = Execution(store=tmp_path / "store", plugins=(traced.plugin,), folds_at_once=2)
+    found = plan(traced.read(1), there)
+    lock = Store(there.store).lock(found.jobs[0].run_id)
+    lock.__enter__()
+
+    class Release(Told):
+        def note(self, message: str) -> None:
+            super().note(message)
+            if "waiting for 1 runs" in message:
+                lock.__exit__(None, None, None)
+
+    progress = Release()
+    outcome = carry_out(found, there, progress)
+    assert len(outcome.records) == 3 and outcome.failures == ()
+    assert outcome.records[-1].run_id == found.jobs[0].run_id
+    assert sum("waiting" in line for line in progress.said) == 1
+
+
+def test_on_ray_it_is_refused(tmp_path: Path, traced: Traced) -> None:
+    here = Execution(store=tmp_path / "store", plugins=(traced.plugin,), folds_at_once=2)
+    with pytest.raises(UsageError, match="Ray itself decides"):
+        carry_out(plan(traced.read(1), here), here, on="ray")
