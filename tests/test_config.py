@@ -234,7 +234,9 @@ def test_options_of_the_command_line_start_from_these_defaults() -> None:
             assert option.default == field.default, option.name
             choices = getattr(option.type, "choices", None)
             if choices:
-                assert tuple(choices) == get_args(field.annotation)
+                # "fastest" becomes one of the others before there is a configuration.
+                known = [choice for choice in choices if choice != "fastest"]
+                assert tuple(known) == get_args(field.annotation)
 
 
 def test_importing_it_costs_no_torch() -> None:

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -105,14 +104,14 @@ def test_training_draws_as_the_sampler_says(
 
     from fusionbench import train
 
-    to_device = train._to_device
+    batches = train.batches
 
-    def reading(arrays: Any, rows: np.ndarray, device: torch.device) -> Any:
+    def reading(arrays: Any, rows: np.ndarray, *more: Any, **named: Any) -> Any:
         used.append(rows)
-        return to_device(arrays, rows, device)
+        return batches(arrays, rows, *more, **named)
 
     monkeypatch.setattr(train, "epoch_rows", listening)
-    monkeypatch.setattr(train, "_to_device", reading)
+    monkeypatch.setattr(train, "batches", reading)
     config = quick.model_copy(update={"sampler": sampler})
     (record,) = run(config, here).records
     experiment = setup(config, here)

@@ -54,7 +54,7 @@ def test_a_dry_run_computes_nothing(
     assert [line.count("to run") for line in rows] == [3, 3]
     data = cli("sweep", table, "--small", "--dry-run", "--store", store, "--json").json
     assert [(r["fold"], r["label"], r["state"]) for r in data["runs"]] == [
-        (k, label, "missing") for k in range(3) for label in ("with metadata", "image only")
+        (k, label, "missing") for label in ("with metadata", "image only") for k in range(3)
     ]
 
 
