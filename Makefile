@@ -40,8 +40,15 @@ tables: $(VENV)/.installed
 	  done; \
 	done
 
+# Half an hour on two CPU cores.
+BENCH ?= .benchmarks/measured
+
 bench: $(VENV)/.installed
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only -p no:xdist
+	mkdir -p $(dir $(BENCH))
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only -p no:xdist \
+	  --benchmark-json $(BENCH).json
+	$(BIN)/python tests/benchmarks/as_markdown.py $(BENCH).json $(BENCH).md
+	@echo "$(BENCH).md"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from fusionbench.checkpoint_file import CheckpointError, pieces, read
 from fusionbench.errors import FusionbenchError
@@ -32,6 +33,11 @@ from fusionbench.records import Store
 Tensors = dict[str, Tensor]
 
 FORMAT = 1
+# What checkpoints may take of the time, where nobody says how often they are written: on a GPU an
+# epoch may be shorter than the writing of its checkpoint.
+SHARE = 0.02
+# How fast the first is taken to be written, in bytes per second; from then on it is known.
+RATE = 500e6
 
 
 @dataclass
@@ -123,14 +129,16 @@ class Keeper:
         run: str,
         place: Mapping[str, Any],
         *,
-        every: float = 0.0,
+        every: float | None = None,
         label: str = "the run",
         progress: Progress = SILENT,
     ) -> None:
         """`place` is what, besides the run_id, decides over bits (place_of). At least `every`
-        seconds lie between two checkpoints; 0: one after every epoch."""
+        seconds lie between two checkpoints; 0: one after every epoch. None: as often as takes no
+        more than SHARE of the time."""
         self.store, self.run, self.place = store, run, dict(place)
         self.every, self.label, self.progress = every, label, progress
+        self.cost: float | None = None  # of the last one, in seconds
         self.seconds_before = 0.0  # of the processes that were stopped
         self._began = self._last = time.perf_counter()
         self._complained = False
@@ -158,19 +166,27 @@ class Keeper:
         return state
 
     def keep(self, state: State) -> None:
-        """Replace the checkpoint. Where that fails training goes on, with a note."""
+        """Replace the checkpoint, if it is time to. Where that fails training goes on, with a
+        note."""
         now = time.perf_counter()
-        if now - self._last < self.every:
+        if not self._due(state, now - self._last):
             return
         state = replace(state, seconds=self.seconds_before + now - self._began)
         try:
             content = {f.name: getattr(state, f.name) for f in fields(state)}
             self.store.write_checkpoint(self.run, pieces({"place": self.place, "state": content}))
             self._last = time.perf_counter()
+            self.cost = self._last - now
         except FusionbenchError as error:
             if not self._complained:
                 self.progress.note(f"no checkpoint of epoch {state.epoch}: {error}")
                 self._complained = True
+
+    def _due(self, state: State, since: float) -> bool:
+        if self.every is not None:
+            return since >= self.every
+        cost = _bytes(state) / RATE if self.cost is None else self.cost
+        return since * SHARE >= cost
 
     def reject(self, error: Exception) -> None:
         """Say that a checkpoint is no good."""
@@ -194,6 +210,11 @@ def place_of(environment: Mapping[str, Any], run: str) -> dict[str, Any]:
 def _tensors(module: nn.Module) -> Tensors:
     """Every parameter and buffer once, those that a state_dict leaves out as well."""
     return {k: v.detach() for k, v in (*module.named_parameters(), *module.named_buffers())}
+
+
+def _bytes(state: State) -> int:
+    parts = tree_leaves([state.modules, state.optimizer, state.best])
+    return sum(part.nbytes for part in parts if isinstance(part, Tensor))
 
 
 def _compare(own: dict[str, Tensors], given: dict[str, Tensors]) -> None:

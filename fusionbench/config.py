@@ -105,8 +105,9 @@ class Execution:
     existing: Existing = "skip"
     save_weights: bool = False
     workers: int | None = None  # decoding threads; None: one per core
-    # Seconds between two checkpoints of a run, at least; 0: one after every epoch, inf: none.
-    checkpoint_every: float = 0.0
+    # Seconds between two checkpoints of a run, at least; 0: one after every epoch, inf: none; None:
+    # as often as takes a small share of the time (fusionbench.checkpoints).
+    checkpoint_every: float | None = None
     folds_at_once: int = 1  # of a configuration, each in a process of its own; in a sweep, runs
 
 

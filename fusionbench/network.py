@@ -21,7 +21,7 @@ from fusionbench.feed import Arrays, place
 from fusionbench.losses import CombinedLoss
 from fusionbench.metrics import balanced_nll, compute
 from fusionbench.model import FusionModel
-from fusionbench.placement import choose_device, choose_path, choose_placement
+from fusionbench.placement import choose_device, choose_path, choose_placement, prepare
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
 from fusionbench.records import Store
@@ -41,10 +41,7 @@ class NetworkTrainer:
         device = choose_device(execution.device)
         path = choose_path(execution.step, device)
         config = experiment.config
-        if device.type == "cpu":
-            torch.use_deterministic_algorithms(True, warn_only=True)
-        else:
-            torch.backends.cudnn.benchmark = True  # batches have one size
+        prepare(device)
         progress.note(f"building {config.backbone}, weights: {config.weights}")
         self.experiment = experiment
         self.execution = execution

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +34,32 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def prepare(device: torch.device) -> None:
+    """PyTorch's switches of this process for training on the device: on a CPU the same bits every
+    time; on a GPU the fastest kernels for batches of one size.
+
+    Deterministic mode also fills every new tensor with NaN, so that nobody reads what was not
+    written. It has no part in the result, and took 3 to 5 % of a ResNet-18 step (128 px, fp32).
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    else:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+@contextmanager
+def by_rule() -> Iterator[None]:
+    """For batches of sizes that seldom come: a GPU's kernels are chosen by cuDNN's own rule, for
+    trying them out for every new size takes longer than is won."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def choose_placement(device: torch.device, precision: str, backbone: Backbone) -> Placement:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, get_args
 
@@ -28,7 +28,7 @@ from fusionbench.config import StepPath
 from fusionbench.data.digests import cache_folder
 from fusionbench.losses import CombinedLoss, total
 from fusionbench.model import FusionModel
-from fusionbench.placement import Placement
+from fusionbench.placement import Placement, by_rule
 from fusionbench.plain_state import plain_state, restore, same
 from fusionbench.progress import SILENT, Progress
 
@@ -101,10 +101,11 @@ class TrainingStep:
         else:
             image, drawn = self.augment.apply(as_float(image), drawn), image.new_empty(0)
         inputs, size = (image, drawn, meta, target), len(target)
-        if size not in self._ways:
-            self._full = self._full or size
-            self._ways[size] = self._find_way(inputs)
-        terms, gradients = self._ways[size](*inputs)
+        self._full = self._full or size
+        with nullcontext() if size == self._full else by_rule():
+            if size not in self._ways:
+                self._ways[size] = self._find_way(inputs)
+            terms, gradients = self._ways[size](*inputs)
         for parameter, gradient in zip(self.trained.parameters(), gradients, strict=True):
             parameter.grad = gradient
         return terms

@@ -24,7 +24,7 @@ from fusionbench.errors import RunFailedError
 from fusionbench.feed import Arrays, batches, sizes
 from fusionbench.model import FusionModel
 from fusionbench.optimizers import Plateau, higher_is_better, make_optimizer, make_scheduler
-from fusionbench.placement import Placement
+from fusionbench.placement import Placement, by_rule
 from fusionbench.progress import Task
 from fusionbench.sampling import epoch_rows
 from fusionbench.step import Terms, TrainingStep, as_float
@@ -165,7 +165,7 @@ def predict(
     out = torch.empty(len(rows), model.spec.classes, dtype=torch.float64, device=device)
     for batch in batches(arrays, rows, batch_size, device, keep_single=True):
         image = evaluated(batch.image, model)
-        with placement.autocast():
+        with placement.autocast(), by_rule():
             logits = model(image, batch.meta).logits
         out[batch.start : batch.start + len(image)] = torch.softmax(logits.double(), dim=1)
     return out.cpu().numpy()

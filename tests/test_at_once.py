@@ -358,7 +358,7 @@ def test_ctrl_c_leaves_checkpoints_and_no_process(quick: RunConfig, tmp_path: Pa
         "run", "--dataset", quick.dataset, "--fusion", "concat", "--backbone", "test_resnet",
         "--weights", "none", "--epochs", "400", "--batch-size", "16", "--image-size", "32",
         "--augment", "flip", "--precision", "fp32", "--fold", "0,1", "--device", "cpu",
-        "--store", str(tmp_path),
+        "--store", str(tmp_path), "--checkpoint-every", "0",
     ]  # fmt: skip
     kept = (tmp_path / "checkpoints").glob
     with started(*words) as process:

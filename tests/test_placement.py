@@ -82,6 +82,20 @@ def test_a_gpu_that_is_not_there_is_wrong_use(
     assert not (tmp_path / "s").exists()
 
 
+def test_on_a_cpu_bits_are_the_same_every_time_and_nothing_is_filled_in_vain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    switches = torch.utils.deterministic
+    monkeypatch.setattr(switches, "fill_uninitialized_memory", True)
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        placement.prepare(CPU)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not switches.fill_uninitialized_memory  # type: ignore[attr-defined]
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_on_a_gpu_bf16_is_chosen_where_it_is_supported(backbone: Backbone) -> None:
     expected = "bf16" if torch.cuda.is_bf16_supported() else "fp32"

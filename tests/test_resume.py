@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from fusionbench import train
+from fusionbench import checkpoints, train
 from fusionbench.checkpoint_file import CheckpointError, pieces, read
 from fusionbench.checkpoints import Keeper, State
 from fusionbench.config import Execution, RunConfig
@@ -55,6 +55,13 @@ def changed(owner: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _a_checkpoint_after_every_epoch() -> Iterator[None]:
+    """However short the epochs are here."""
+    with changed(checkpoints, "SHARE", math.inf):
+        yield
 
 
 def stop_after(kept: int = 1) -> Any:
@@ -472,6 +479,32 @@ def test_checkpoints_may_be_rare(quick: RunConfig, here: Execution) -> None:
         with changed(Store, "write_checkpoint", noted):
             run(config, replace(here, checkpoint_every=every, existing="redo"))
         assert len(written) == expected
+
+
+@pytest.mark.parametrize(
+    ("cost", "expected"), [(0.05, [4, *range(5, 41)]), (1.0, [4, 21, 38])], ids=["quick", "slow"]
+)
+def test_left_to_themselves_they_take_a_small_share_of_the_time(
+    cost: float, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs of 3 s. The first checkpoint is thought to take 0.2 s, and takes less or more."""
+    clock, written, epoch = 0.0, [], 0
+
+    def write(self: Store, name: str, data: Any) -> None:
+        nonlocal clock
+        written.append(epoch)
+        clock += cost
+
+    monkeypatch.setattr(checkpoints, "SHARE", 0.02)
+    monkeypatch.setattr(checkpoints, "RATE", 400e6)
+    monkeypatch.setattr(checkpoints.time, "perf_counter", lambda: clock)
+    monkeypatch.setattr(Store, "write_checkpoint", write)
+    modules = {"trained": {"weight": torch.empty(20_000_000)}}  # 80 MB
+    keeper = Keeper(Store(tmp_path), "a-run", {})
+    for epoch in range(1, 41):
+        clock += 3.0
+        keeper.keep(State(epoch=epoch, modules=modules))
+    assert written == expected
 
 
 def test_the_store_knows_what_they_are(quick: RunConfig, here: Execution) -> None:

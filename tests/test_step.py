@@ -18,6 +18,7 @@ from fusionbench.augment import AUGMENTATIONS
 from fusionbench.backbones import build_backbone
 from fusionbench.config import Execution, RunConfig, StepPath
 from fusionbench.errors import UsageError
+from fusionbench.feed import Arrays
 from fusionbench.fusion import Fusion, Spec
 from fusionbench.losses import CombinedLoss, Loss, Output
 from fusionbench.model import FusionModel, build_spec
@@ -26,6 +27,7 @@ from fusionbench.progress import Progress
 from fusionbench.records import Store
 from fusionbench.run import run
 from fusionbench.step import TrainingStep
+from fusionbench.train import predict
 
 CPU = Placement(torch.device("cpu"), "fp32")
 SIZE, FEATURES, CLASSES = 32, 7, 3
@@ -179,6 +181,29 @@ def test_warming_up_leaves_no_trace() -> None:
     assert all(torch.equal(values[k], values2[k]) for k in values)
     for ours, theirs in zip(fast.trained.parameters(), plain.trained.parameters(), strict=True):
         assert torch.equal(cast(Tensor, ours.grad), cast(Tensor, theirs.grad))
+
+
+def test_kernels_are_tried_out_for_full_batches_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU cuDNN tries its kernels at every new size; an epoch's last batch and evaluation have
+    sizes of their own in every fold."""
+    seen: list[tuple[int, bool]] = []
+
+    class Looks(Fusion):
+        def fuse(self, image: Tensor, meta: Tensor) -> Tensor:
+            seen.append((len(meta), torch.backends.cudnn.benchmark))
+            return image
+
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    step = made("eager", Looks)
+    seen.clear()  # building a model tries it on two
+    train(step, 6)
+    assert set(seen) == {(8, True), (5, False)}
+    seen.clear()
+    images = torch.zeros(6, SIZE, SIZE, 3, dtype=torch.uint8)
+    arrays = Arrays(images, torch.rand(6, FEATURES), torch.zeros(6))
+    predict(step.model, arrays, np.arange(6), CPU, 4)
+    assert seen == [(4, False), (2, False)]
+    assert torch.backends.cudnn.benchmark
 
 
 # ---- what cannot be compiled or captured

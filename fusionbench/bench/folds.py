@@ -1,8 +1,8 @@
-"""How soon a run's folds begin to train, and how fast the whole run is.
+"""Whole runs: how soon their folds begin to train, and whether several folds at once are faster.
 
-Two folds of a dataset go through fusionbench.run.run, as `fusionbench run` calls it: checkpoints,
-records and evaluation included. A process of its own does it, so that nothing is warm but what is
-kept on disk; its start and its imports count.
+Folds go through fusionbench.run.run, as `fusionbench run` calls it: checkpoints, records and
+evaluation included. A process of its own does it, so that nothing is warm but what is kept on disk;
+its start and its imports count.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
-from fusionbench.bench.results import FoldSpeed
+from fusionbench.bench.results import AtOnce, FoldSpeed
 from fusionbench.config import Execution, RunConfig
 from fusionbench.errors import RunFailedError
 from fusionbench.fold import build_images, open_experiment
@@ -25,6 +26,8 @@ from fusionbench.progress import SILENT, Progress, Task
 
 # Of a drawn dataset, on a CPU; a GPU trains as many as the configuration says.
 CPU_EPOCHS = 2
+
+Carried = TypeVar("Carried")
 
 
 @dataclass
@@ -86,19 +89,8 @@ def measure_folds(
     Raises what a run raises, and RunFailedError for a fold that failed.
     """
     build_images(open_experiment(config, execution, progress), execution, progress)
-    with tempfile.TemporaryDirectory(prefix="fusionbench-") as folder:
-        execution = replace(execution, store=Path(folder), folds=(0, 1), folds_at_once=1)
-        context = multiprocessing.get_context("spawn")
-        if choose_path(execution.step, choose_device(execution.device)).startswith("compiled"):
-            once, first_fold = (
-                config.model_copy(update={"epochs": 1}),
-                replace(execution, folds=(0,)),
-            )
-            with ProcessPoolExecutor(1, context) as pool:
-                pool.submit(_timed, once, first_fold).result()
-        started = time.time()
-        with ProcessPoolExecutor(1, context) as pool:
-            first, second = pool.submit(_timed, config, execution).result()
+    _compile(config, execution)
+    started, (first, second) = _in_a_process(_timed, config, execution, (0, 1))
     trained = second.images - second.first_batch
     speed = trained / max(second.recorded - second.ready, 1e-9)
     return FoldSpeed(
@@ -112,13 +104,73 @@ def measure_folds(
     )
 
 
+def measure_at_once(
+    name: str,
+    config: RunConfig,
+    execution: Execution,
+    numbers: Sequence[int],
+    progress: Progress = SILENT,
+) -> list[AtOnce]:
+    """A run of all folds of `config` for each of `numbers` at a time, results thrown away.
+
+    On a CPU every process has its share of the cores. Raises as measure_folds does.
+    """
+    experiment = open_experiment(config, execution, progress)
+    build_images(experiment, execution, progress)
+    _compile(config, execution)
+    folds = experiment.protocol.folds
+    images = config.epochs * sum(len(experiment.rows(fold).train) for fold in folds)
+    found: list[AtOnce] = []
+    for number in numbers:
+        progress.note(f"{len(folds)} folds of {name}, {number} at a time")
+        started, ended = _in_a_process(_whole, config, execution, None, number)
+        seconds = ended - started
+        speed = images / seconds
+        first = found[0].images_per_s if found else speed
+        found.append(AtOnce(name, number, len(folds), config.epochs, seconds, speed, speed / first))
+    return found
+
+
+def _compile(config: RunConfig, execution: Execution) -> None:
+    """Once, so that what is kept of it between runs is there."""
+    if choose_path(execution.step, choose_device(execution.device)).startswith("compiled"):
+        _in_a_process(_whole, config.model_copy(update={"epochs": 1}), execution, (0,))
+
+
+def _in_a_process(
+    work: Callable[[RunConfig, Execution], Carried],
+    config: RunConfig,
+    execution: Execution,
+    folds: tuple[int, ...] | None,
+    at_once: int = 1,
+) -> tuple[float, Carried]:
+    """When it was started, and what `work` returned there."""
+    with tempfile.TemporaryDirectory(prefix="fusionbench-") as folder:
+        execution = replace(execution, store=Path(folder), folds=folds, folds_at_once=at_once)
+        started = time.time()
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return started, pool.submit(work, config, execution).result()
+
+
 def _timed(config: RunConfig, execution: Execution) -> list[_Fold]:
-    """Called in the process of its own."""
+    """Its folds, one after the other."""
+    watch = _Stopwatch()
+    _carried_out(config, execution, watch)
+    return watch.folds
+
+
+def _whole(config: RunConfig, execution: Execution) -> float:
+    """When it had ended."""
+    _carried_out(config, execution, SILENT)
+    return time.time()
+
+
+def _carried_out(config: RunConfig, execution: Execution, progress: Progress) -> None:
     from fusionbench.run import run
 
-    watch = _Stopwatch()
-    outcome = run(config, execution, watch)
+    outcome = run(config, execution, progress)
     for failure in outcome.failures:
         reason = failure.error.message if failure.error is not None else ""
         raise RunFailedError(f"Fold {failure.identity['fold']} failed: {reason}")
-    return watch.folds
+    for lost in outcome.lost:
+        raise RunFailedError(f"Fold {lost.fold} is lost: {lost.message}")

@@ -30,6 +30,14 @@ FOLDS = (
     "the process and from the end of the fold before. images/s: of the second fold, evaluation, "
     "checkpoints and records included."
 )
+OPERATIONS = (
+    "operations: what each takes by itself, in ms of a step, under the profiler, which slows it; "
+    "those in which the columns differ most, then the sum of the others."
+)
+AT_ONCE = (
+    "at once: folds at a time, each in a process of its own. seconds: of a whole run, from the "
+    "start of its process to its last record."
+)
 
 
 def facts(report: Report) -> dict[str, str]:
@@ -67,15 +75,25 @@ def tables(report: Report) -> list[Cells]:
             row.append(_ratio(own[0] if own else None))
         rows.append(row)
     found: list[Cells] = [("Training", names, rows), _split(report.lines)]
+    if report.operations:
+        found.append(_operations(report))
     if report.folds:
         found.append(_folds(report))
+    if report.at_once:
+        found.append(_at_once(report))
     return found
 
 
 def notes(report: Report) -> list[str]:
     """What the columns mean, as far as they are there."""
     has_reference = any(line.kind == "reference" for line in report.lines)
-    return [*NOTES, *([REFERENCE] if has_reference else []), *([FOLDS] if report.folds else [])]
+    asked = {
+        REFERENCE: has_reference,
+        OPERATIONS: report.operations,
+        FOLDS: report.folds,
+        AT_ONCE: report.at_once,
+    }
+    return [*NOTES, *(note for note, there in asked.items() if there)]
 
 
 def terminal(report: Report) -> RenderableType:
@@ -127,6 +145,29 @@ def _split(lines: Sequence[Line]) -> Cells:
     return "A step, in ms", names, rows
 
 
+def _operations(report: Report) -> Cells:
+    subjects = list(report.operations[0].ms)
+    rows = [
+        [_shortened(one.name), *(_number(one.ms[subject]) for subject in subjects)]
+        for one in report.operations
+    ]
+    sums = [sum(one.ms[subject] for one in report.operations) for subject in subjects]
+    return "Operations, in ms", ["", *subjects], [*rows, ["together", *map(_number, sums)]]
+
+
+def _at_once(report: Report) -> Cells:
+    names = ["", "at once", "folds", "epochs", "seconds", "images/s", "vs first"]
+    rows = [
+        [
+            one.name,
+            *(str(one.at_once), str(one.folds), str(one.epochs), _number(one.seconds)),
+            *(_number(one.images_per_s), f"{one.of_first:.2f}"),
+        ]
+        for one in report.at_once
+    ]
+    return "Folds at once", names, rows
+
+
 def _folds(report: Report) -> Cells:
     names = ["", "epochs", "images", "first, s", "further, s", "images/s", "vs bare"]
     rows = [
@@ -153,6 +194,11 @@ def _number(value: float) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _shortened(name: str, most: int = 60) -> str:
+    """A GPU's kernels have names of hundreds of letters."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _ratio(ratio: Ratio | None) -> str:

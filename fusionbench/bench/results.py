@@ -59,6 +59,19 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Operation:
+    """An operation of PyTorch, or a GPU's kernel: milliseconds of a step, by subject."""
+
+    name: str
+    ms: Mapping[str, float]
+
+    @property
+    def spread(self) -> float:
+        """How much the subjects differ in it, in ms."""
+        return max(self.ms.values()) - min(self.ms.values())
+
+
+@dataclass(frozen=True)
 class FoldSpeed:
     """Two folds as `fusionbench run` carries them out, in a process of their own.
 
@@ -78,6 +91,24 @@ class FoldSpeed:
 
 
 @dataclass(frozen=True)
+class AtOnce:
+    """A whole run of `folds` folds, `at_once` at a time, in processes of their own.
+
+    seconds        from the start of the command's process until its last record is written
+    images_per_s   trained on, by those seconds
+    of_first       that, over the first number that was measured
+    """
+
+    name: str
+    at_once: int
+    folds: int
+    epochs: int
+    seconds: float
+    images_per_s: float
+    of_first: float
+
+
+@dataclass(frozen=True)
 class Report:
     """All of a measurement. `date` is ISO 8601, UTC."""
 
@@ -94,4 +125,6 @@ class Report:
     steps: int
     rounds: int
     lines: tuple[Line, ...]
+    operations: tuple[Operation, ...] = ()
     folds: tuple[FoldSpeed, ...] = ()
+    at_once: tuple[AtOnce, ...] = ()

@@ -10,12 +10,13 @@ from typing import Literal
 import torch
 
 from fusionbench import __version__
-from fusionbench.bench.folds import CPU_EPOCHS, measure_folds
+from fusionbench.bench.folds import CPU_EPOCHS, measure_at_once, measure_folds
 from fusionbench.bench.machine import describe_machine
 from fusionbench.bench.measure import measure, warm_up
+from fusionbench.bench.operations import operations
 from fusionbench.bench.plain_loop import bare, reference
 from fusionbench.bench.real_trainer import Method
-from fusionbench.bench.results import FoldSpeed, Report
+from fusionbench.bench.results import AtOnce, FoldSpeed, Operation, Report
 from fusionbench.bench.subjects import CLASSES, METADATA, open_setting
 from fusionbench.config import Execution, RunConfig
 from fusionbench.progress import SILENT, Progress
@@ -35,12 +36,16 @@ def bench(
     against: Sequence[Against] = ("bare",),
     steps: int | None = None,
     rounds: int = 5,
+    profile: bool = False,
     folds: bool = False,
+    at_once: Sequence[int] = (),
     progress: Progress = SILENT,
 ) -> Report:
     """Measure methods (FUSION or FUSION:LOSS) side by side, each against what is asked for.
 
-    `config` says what they share; its fusion and loss are not looked at. Raises UsageError,
+    `config` says what they share; its fusion and loss are not looked at. `profile`: also where a
+    step's time goes; `folds`: also two folds of each method; `at_once`: also whole runs with so
+    many folds at a time. Raises UsageError,
     PluginError, BackboneError or FusionRefused before anything is measured, RunFailedError for a
     loss that is not finite.
     """
@@ -69,16 +74,24 @@ def bench(
             task.advance()
     with progress.task("measuring", total=(rounds + 1) * len(warm), unit="round") as task:
         lines = measure(warm, steps, rounds, config.batch_size, device, against=held, task=task)
+    found: tuple[Operation, ...] = ()
+    if profile:
+        progress.note("profiling")
+        found = operations([one.subject for one in warm], steps, device)
     whole: list[FoldSpeed] = []
-    if folds:
+    several: list[AtOnce] = []
+    if folds or at_once:
         del warm, makers
         if device.type == "cuda":
             torch.cuda.empty_cache()  # another process is to have it
         speed = next((line.images_per_s for line in lines if line.kind == "bare"), None)
         for name in names:
-            progress.note(f"two folds of {name}")
             of = _of(name, config, device)
-            whole.append(measure_folds(name, of, execution, speed, progress))
+            if folds:
+                progress.note(f"two folds of {name}")
+                whole.append(measure_folds(name, of, execution, speed, progress))
+            if at_once:
+                several += measure_at_once(name, of, execution, at_once, progress)
     return Report(
         date=datetime.now(UTC).isoformat(timespec="minutes"),
         version=__version__,
@@ -93,7 +106,9 @@ def bench(
         steps=steps,
         rounds=rounds,
         lines=tuple(lines),
+        operations=found,
         folds=tuple(whole),
+        at_once=tuple(several),
     )
 
 

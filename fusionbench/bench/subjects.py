@@ -23,7 +23,7 @@ from fusionbench.experiment import load_method
 from fusionbench.fusion import Fusion
 from fusionbench.losses import CombinedLoss, Loss
 from fusionbench.model import FusionModel, build_spec
-from fusionbench.placement import Placement, choose_device, choose_path, choose_placement
+from fusionbench.placement import Placement, choose_device, choose_path, choose_placement, prepare
 
 # PAD-UFES-20, one-hot, as in the MetaBlock authors' code, and its classes.
 METADATA, CLASSES = 81, 6
@@ -72,11 +72,7 @@ def open_setting(config: RunConfig, execution: Execution) -> Setting:
     placement = choose_placement(device, config.precision, backbone)
     # Every subject compiles the same few functions, for a model of its own.
     torch._dynamo.config.cache_size_limit = 256
-    # As in fusionbench.network.
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-    else:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    prepare(device)
     return Setting(config, placement, path)
 
 

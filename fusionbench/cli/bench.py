@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fusionbench.bench.session import Against
 
 SECTIONS = {
-    "What is measured": ("fusion", "backbone", "against", "folds"),
+    "What is measured": ("fusion", "backbone", "against", "profile", "folds", "folds-at-once"),
     "How a step is": (
         *("image-size", "batch-size", "augment", "precision", "optimizer", "device", "step"),
     ),
@@ -28,6 +28,16 @@ _DEFAULTS = {name: field.default for name, field in RunConfig.model_fields.items
 
 def _choice(annotation: Any) -> click.Choice:
     return click.Choice(get_args(annotation))
+
+
+def _numbers(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...]:
+    try:
+        found = [int(part) for part in text.split(",")] if text is not None else []
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a list of whole numbers, as in 1,2,4.") from None
+    if any(number < 1 for number in found):
+        raise click.BadParameter("at least one fold at a time.")
+    return tuple(dict.fromkeys(found))
 
 
 @click.command(
@@ -61,10 +71,23 @@ def _choice(annotation: Any) -> click.Choice:
     "(fp32, eager, contiguous memory; SGMC in its textbook form). May be given twice.",
 )
 @click.option(
+    "--profile",
+    is_flag=True,
+    help="Also tell where a step's time goes, operation by operation (a GPU's kernels).",
+)
+@click.option(
     "--folds",
     is_flag=True,
     help="Also carry out two folds of the drawn dataset: how soon they train, and how fast a run "
     "is with evaluation, checkpoints and records.",
+)
+@click.option(
+    "--folds-at-once",
+    "at_once",
+    metavar="1,2,…",
+    callback=_numbers,
+    help="Also carry out all folds of the drawn dataset with so many at a time, each in a process "
+    "of its own.",
 )
 @click.option(
     "--image-size",
@@ -140,7 +163,9 @@ def bench_command(
     fusions: str,
     backbone: str,
     against: tuple[str, ...],
+    profile: bool,
     folds: bool,
+    at_once: tuple[int, ...],
     device: Device,
     step: Step,
     steps: int | None,
@@ -186,7 +211,9 @@ def bench_command(
         against=cast("tuple[Against, ...]", tuple(dict.fromkeys(against))),
         steps=steps,
         rounds=rounds,
+        profile=profile,
         folds=folds,
+        at_once=at_once,
         progress=progress,
     )
     from fusionbench.bench.report import data

@@ -232,10 +232,9 @@ def _choice(annotation: Any) -> click.Choice:
 @click.option(
     "--checkpoint-every",
     type=click.FloatRange(0),
-    default=0.0,
     metavar="SECONDS",
-    help="Least time between two checkpoints, from which a stopped run goes on. Default: one after "
-    "every epoch; inf: none.",
+    help="Least time between two checkpoints, from which a stopped run goes on; 0: one after every "
+    "epoch, inf: none. Default: after every epoch, where that takes at most 2 % of the time.",
 )
 @plugins_option
 @json_option
@@ -249,7 +248,7 @@ def run_command(
     store: Path,
     existing: Existing,
     save_weights: bool,
-    checkpoint_every: float,
+    checkpoint_every: float | None,
     workers: int | None,
     folds_at_once: int,
     plugins: tuple[Path, ...],

@@ -11,16 +11,27 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from fusionbench.bench.folds import _timed
+from fusionbench.bench.folds import _timed, measure_at_once
 from fusionbench.bench.measure import interleaved, ratio, split
+from fusionbench.bench.operations import REST, SHOWN, most_different
 from fusionbench.bench.plain_loop import bare, reference
 from fusionbench.bench.real_trainer import Method
 from fusionbench.bench.report import data, markdown, tables
-from fusionbench.bench.results import FoldSpeed, Line, Machine, Ratio, Report, Split
+from fusionbench.bench.results import (
+    AtOnce,
+    FoldSpeed,
+    Line,
+    Machine,
+    Operation,
+    Ratio,
+    Report,
+    Split,
+)
 from fusionbench.bench.subjects import built, open_setting
 from fusionbench.cli.bench import bench_command
 from fusionbench.config import Execution, RunConfig
 from fusionbench.experiment import setup
+from fusionbench.fold import open_experiment
 from fusionbench.progress import Task
 
 CPU = torch.device("cpu")
@@ -53,6 +64,7 @@ def test_a_bench_prints_writes_and_counts(tmp_path: Path) -> None:
     assert answer.exception is None and answer.return_value == 0
     for text in ("Training", "A step, in ms", "test_resnet, 32 px, batch 8", "vs reference"):
         assert text in answer.output
+    assert "Operations" not in answer.output and "at once" not in answer.output
     found = json.loads(file.read_text("utf-8"))
     assert [p.name for p in file.parent.iterdir()] == ["cpu.json"]
     lines = {line["name"]: line for line in found["lines"]}
@@ -80,6 +92,8 @@ def test_a_bench_prints_writes_and_counts(tmp_path: Path) -> None:
         (("--output", "speed.txt"), "ends in .md or .json"),
         (("--backbone", "resnet"), "There is no backbone called 'resnet'"),
         (("--batch-size", "1"), "1 is not in the range"),
+        (("--folds-at-once", "two"), "'two' is not a list of whole numbers"),
+        (("--folds-at-once", "2,0"), "at least one fold at a time"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments: tuple[str, ...], message: str) -> None:
@@ -182,6 +196,60 @@ def test_parts_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
         assert getattr(found, name) == pytest.approx(getattr(expected, name))
 
 
+def test_a_profile_tells_what_a_method_does_more(tmp_path: Path) -> None:
+    file = tmp_path / "cpu.json"
+    answer = call(
+        *("--fusion", "none,sgmc", "--backbone", "test_resnet", "--image-size", "32"),
+        *("--batch-size", "8", "--steps", "2", "--rounds", "1", "--device", "cpu"),
+        *("--profile", "--output", str(file)),
+    )
+    assert answer.exception is None and "Operations, in ms" in answer.output
+    # Its own messages would stand between ours.
+    assert "USDT" not in answer.output
+    found = {one["name"]: one["ms"] for one in json.loads(file.read_text("utf-8"))["operations"]}
+    assert REST in found and len(found) <= SHOWN + 1
+    assert all([*ms] == ["bare", "none", "sgmc"] for ms in found.values())
+    assert sum(ms["sgmc"] for ms in found.values()) > sum(ms["none"] for ms in found.values()) > 0
+
+
+def test_operations_that_differ_most_come_first_and_nothing_is_lost() -> None:
+    found = {
+        "bare": {"conv": 10.0, "norm": 3.0, "fill": 0.25},
+        "sgmc": {"conv": 10.5, "norm": 3.0, "bmm": 4.0},
+    }
+    first, second, rest = most_different(found, shown=2)
+    assert first == Operation("bmm", {"bare": 0.0, "sgmc": 4.0})
+    assert second == Operation("conv", {"bare": 10.0, "sgmc": 10.5})
+    assert rest == Operation(REST, {"bare": 3.25, "sgmc": 3.0})
+    assert len(most_different(found, shown=4)) == 4
+
+
+def test_several_folds_at_once_are_timed_as_whole_runs(quick: RunConfig, tmp_path: Path) -> None:
+    """Of a control: its workers need not load PyTorch."""
+    execution = Execution(store=tmp_path / "untouched", device="cpu")
+    config = quick.model_copy(update={"fusion": "missingness", "loss": "", "epochs": 1})
+    (two,) = measure_at_once("missingness", config, execution, (2,))
+    experiment = open_experiment(config, execution)
+    images = sum(len(experiment.rows(fold).train) for fold in experiment.protocol.folds)
+    assert (two.at_once, two.folds, two.epochs, two.of_first) == (2, 3, 1, 1.0)
+    assert two.images_per_s == pytest.approx(images / two.seconds)
+    assert not execution.store.exists()
+
+
+def test_numbers_of_folds_are_held_to_the_first(
+    quick: RunConfig, here: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = {1: 60.0, 2: 40.0, 4: 80.0}
+    monkeypatch.setattr(
+        "fusionbench.bench.folds._in_a_process",
+        lambda work, config, execution, folds, at_once: (20.0, ended[at_once]),
+    )
+    found = measure_at_once("concat", quick, here, (1, 2, 4))
+    assert [(one.at_once, one.seconds, one.of_first) for one in found] == [
+        *((1, 40.0, 1.0), (2, 20.0, 2.0), (4, 60.0, pytest.approx(2 / 3))),
+    ]
+
+
 def test_folds_are_timed_in_a_real_run(quick: RunConfig, tmp_path: Path) -> None:
     execution = Execution(store=tmp_path, folds=(0, 1), device="cpu")
     experiment = setup(quick, execution)
@@ -215,7 +283,12 @@ REPORT = Report(
         Line("sgmc reference", "reference", "ce+self-contrastive", "fp32", "eager, contiguous",
              324.3, 197.3, (324.3,), Split(0, 60, 120, 3)),
     ),
+    operations=(
+        Operation("aten::bmm", {"bare": 0.0, "sgmc": 2.5}),
+        Operation("a_kernel<" + 60 * "x" + ">", {"bare": 15.0, "sgmc": 17.5}),
+    ),
     folds=(FoldSpeed("sgmc", 30, 533, 12.34, 0.567, 2900, 0.725),),
+    at_once=(AtOnce("sgmc", 4, 5, 30, 61.5, 1300, 1.25),),
 )  # fmt: skip
 
 
@@ -223,7 +296,7 @@ def test_markdown_states_what_was_measured_on_what() -> None:
     text = markdown(REPORT, "fusionbench bench --folds")
     tables_end = text.index("\n\nbare:") + 1
     assert [note.split(":")[0] for note in text[tables_end:].strip().split("\n\n")] == [
-        *("bare", "vs", "data", "reference", "first, further"),
+        *("bare", "vs", "data", "reference", "operations", "first, further", "at once"),
     ]
     assert (
         text[:tables_end]
@@ -252,17 +325,31 @@ def test_markdown_states_what_was_measured_on_what() -> None:
 | sgmc | 0.50 | 7.00 | 13.0 | 1.10 | bf16 | compiled+captured |  |
 | sgmc reference | 0.00 | 60.0 | 120 | 3.00 | fp32 | eager, contiguous |  |
 
+### Operations, in ms
+
+|  | bare | sgmc |
+| --- | ---: | ---: |
+| aten::bmm | 0.00 | 2.50 |
+| a_kernel&lt;xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx… | 15.0 | 17.5 |
+| together | 15.0 | 20.0 |
+
 ### Whole folds
 
 |  | epochs | images | first, s | further, s | images/s | vs bare |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: |
 | sgmc | 30 | 533 | 12.3 | 0.57 | 2,900 | 0.725 |
+
+### Folds at once
+
+|  | at once | folds | epochs | seconds | images/s | vs first |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |
+| sgmc | 4 | 5 | 30 | 61.5 | 1,300 | 1.25 |
 """
     )
 
 
 def test_columns_are_there_only_where_they_say_something() -> None:
-    plain = replace(REPORT, lines=REPORT.lines[:1], folds=())
+    plain = replace(REPORT, lines=REPORT.lines[:1], operations=(), folds=(), at_once=())
     (_, first, _), (_, second, _) = tables(plain)
     assert first == ["", "images/s", "ms/step"] and second[-1] == "peak MB"
     assert "reference:" not in markdown(plain) and "Losses" not in markdown(plain)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fusionbench.augment import AUGMENTATIONS
 from fusionbench.backbones import build_backbone
+from fusionbench.placement import choose_placement
 
 BATCH = 32
 Sizes = pytest.mark.parametrize("size", [128, 224])
@@ -54,14 +55,17 @@ def kornia_mild(kornia: Any) -> Any:
 
 @Sizes
 def test_a_bare_training_step(benchmark: Any, size: int) -> None:
-    """Forward, loss and backward of the backbone alone, bf16 and channels-last."""
+    """Forward, loss and backward of the backbone alone, channels-last, in the precision that
+    `auto` is here."""
     torch.manual_seed(0)
-    model = torch.nn.Sequential(build_backbone("resnet18", size).net, torch.nn.Linear(512, 6))
+    backbone = build_backbone("resnet18", size)
+    model = torch.nn.Sequential(backbone.net, torch.nn.Linear(512, 6))
+    autocast = choose_placement(torch.device("cpu"), "auto", backbone).autocast
     model.to(memory_format=torch.channels_last)
     images, target = photographs(size), torch.arange(BATCH) % 6
 
     def step() -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast():
             loss = torch.nn.functional.cross_entropy(model(images), target)
         loss.backward()
         model.zero_grad(set_to_none=True)

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from fusionbench import feed
 from fusionbench.backbones import build_backbone
 from fusionbench.feed import Arrays, Batch, batches
+from fusionbench.placement import choose_placement
 
 CPU = torch.device("cpu")
 # What an H100 takes of ResNet-50 at 224 px, in images/s: the feed must give more.
@@ -125,14 +126,16 @@ def test_against_the_library(benchmark, tmp_path: Path, full: bool, way: str) ->
 def trainer(
     backbone: str, size: int, device: torch.device, *, compiled: bool
 ) -> Callable[[Batch], None]:
-    """A bf16 channels-last training step of the bare backbone."""
+    """A channels-last training step of the bare backbone, in the precision that `auto` is."""
     torch.manual_seed(0)
-    net: nn.Module = build_backbone(backbone, size).net
+    probed = build_backbone(backbone, size)
+    autocast = choose_placement(device, "auto", probed).autocast
+    net: nn.Module = probed.net
     net = net.to(device, memory_format=torch.channels_last).train()
     forward = torch.compile(net, mode="reduce-overhead") if compiled else net
 
     def step(batch: Batch) -> None:
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with autocast():
             value = forward(batch.image.float().div_(255)).float().square().mean()
         value.backward()
         net.zero_grad(set_to_none=False)
@@ -171,7 +174,7 @@ def compare(
     benchmark.extra_info["ms per step, resident"] = round(1000 * resident / steps, 2)
 
 
-@pytest.mark.benchmark(group="streaming 100,000 images beside a step: ResNet-18, 128 px, CPU bf16")
+@pytest.mark.benchmark(group="streaming 100,000 images beside a step: ResNet-18, 128 px, CPU")
 def test_beside_a_step_on_the_cpu(benchmark, large, full: bool) -> None:
     size, batch_size, rounds = (128, 32, 5) if full else (32, 4, 1)
     step = trainer("resnet18", size, CPU, compiled=False)
@@ -184,7 +187,7 @@ def test_beside_a_step_on_the_cpu(benchmark, large, full: bool) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.benchmark(group="streaming 100,000 images beside a step: ResNet-50, 224 px, GPU bf16")
+@pytest.mark.benchmark(group="streaming 100,000 images beside a step: ResNet-50, 224 px, GPU")
 def test_beside_a_step_on_a_gpu(benchmark, large, full: bool) -> None:
     device = torch.device("cuda")
     steps, rounds = (100, 6) if full else (2, 1)
