@@ -16,6 +16,7 @@ from fusionbench.bench.subjects import Subject
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 # Told one by one; what is left is summed up.
 SHOWN = 12
+TURNS = 4
 REST = "all others"
 
 
@@ -25,10 +26,18 @@ def operations(
     """The operations in which the subjects differ most, then the rest, in ms per step.
 
     Of each, only what it takes by itself, not in others that it calls: a column adds up to the
-    work of a step. On a GPU, its kernels; on a CPU, PyTorch's operations. The profiler slows a
-    step; how fast one is, is measured without it.
+    work of a step. On a GPU, its kernels; on a CPU, PyTorch's operations. Subjects take turns, and
+    of each its quickest turn is told. The profiler slows a step; how fast one is, is measured
+    without it.
     """
-    return most_different({s.name: _of_one(s, steps, device) for s in subjects})
+    found: dict[str, dict[str, float]] = {}
+    for _ in range(TURNS):
+        for subject in subjects:
+            turn = _of_one(subject, steps, device)
+            known = found.setdefault(subject.name, turn)
+            if sum(turn.values()) < sum(known.values()):
+                found[subject.name] = turn
+    return most_different(found)
 
 
 def most_different(

@@ -31,8 +31,9 @@ FOLDS = (
     "checkpoints and records included."
 )
 OPERATIONS = (
-    "operations: what each takes by itself, in ms of a step, under the profiler, which slows it; "
-    "those in which the columns differ most, then the sum of the others."
+    "operations: what each takes by itself, in ms of a step, in a subject's quickest turn of "
+    "several under the profiler, which slows it; those in which the columns differ most, then the "
+    "sum of the others."
 )
 AT_ONCE = (
     "at once: folds at a time, each in a process of its own. seconds: of a whole run, from the "
