@@ -57,11 +57,10 @@ def changed(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _a_checkpoint_after_every_epoch() -> Iterator[None]:
-    """However short the epochs are here."""
-    with changed(checkpoints, "SHARE", math.inf):
-        yield
+@pytest.fixture
+def here(here: Execution) -> Execution:
+    """With a checkpoint after every epoch, however short."""
+    return replace(here, checkpoint_every=0)
 
 
 def stop_after(kept: int = 1) -> Any:
@@ -263,7 +262,8 @@ def damage(raw: bytes, how: str) -> bytes:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory, tiny_card: Path) -> bytes:
     """A run's checkpoint."""
-    here = Execution(store=tmp_path_factory.mktemp("written"), folds=(0,), device="cpu")
+    store = tmp_path_factory.mktemp("written")
+    here = Execution(store=store, folds=(0,), device="cpu", checkpoint_every=0)
     with stop_after(1), pytest.raises(Stopped):
         run(tiny(tiny_card), here)
     return checkpoint(tiny(tiny_card), here).read_bytes()

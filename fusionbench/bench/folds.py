@@ -75,21 +75,22 @@ class _Recorded(Task):
         self.watch.folds[-1].recorded = time.time()
 
 
+def leave_warm(config: RunConfig, execution: Execution, progress: Progress = SILENT) -> None:
+    """Leave on the disk what is kept between runs: decoded images, compiled code. Raises what a run
+    raises, and RunFailedError for a fold that failed."""
+    build_images(open_experiment(config, execution, progress), execution, progress)
+    if choose_path(execution.step, choose_device(execution.device)).startswith("compiled"):
+        _in_a_process(_whole, config.model_copy(update={"epochs": 1}), execution, (0,))
+
+
 def measure_folds(
     name: str,
     config: RunConfig,
     execution: Execution,
     bare_images_per_s: float | None,
-    progress: Progress = SILENT,
 ) -> FoldSpeed:
     """Two folds of `config`, whose result is thrown away; `name` is the method's in the report.
-
-    What is kept between runs is there before they begin: decoded images, compiled code.
-
-    Raises what a run raises, and RunFailedError for a fold that failed.
-    """
-    build_images(open_experiment(config, execution, progress), execution, progress)
-    _compile(config, execution)
+    leave_warm() comes before; raises as it does."""
     started, (first, second) = _in_a_process(_timed, config, execution, (0, 1))
     trained = second.images - second.first_batch
     speed = trained / max(second.recorded - second.ready, 1e-9)
@@ -111,13 +112,9 @@ def measure_at_once(
     numbers: Sequence[int],
     progress: Progress = SILENT,
 ) -> list[AtOnce]:
-    """A run of all folds of `config` for each of `numbers` at a time, results thrown away.
-
-    On a CPU every process has its share of the cores. Raises as measure_folds does.
-    """
+    """A run of all folds of `config` for each of `numbers` at a time, results thrown away. On a CPU
+    every process has its share of the cores. leave_warm() comes before; raises as it does."""
     experiment = open_experiment(config, execution, progress)
-    build_images(experiment, execution, progress)
-    _compile(config, execution)
     folds = experiment.protocol.folds
     images = config.epochs * sum(len(experiment.rows(fold).train) for fold in folds)
     found: list[AtOnce] = []
@@ -129,12 +126,6 @@ def measure_at_once(
         first = found[0].images_per_s if found else speed
         found.append(AtOnce(name, number, len(folds), config.epochs, seconds, speed, speed / first))
     return found
-
-
-def _compile(config: RunConfig, execution: Execution) -> None:
-    """Once, so that what is kept of it between runs is there."""
-    if choose_path(execution.step, choose_device(execution.device)).startswith("compiled"):
-        _in_a_process(_whole, config.model_copy(update={"epochs": 1}), execution, (0,))
 
 
 def _in_a_process(

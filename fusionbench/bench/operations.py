@@ -50,7 +50,7 @@ def most_different(
         Operation(name, {subject: times.get(name, 0.0) for subject, times in found.items()})
         for name in sorted(names)
     ]
-    rows.sort(key=lambda row: (-row.spread, -max(row.ms.values(), default=0.0)))
+    rows.sort(key=lambda row: (-row.spread, -max(row.ms.values())))
     rest = rows[shown:]
     if rest:
         sums = {subject: sum(row.ms[subject] for row in rest) for subject in found}

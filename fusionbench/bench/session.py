@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from fusionbench import __version__
-from fusionbench.bench.folds import CPU_EPOCHS, measure_at_once, measure_folds
+from fusionbench.bench.folds import CPU_EPOCHS, leave_warm, measure_at_once, measure_folds
 from fusionbench.bench.machine import describe_machine
 from fusionbench.bench.measure import measure, warm_up
 from fusionbench.bench.operations import operations
@@ -87,9 +87,10 @@ def bench(
         speed = next((line.images_per_s for line in lines if line.kind == "bare"), None)
         for name in names:
             of = _of(name, config, device)
+            leave_warm(of, execution, progress)
             if folds:
                 progress.note(f"two folds of {name}")
-                whole.append(measure_folds(name, of, execution, speed, progress))
+                whole.append(measure_folds(name, of, execution, speed))
             if at_once:
                 several += measure_at_once(name, of, execution, at_once, progress)
     return Report(

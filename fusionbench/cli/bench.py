@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 
-from fusionbench.cli.options import FASTEST, SectionedCommand, json_option, plugins_option
+from fusionbench.cli.options import FASTEST, SectionedCommand, json_option, listed, plugins_option
 from fusionbench.config import Augment, Device, Execution, Precision, RunConfig, Step
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def bench_command(
 
     if output is not None and output.suffix not in SUFFIXES:
         raise click.UsageError(f"--output {output}: give a name that ends in .md or .json.")
-    names = [name.strip() for name in fusions.split(",") if name.strip()]
+    names = listed(fusions)
     if not names:
         raise click.UsageError("--fusion: name at least one method.")
     for name in names:

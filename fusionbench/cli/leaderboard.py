@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fusionbench.cli.options import json_option, plugins_option, store_option
+from fusionbench.cli.options import json_option, listed, plugins_option, store_option
 from fusionbench.cli.table_options import overrides_of, spelled, table_options
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def leaderboard_command(
     from fusionbench.cli.reading import Reading
     from fusionbench.leaderboard import Terminal, render
 
-    names = tuple(m.strip() for m in metrics.split(",") if m.strip()) or None
+    names = tuple(listed(metrics)) or None
     _known_metrics([sort, *(names or ())])
     overrides = overrides_of(options)
     declared = _declared(table, options, plugins)

@@ -46,6 +46,11 @@ class SectionedCommand(click.Command):
                     formatter.write_dl(rows, col_max=width)
 
 
+def listed(text: str) -> list[str]:
+    """The parts of `A, B,C`."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def plugins_option(command: F) -> F:
     return click.option(
         "--plugins",

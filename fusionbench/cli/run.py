@@ -15,6 +15,7 @@ from fusionbench.cli.options import (
     data_option,
     device_options,
     json_option,
+    listed,
     plugins_option,
     step_option,
     store_option,
@@ -267,7 +268,7 @@ def run_command(
     source = click.get_current_context().get_parameter_source
     # Of the options that a recipe states, those that were typed go before it.
     given = {k: v for k, v in fields.items() if source(k) is not ParameterSource.DEFAULT}
-    given["columns"] = tuple(c.strip() for c in columns.split(",") if c.strip())
+    given["columns"] = tuple(listed(columns))
     given["params"] = parse_assignments(assignments)
     recipe = given.pop("recipe", _DEFAULTS["recipe"])
     measured = given.get("precision") == FASTEST

@@ -13,6 +13,7 @@ from fusionbench.cli.options import (
     data_option,
     device_options,
     json_option,
+    listed,
     plugins_option,
     step_option,
     store_option,
@@ -191,7 +192,7 @@ def sweep_command(
 
 def _grid(options: dict[str, Any], plugins: tuple[Path, ...]) -> Table:
     """The table that --fusion and the other lists make."""
-    fusions = _listed(options["fusions"])
+    fusions = listed(options["fusions"])
     if not fusions:
         raise click.UsageError("Name a TABLE, or the methods of a grid: --fusion A,B.")
     if options["small"]:
@@ -206,11 +207,11 @@ def _grid(options: dict[str, Any], plugins: tuple[Path, ...]) -> Table:
         settings["allow_missing_images"] = True
     if params := parse_assignments(options["assignments"]):
         settings["params"] = params
-    backbones = [name for item in options["backbones"] for name in _listed(item)]
+    backbones = [name for item in options["backbones"] for name in listed(item)]
     return grid(
         fusions,
         backbones or [RunConfig.model_fields["backbone"].default],
-        _listed(options["losses"]),
+        listed(options["losses"]),
         dataset=options["dataset"] or RunConfig.model_fields["dataset"].default,
         protocol=options["protocol"],
         seeds=_numbers("seed", options["seeds"]) or [0],
@@ -220,13 +221,9 @@ def _grid(options: dict[str, Any], plugins: tuple[Path, ...]) -> Table:
     )
 
 
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _numbers(option: str, text: str) -> list[int]:
     try:
-        return [int(part) for part in _listed(text)]
+        return [int(part) for part in listed(text)]
     except ValueError:
         raise click.UsageError(f"--{option} {text}: give numbers, as in 0,1.") from None
 

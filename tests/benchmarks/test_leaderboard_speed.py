@@ -26,7 +26,8 @@ try:
 except SystemExit as stop:
     code = stop.code or 0
 # Not getrusage's: on Linux that begins with what the process held that started this one.
-lines = Path("/proc/self/status").read_text().splitlines()
+status = Path("/proc/self/status")
+lines = status.read_text().splitlines() if status.exists() else []
 peak = next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)  # KiB
 used = {"code": code, "peak_mib": peak / 1024, "torch": "torch" in sys.modules}
 print(json.dumps(used), file=sys.stderr)
