@@ -46,7 +46,7 @@ BENCH ?= .benchmarks/measured
 bench: $(VENV)/.installed
 	mkdir -p $(dir $(BENCH))
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$($(BIN)/python -c \
-	  "from fusionbench.at_once import threads_each; print(threads_each(1))")} \
+	  "from fusionbench.runs.process_engine import threads_each; print(threads_each(1))")} \
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only -p no:xdist \
 	  --benchmark-json $(BENCH).json
 	$(BIN)/python tests/benchmarks/as_markdown.py $(BENCH).json $(BENCH).md

@@ -27,17 +27,17 @@ from typing import Any
 
 import numpy as np
 
-from fusionbench.config import Execution
+from fusionbench.config.run_config import Execution
 from fusionbench.progress import SILENT
 from fusionbench.records import Record, Store, run_id
-from fusionbench.sweep import Resources, carry_out, forecast, grid, plan
-from fusionbench.sweep import plan as plan_function
-from fusionbench.sweep.cluster import _Sweep
-from fusionbench.sweep.fold import SteadyStore
-from fusionbench.sweep.ledger import Ledger
-from fusionbench.sweep.plan import Job, plan_of
-from fusionbench.sweep.shipping import Delivery, collected, stored
-from fusionbench.tables import expand
+from fusionbench.runs import Resources, carry_out, forecast, plan
+from fusionbench.runs import plan as plan_function
+from fusionbench.runs.ledger import Ledger
+from fusionbench.runs.plan import Job, plan_of
+from fusionbench.runs.ray_engine import _Sweep
+from fusionbench.runs.shipping import Delivery, collected, stored
+from fusionbench.runs.sweep_fold import SteadyStore
+from fusionbench.tables import expand, grid
 
 OUT = Path(__file__).with_name("scale-measured.md")
 PLANNING = sys.modules[plan_function.__module__]

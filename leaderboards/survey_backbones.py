@@ -15,7 +15,7 @@ from pathlib import Path
 import timm
 import torch
 
-from fusionbench.backbones import survey
+from fusionbench.models.backbones import survey
 
 LIMIT = 150e6  # parameters
 TABLE = Path(__file__).with_name("backbones.csv")

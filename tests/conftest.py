@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fusionbench import registry
-from fusionbench.config import Execution, RunConfig
+from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.data.card import DatasetCard
 from fusionbench.data.locate import find_data, open_card
+from fusionbench.plugin import registry
 
 # One thread per process: the suite runs in parallel, and threads that wait for each other cost
 # more than they bring at these sizes.

@@ -18,10 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fusionbench import checkpoints, network, train
-from fusionbench.config import Execution
-from fusionbench.sweep import carry_out, plan
+from fusionbench.config.run_config import Execution
+from fusionbench.runs import carry_out, plan
+from fusionbench.runs import network_trainer as network
 from fusionbench.tables import read_table
+from fusionbench.training import checkpoints
+from fusionbench.training import loop as train
 
 
 def sweep(table: Path, execution: Execution, log: Path, name: str) -> None:

@@ -11,7 +11,7 @@ SOURCE = '''
 """Says the commonest class, and leaves a trace."""
 import os, time
 from sklearn.dummy import DummyClassifier
-from fusionbench.controls import Control
+from fusionbench.plugin.control import Control
 
 class Traced(Control):
     def __init__(self, *, log: str = "", number: int = 0, seconds: float = 0.0, fails: str = ""):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fusionbench.metrics import compute, confusion
+from fusionbench.metrics.compute import compute, confusion
 from fusionbench.records import (
     Failure,
     Level,

@@ -1,6 +1,6 @@
 """Augmentation that draws as it goes, frozen: what every seed must go on giving, to the bit.
 
-It was fusionbench.augment before drawing and applying were apart. Nothing here is to be improved.
+It was training.augment before drawing and applying were apart. Nothing here is to be improved.
 """
 
 from __future__ import annotations

@@ -17,14 +17,16 @@ import pytest
 from made_up_control import Traced
 from work_at_once import work
 
-from fusionbench.at_once import UnexpectedError, WorkerLostError, Workers, threads_each, workers
 from fusionbench.cli.run import summary
-from fusionbench.config import Execution, RunConfig
+from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import UsageError
 from fusionbench.progress import SILENT, Progress, Task
 from fusionbench.records import BusyError, Store
-from fusionbench.run import run
-from fusionbench.sweep import carry_out, grid, plan
+from fusionbench.runs import carry_out, plan
+from fusionbench.runs import process_engine as workers
+from fusionbench.runs.process_engine import UnexpectedError, WorkerLostError, Workers, threads_each
+from fusionbench.runs.run import run
+from fusionbench.tables import grid
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes")
 
@@ -229,7 +231,7 @@ DIES = '''
 import os, signal
 from pathlib import Path
 from sklearn.dummy import DummyClassifier
-from fusionbench.controls import Control
+from fusionbench.plugin.control import Control
 
 class Dies(Control):
     def __init__(self, *, seed: int = 0, marker: str = "", how: str = ""):
@@ -254,7 +256,7 @@ class _Dies(DummyClassifier):
 
 
 def unlucky(tmp_path: Path, card: Path, how: str) -> tuple[RunConfig, Execution, Path]:
-    from fusionbench.run import open_experiment
+    from fusionbench.runs.run import open_experiment
 
     plugin, marker = tmp_path / "dies.py", tmp_path / "marker"
     plugin.write_text(DIES, encoding="utf-8")

@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from fusionbench.augment import AUGMENTATIONS, gaussian_blur, shift_hue_saturation
+from fusionbench.training.augment import AUGMENTATIONS, gaussian_blur, shift_hue_saturation
 
 none, flip, mild, metablock_2021 = (
     AUGMENTATIONS[name] for name in ("none", "flip", "mild", "metablock-2021")

@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from fusionbench.augment import AUGMENTATIONS, Augmentation
+from fusionbench.training.augment import AUGMENTATIONS, Augmentation
 
 STATIC = [name for name, augment in AUGMENTATIONS.items() if augment.static]
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -12,8 +12,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from fusionbench.backbones import Backbone, _layout, build_backbone, survey
 from fusionbench.errors import BackboneError, PluginError, UsageError
+from fusionbench.models.backbones import Backbone, _layout, build_backbone, survey
 
 LAYOUTS = {
     "test_resnet": "NCHW",
@@ -268,7 +268,7 @@ def test_timm_models_are_created_in_one_place_only() -> None:
 
 
 def test_importing_the_registry_costs_no_timm() -> None:
-    code = "import sys, fusionbench.registry, fusionbench.config; assert 'timm' not in sys.modules"
+    code = "import sys, fusionbench.plugin.registry; assert 'timm' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusionbench import metrics
-from fusionbench.calibration import (
+from fusionbench.metrics.calibration import (
     COLDEST,
     HOTTEST,
     apply_temperature,
@@ -20,6 +19,7 @@ from fusionbench.calibration import (
     reliability,
     scaled,
 )
+from fusionbench.metrics.compute import compute as metrics
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -154,7 +154,7 @@ def test_bad_rows_are_named() -> None:
 
 def test_importing_costs_no_scipy() -> None:
     code = (
-        "import sys; import fusionbench.calibration, fusionbench.lesions;"
+        "import sys; import fusionbench.metrics.calibration, fusionbench.metrics.lesions;"
         "bad = {'sklearn', 'scipy', 'torch', 'pandas'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from fusionbench.cli import run as run_module
 from fusionbench.cli.options import DEVICES
-from fusionbench.config import (
+from fusionbench.config.run_config import (
     Device,
     RunConfig,
     literal_params,

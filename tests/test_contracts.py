@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fusionbench import registry
-from fusionbench.controls import Control
-from fusionbench.fusion import Fusion
-from fusionbench.losses import Loss
-from fusionbench.testing import (
+from fusionbench.contract import (
     CONTROL_CHECKS,
     FUSION_CHECKS,
     LOSS_CHECKS,
@@ -18,6 +14,10 @@ from fusionbench.testing import (
     check_fusion,
     check_loss,
 )
+from fusionbench.plugin import registry
+from fusionbench.plugin.control import Control
+from fusionbench.plugin.fusion import Fusion
+from fusionbench.plugin.loss import Loss
 
 FUSIONS = sorted(registry.discover("fusions"))
 LOSSES = sorted(registry.discover("losses"))
@@ -114,7 +114,7 @@ def test_nothing_registered_goes_without_a_contract() -> None:
 
 
 def test_micro_backbones_are_of_different_layouts() -> None:
-    from fusionbench.backbones import build_backbone
+    from fusionbench.models.backbones import build_backbone
 
     kinds = set()
     for name in MICRO_BACKBONES:

@@ -13,20 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from fusionbench import registry, tabular
-from fusionbench.config import Execution, RunConfig
+from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import PluginError, UsageError
+from fusionbench.plugin import registry
 from fusionbench.progress import SILENT
 from fusionbench.records import Store
-from fusionbench.run import open_experiment, run
-from fusionbench.study import swapped
+from fusionbench.runs import control_study as tabular
+from fusionbench.runs.run import open_experiment, run
+from fusionbench.runs.study import swapped
 
 CONTROLS = sorted(registry.discover("controls"))
 
 SEES_NO_CLASS = '''
 """Always says the same."""
 from sklearn.dummy import DummyClassifier
-from fusionbench.controls import Control
+from fusionbench.plugin.control import Control
 class Same(Control):
     def __init__(self, *, strategy: str = "prior") -> None:
         self.strategy = strategy

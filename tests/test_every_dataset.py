@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusionbench.config import Execution, RunConfig
+from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import DataError
 from fusionbench.leaderboard import blocks
 from fusionbench.records import Store
-from fusionbench.run import run
+from fusionbench.runs.run import run
 
 SHELLS = """
 name = "shells"

@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusionbench import feed
-from fusionbench.feed import Arrays, Batch, batches, place, sizes
+from fusionbench.training import feed
+from fusionbench.training.feed import Arrays, Batch, batches, place, sizes
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")

@@ -10,12 +10,12 @@ import pytest
 import torch
 from test_step import METHODS, batch, built, train
 
-from fusionbench.augment import AUGMENTATIONS
-from fusionbench.config import Execution, RunConfig, StepPath
-from fusionbench.feed import Arrays, batches
-from fusionbench.placement import Placement
-from fusionbench.run import run
-from fusionbench.step import TrainingStep
+from fusionbench.config.run_config import Execution, RunConfig, StepPath
+from fusionbench.runs.run import run
+from fusionbench.training.augment import AUGMENTATIONS
+from fusionbench.training.feed import Arrays, batches
+from fusionbench.training.placement import Placement
+from fusionbench.training.step import TrainingStep
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 GPU = Placement(torch.device("cuda"), "fp32")

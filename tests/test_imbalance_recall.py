@@ -18,16 +18,16 @@ import torch
 from sklearn.metrics import accuracy_score, recall_score
 from torch import Tensor, nn
 
-from fusionbench import registry
-from fusionbench.augment import AUGMENTATIONS
-from fusionbench.config import RunConfig
-from fusionbench.data.synthetic_truth import CLASSES, Knobs, sample
-from fusionbench.feed import Arrays
-from fusionbench.fusion import Spec
-from fusionbench.losses import CombinedLoss, Loss, Output
-from fusionbench.placement import Placement
-from fusionbench.step import TrainingStep
-from fusionbench.train import fit, predict
+from fusionbench.config.run_config import RunConfig
+from fusionbench.data.synthetic.truth import CLASSES, Knobs, sample
+from fusionbench.plugin import registry
+from fusionbench.plugin.fusion import Spec
+from fusionbench.plugin.loss import CombinedLoss, Loss, Output
+from fusionbench.training.augment import AUGMENTATIONS
+from fusionbench.training.feed import Arrays
+from fusionbench.training.loop import fit, predict
+from fusionbench.training.placement import Placement
+from fusionbench.training.step import TrainingStep
 
 SEEDS = (0, 1, 2)
 TRAIN, TEST = 1500, 6000  # lesions

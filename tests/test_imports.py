@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -45,8 +47,8 @@ def test_every_contract_is_kept() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [
-        ("data/rows.py", "def f():\n    import torch", "may import torch"),
-        ("registry.py", "from fusionbench.data import card", "imports point down"),
+        ("data/csv_rows.py", "def f():\n    import torch", "may import torch"),
+        ("plugin/registry.py", "from fusionbench.data import card", "imports point down"),
     ],
 )
 def test_the_contracts_see_a_breach(copy: Path, module: str, line: str, contract: str) -> None:
@@ -75,3 +77,20 @@ def test_no_module_is_named_for_nothing() -> None:
     names = {path.relative_to(CHECKOUT) for f in folders for path in f.rglob("*.py")}
     assert len(names) > 50
     assert not [n for n in names if {*n.with_suffix("").parts} & VAGUE]
+
+
+def test_no_file_stem_and_no_class_name_is_used_twice() -> None:
+    """Whoever looks a name up finds one place. Commands are named for what they show; `__init__`
+    and `schema` say what they are by their folder."""
+    package = CHECKOUT / "fusionbench"
+    files = [p for p in package.rglob("*.py") if p.relative_to(package).parts[0] != "cli"]
+    stems = Counter(p.stem for p in files if p.stem not in ("__init__", "schema"))
+    assert len(stems) > 100
+    assert not [stem for stem, n in stems.items() if n > 1]
+    classes = Counter(
+        node.name
+        for path in package.rglob("*.py")
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    )
+    assert not [name for name, n in classes.items() if n > 1]

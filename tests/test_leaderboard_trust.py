@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from made_up_records import control, identity, record
 from rich.console import Console
 
+from fusionbench.config.recipe import configure
 from fusionbench.leaderboard import (
     Block,
     Row,
@@ -30,7 +31,6 @@ from fusionbench.leaderboard import (
 )
 from fusionbench.leaderboard.marks import SIGN, alike
 from fusionbench.leaderboard.published import PublishedRow, Value
-from fusionbench.recipes import configure
 from fusionbench.records import Record
 
 CE: dict[str, Any] = {

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusionbench.lesions import by_lesion
+from fusionbench.metrics.lesions import by_lesion
 
 K = 3
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fusionbench.backbones import build_backbone
 from fusionbench.errors import PluginError
-from fusionbench.fusion import Fusion, Spec, Stage
-from fusionbench.model import FusionModel, build_spec
+from fusionbench.models.backbones import build_backbone
+from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.plugin.fusion import Fusion, Spec, Stage
 
 
 class Recorder(Fusion):

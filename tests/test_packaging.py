@@ -92,7 +92,7 @@ def test_an_installed_fusionbench_lists_what_the_checkout_lists(site: Path, tmp_
     )
     assert json.loads(there) == json.loads(here)
     assert there == here
-    code = "import fusionbench.registry as r; print(r.builtin_root())"
+    code = "import fusionbench.plugin.registry as r; print(r.builtin_root())"
     root = call([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(site)).strip()
     assert root == str(site / "fusionbench" / "builtin")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusionbench import placement
-from fusionbench.backbones import Backbone, build_backbone
 from fusionbench.cli import main
 from fusionbench.errors import UsageError
-from fusionbench.placement import Placement, choose_device, choose_placement, has_depthwise
+from fusionbench.models.backbones import Backbone, build_backbone
+from fusionbench.training import placement
+from fusionbench.training.placement import Placement, choose_device, choose_placement, has_depthwise
 
 CPU = torch.device("cpu")
 

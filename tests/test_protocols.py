@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fusionbench.data.card import DatasetCard, ProtocolSpec, read_card
 from fusionbench.errors import DataError, UsageError
+from fusionbench.plugin.registry import builtin_root
 from fusionbench.protocols import (
     find_protocol,
     hash_of,
@@ -25,7 +26,6 @@ from fusionbench.protocols import (
     read_split,
     write_split,
 )
-from fusionbench.registry import builtin_root
 
 DATASETS = builtin_root() / "datasets"
 COMMITTED = {

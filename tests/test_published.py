@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from made_up_records import finished, record
 from rich.console import Console
 
-from fusionbench import registry
 from fusionbench.cli import cli
 from fusionbench.errors import DataError
 from fusionbench.leaderboard import (
@@ -36,7 +35,8 @@ from fusionbench.leaderboard import (
     published,
     render,
 )
-from fusionbench.metrics import describe
+from fusionbench.metrics.compute import describe
+from fusionbench.plugin import registry
 from fusionbench.records import Store
 
 ROOT = Path(__file__).parents[1]

@@ -20,13 +20,14 @@ from typing import Any
 import pytest
 from made_up_control import Traced
 
-from fusionbench.config import Execution
+from fusionbench.config.run_config import Execution
 from fusionbench.errors import UsageError
 from fusionbench.progress import SILENT, Progress, Task
 from fusionbench.records import Store
-from fusionbench.sweep import Resources, carry_out, grid, plan
-from fusionbench.sweep.cluster import wants
-from fusionbench.sweep.connection import connected
+from fusionbench.runs import Resources, carry_out, plan
+from fusionbench.runs.ray_connection import connected
+from fusionbench.runs.ray_engine import wants
+from fusionbench.tables import grid
 
 needs_ray = pytest.mark.skipif(
     __import__("importlib.util").util.find_spec("ray") is None,
@@ -37,7 +38,7 @@ ONE = Resources(cpus=1)
 SCALE = '''
 """Learned scaling of the image features."""
 import torch
-from fusionbench.fusion import Fusion
+from fusionbench.plugin.fusion import Fusion
 class Scale(Fusion):
     def __init__(self, spec, *, first: float = 1.0):
         super().__init__(spec)
@@ -274,7 +275,7 @@ def test_where_no_cluster_is_it_says_so_at_once(
 
 
 def test_what_a_run_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fusionbench.sweep.cluster.own_threads", lambda: 3)
+    monkeypatch.setattr("fusionbench.runs.ray_engine.own_threads", lambda: 3)
     network: Any = SimpleNamespace(study=SimpleNamespace(images=lambda: None))
     control: Any = SimpleNamespace(study=SimpleNamespace())
     own, quarter = Resources(), Resources(gpus=0.25, cpus=2, memory=8 << 30)

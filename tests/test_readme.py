@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fusionbench import registry
-from fusionbench.testing import assert_ok, check_file
+from fusionbench.contract import assert_ok, check_file
+from fusionbench.plugin import registry
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -16,18 +16,8 @@ from click.testing import CliRunner
 from sklearn.metrics import log_loss
 from test_sampling import FIRST_RUN_ID, made_up_experiment
 
-from fusionbench import registry
-from fusionbench.backbones import build_backbone
 from fusionbench.cli import run as run_module
-from fusionbench.config import ADDED_LATER, Execution, RunConfig
-from fusionbench.errors import UsageError
-from fusionbench.experiment import load_method, setup
-from fusionbench.fusion import Fusion, Spec
-from fusionbench.losses import Loss, Output
-from fusionbench.metrics import balanced_nll
-from fusionbench.model import FusionModel, build_spec
-from fusionbench.protocols import Fold
-from fusionbench.recipes import (
+from fusionbench.config.recipe import (
     NOT_TRAINING,
     TRAINING,
     changes,
@@ -37,7 +27,17 @@ from fusionbench.recipes import (
     read_recipe,
     recipe_names,
 )
-from fusionbench.run import run
+from fusionbench.config.run_config import ADDED_LATER, Execution, RunConfig
+from fusionbench.errors import UsageError
+from fusionbench.metrics.compute import balanced_nll
+from fusionbench.models.backbones import build_backbone
+from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.plugin import registry
+from fusionbench.plugin.fusion import Fusion, Spec
+from fusionbench.plugin.loss import Loss, Output
+from fusionbench.protocols import Fold
+from fusionbench.runs.network_study import load_method, setup
+from fusionbench.runs.run import run
 
 # Small enough to train in a test.
 TINY = {
@@ -181,7 +181,7 @@ def test_the_command_line_knows_what_was_typed(
         seen.append(config)
         raise UsageError("far enough")
 
-    monkeypatch.setattr("fusionbench.run.run", listening)
+    monkeypatch.setattr("fusionbench.runs.run.run", listening)
     words = ["run", "--dataset", "synthetic", "--recipe", "metablock-2021"]
     said = [
         CliRunner().invoke(cli, [*words, *more]).stderr

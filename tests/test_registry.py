@@ -10,24 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from fusionbench import registry
 from fusionbench.errors import PluginError, UsageError
-from fusionbench.fusion import Fusion
-from fusionbench.losses import Loss
+from fusionbench.plugin import registry
+from fusionbench.plugin.fusion import Fusion
+from fusionbench.plugin.loss import Loss
 
 CHECKOUT = Path(__file__).parents[1]
 PLUGIN = '''"""{summary}
 
 More about it.
 """
-from fusionbench.fusion import Fusion
+from fusionbench.plugin.fusion import Fusion
 {extra}
 
 class {cls}(Fusion):
     def __init__(self, spec, *, hidden: int = {hidden}, stages: tuple[int, ...] = (1, 2)):
         super().__init__(spec)
 '''
-LOSS = "from fusionbench.losses import Loss\n\nclass Mine(Loss):\n    pass\n"
+LOSS = "from fusionbench.plugin.loss import Loss\n\nclass Mine(Loss):\n    pass\n"
 
 
 def write(path: Path, text: str = PLUGIN, **words: object) -> Path:
@@ -138,7 +138,9 @@ def test_an_import_that_fails_shows_the_plugins_own_traceback(tmp_path: Path) ->
 
 
 def test_a_plugin_defines_exactly_one_public_class(tmp_path: Path) -> None:
-    two = "from fusionbench.fusion import Fusion\nclass A(Fusion): ...\nclass B(Fusion): ...\n"
+    two = (
+        "from fusionbench.plugin.fusion import Fusion\nclass A(Fusion): ...\nclass B(Fusion): ...\n"
+    )
     (tmp_path / "two.py").write_text(two)
     (tmp_path / "helped.py").write_text(two.replace("class B", "class _B"))
     found = registry.discover("fusions", [tmp_path])
@@ -161,7 +163,9 @@ def test_a_flat_folder_tells_kinds_by_base_class(tmp_path: Path) -> None:
     write(tmp_path / "gate.py")
     write(tmp_path / "margin.py", LOSS)
     write(tmp_path / "notes.py", "x = 1\n")
-    write(tmp_path / "qualified.py", "import fusionbench.fusion as f\nclass A(f.Fusion): ...\n")
+    write(
+        tmp_path / "qualified.py", "import fusionbench.plugin.fusion as f\nclass A(f.Fusion): ...\n"
+    )
     fusions = set(registry.discover("fusions", [tmp_path])) - set(registry.discover("fusions"))
     losses = set(registry.discover("losses", [tmp_path])) - set(registry.discover("losses"))
     assert (fusions, losses) == ({"gate", "qualified"}, {"margin"})

@@ -20,19 +20,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from fusionbench import checkpoints, train
-from fusionbench.checkpoint_file import CheckpointError, pieces, read
-from fusionbench.checkpoints import Keeper, State
-from fusionbench.config import Execution, RunConfig
+from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.progress import Progress
 from fusionbench.records import Record, Store
 from fusionbench.records.leftovers import checkpoints as stopped
 from fusionbench.records.leftovers import leftovers, remove
 from fusionbench.records.verify import verify
-from fusionbench.run import open_experiment, run
-from fusionbench.step import TrainingStep
-from fusionbench.sweep import plan
+from fusionbench.runs import plan
+from fusionbench.runs.run import open_experiment, run
 from fusionbench.tables import read_table
+from fusionbench.training import checkpoints
+from fusionbench.training import loop as train
+from fusionbench.training.checkpoint_file import CheckpointError, pieces, read
+from fusionbench.training.checkpoints import Keeper, State
+from fusionbench.training.step import TrainingStep
 
 
 class Stopped(BaseException):
@@ -420,7 +421,7 @@ def test_a_failed_run_leaves_no_checkpoint(
     path = tmp_path / "late.py"
     path.write_text(
         '"""Loses its mind in its second epoch."""\n'
-        "from fusionbench.fusion import Fusion\n"
+        "from fusionbench.plugin.fusion import Fusion\n"
         "class Late(Fusion):\n"
         "    steps = 0\n"
         "    def fuse(self, image, meta):\n"

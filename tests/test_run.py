@@ -13,19 +13,19 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import balanced_accuracy_score
 
-from fusionbench.config import Execution, RunConfig
+from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import DataError, UsageError
-from fusionbench.experiment import setup
-from fusionbench.fusion import FusionRefused
-from fusionbench.placement import Placement
+from fusionbench.plugin.fusion import FusionRefused
 from fusionbench.progress import SILENT
 from fusionbench.records import Store
-from fusionbench.run import run
+from fusionbench.runs.network_study import setup
+from fusionbench.runs.run import run
+from fusionbench.training.placement import Placement
 
 EXPLODES = '''
 """Loses its mind after two steps."""
 import torch
-from fusionbench.fusion import Fusion
+from fusionbench.plugin.fusion import Fusion
 class Explodes(Fusion):
     steps = 0
     def fuse(self, image, meta):
@@ -36,7 +36,7 @@ class Explodes(Fusion):
 
 RAISES = '''
 """Raises in the middle of training."""
-from fusionbench.fusion import Fusion
+from fusionbench.plugin.fusion import Fusion
 class Raises(Fusion):
     def fuse(self, image, meta):
         if self.training:
@@ -47,7 +47,7 @@ class Raises(Fusion):
 GREEDY = '''
 """Runs out of memory above {limit} images."""
 import torch
-from fusionbench.fusion import Fusion
+from fusionbench.plugin.fusion import Fusion
 class Greedy(Fusion):
     def fuse(self, image, meta):
         if len(image) > {limit}:
@@ -106,7 +106,9 @@ def test_a_finished_fold_is_never_computed_again(
 ) -> None:
     first = run(quick, here).records[0]
     with monkeypatch.context() as patch:
-        patch.setattr("fusionbench.network.fit", lambda *a, **k: pytest.fail("trained again"))
+        patch.setattr(
+            "fusionbench.runs.network_trainer.fit", lambda *a, **k: pytest.fail("trained again")
+        )
         assert run(quick, here).records[0] == first
         with pytest.raises(UsageError, match=r"in .* already"):
             run(quick, replace(here, existing="fail"))
@@ -272,8 +274,8 @@ def test_leaky_protocols_and_dropped_rows_are_marked(quick: RunConfig, here: Exe
 def test_weights_are_saved_on_request_and_give_the_same_predictions(
     quick: RunConfig, here: Execution
 ) -> None:
-    from fusionbench.feed import Arrays
-    from fusionbench.train import predict
+    from fusionbench.training.feed import Arrays
+    from fusionbench.training.loop import predict
 
     record = run(quick, replace(here, save_weights=True)).records[0]
     store, experiment = Store(here.store), setup(quick, here)
@@ -303,7 +305,7 @@ def test_it_learns(quick: RunConfig, here: Execution) -> None:
 
 
 def test_every_schedule_and_the_averaged_weights_run(quick: RunConfig, here: Execution) -> None:
-    from fusionbench.optimizers import SCHEDULES
+    from fusionbench.training.optimizers import SCHEDULES
 
     config = quick.model_copy(update={"epochs": 1, "ema": 0.9, "clip_grad": 1.0})
     for schedule in SCHEDULES:

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusionbench import config as config_module
-from fusionbench.config import ADDED_LATER, Execution, RunConfig
-from fusionbench.experiment import Experiment, setup
+from fusionbench.config.run_config import ADDED_LATER, Execution, RunConfig
 from fusionbench.protocols import Fold
 from fusionbench.records import Store
-from fusionbench.run import run
-from fusionbench.sampling import epoch_rows, row_odds
+from fusionbench.runs.network_study import Experiment, setup
+from fusionbench.runs.run import run
+from fusionbench.training.sampling import epoch_rows, row_odds
 
 LABELS = np.repeat([0, 1, 2], [1600, 400, 25])
 ROWS = np.arange(len(LABELS)) * 3 + 7  # positions in a larger table
@@ -102,7 +102,7 @@ def test_training_draws_as_the_sampler_says(
         seen.append((rows, labels, name, drawn))
         return drawn
 
-    from fusionbench import train
+    from fusionbench.training import loop as train
 
     batches = train.batches
 
@@ -148,7 +148,7 @@ def test_a_loss_is_told_when_each_epoch_begins(
     path = tmp_path / "told.py"
     path.write_text(
         "import torch\n"
-        "from fusionbench.losses import Loss\n"
+        "from fusionbench.plugin.loss import Loss\n"
         "class Told(Loss):\n"
         "    def __init__(self, spec):\n"
         "        super().__init__(spec)\n"
@@ -237,6 +237,6 @@ def test_a_setting_is_left_out_only_while_it_has_its_default(
 ) -> None:
     assert set(ADDED_LATER) <= set(config_module.RunConfig.model_fields)
     fold = cast(Fold, SimpleNamespace(index=0))
-    monkeypatch.setattr("fusionbench.experiment.ADDED_LATER", ("sampler", "ema"))
+    monkeypatch.setattr("fusionbench.runs.network_study.ADDED_LATER", ("sampler", "ema"))
     assert "ema" not in made_up_experiment().identity(fold)["settings"]
     assert made_up_experiment(ema=0.9).identity(fold)["settings"]["ema"] == 0.9

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from fusionbench import registry
+from fusionbench.contract import assert_ok, check_fusion, load_file
 from fusionbench.errors import UsageError
-from fusionbench.scaffold import write_plugin
-from fusionbench.testing import assert_ok, check_fusion, load_file
+from fusionbench.plugin import registry
+from fusionbench.plugin.scaffold import write_plugin
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -53,8 +53,8 @@ def test_new_files_are_clean_to_the_linter(kind: str, name: str, tmp_path: Path)
 def test_a_new_loss_is_the_formula_it_states(tmp_path: Path) -> None:
     import torch
 
-    from fusionbench.fusion import Spec, Stage
-    from fusionbench.losses import Output
+    from fusionbench.plugin.fusion import Spec, Stage
+    from fusionbench.plugin.loss import Output
 
     plugin, _ = write_plugin("loss", "focal-like", tmp_path)
     cls = load_file(plugin)[1]
@@ -112,5 +112,7 @@ def test_taken_names_and_existing_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_scaffold_imports_no_torch() -> None:
-    code = "import sys, fusionbench.scaffold; assert not {'torch', 'timm'} & set(sys.modules)"
+    code = (
+        "import sys, fusionbench.plugin.scaffold; assert not {'torch', 'timm'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CHECKOUT)

@@ -13,21 +13,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from traced import traced
 
-from fusionbench import registry
-from fusionbench.augment import AUGMENTATIONS
-from fusionbench.backbones import build_backbone
-from fusionbench.config import Execution, RunConfig, StepPath
+from fusionbench.config.run_config import Execution, RunConfig, StepPath
 from fusionbench.errors import UsageError
-from fusionbench.feed import Arrays
-from fusionbench.fusion import Fusion, Spec
-from fusionbench.losses import CombinedLoss, Loss, Output
-from fusionbench.model import FusionModel, build_spec
-from fusionbench.placement import Placement
+from fusionbench.models.backbones import build_backbone
+from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.plugin import registry
+from fusionbench.plugin.fusion import Fusion, Spec
+from fusionbench.plugin.loss import CombinedLoss, Loss, Output
 from fusionbench.progress import Progress
 from fusionbench.records import Store
-from fusionbench.run import run
-from fusionbench.step import TrainingStep
-from fusionbench.train import predict
+from fusionbench.runs.run import run
+from fusionbench.training.augment import AUGMENTATIONS
+from fusionbench.training.feed import Arrays
+from fusionbench.training.loop import predict
+from fusionbench.training.placement import Placement
+from fusionbench.training.step import TrainingStep
 
 CPU = Placement(torch.device("cpu"), "fp32")
 SIZE, FEATURES, CLASSES = 32, 7, 3
@@ -393,7 +393,7 @@ def test_the_record_keeps_the_path_that_was_taken(quick: RunConfig, here: Execut
     plugin.write_text(
         '"""Cannot be compiled."""\n'
         "import torch\n"
-        "from fusionbench.fusion import Fusion\n\n\n"
+        "from fusionbench.plugin.fusion import Fusion\n\n\n"
         "class Reads(Fusion):\n"
         '    """Grows in Python."""\n\n'
         "    def __init__(self, spec):\n"

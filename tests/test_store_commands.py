@@ -19,8 +19,8 @@ from made_up_records import failed, finished
 from safetensors.numpy import save
 
 from fusionbench.errors import FusionbenchError, RecordError, UsageError
-from fusionbench.lesions import by_lesion
-from fusionbench.metrics import compute
+from fusionbench.metrics.compute import compute
+from fusionbench.metrics.lesions import by_lesion
 from fusionbench.records import BusyError, Level, Record, Store
 from fusionbench.records.leftovers import failures, leftovers, remove, weights
 from fusionbench.records.merge import compare, merge

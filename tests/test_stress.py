@@ -17,20 +17,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fusionbench.config import Execution, RunConfig
+from fusionbench.analysis.stress import Report, render, reopen, stress, to_data
+from fusionbench.analysis.stress.scenarios import SHARES, Cells, scenarios
+from fusionbench.analysis.stress.stress_report import flip, spread
+from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.data.card import Column
 from fusionbench.data.encoder import ENCODINGS, MISSING, Encoding, MetadataEncoder, Missing
 from fusionbench.errors import RecordError, UsageError
-from fusionbench.experiment import setup
-from fusionbench.feed import Arrays
-from fusionbench.metrics import compute
-from fusionbench.network import trainer
+from fusionbench.metrics.compute import compute
 from fusionbench.records import Record, Store
-from fusionbench.run import run
-from fusionbench.stress import Report, render, reopen, stress, to_data
-from fusionbench.stress.report import flip, spread
-from fusionbench.stress.scenarios import SHARES, Cells, scenarios
-from fusionbench.train import predict
+from fusionbench.runs.network_study import setup
+from fusionbench.runs.network_trainer import trainer
+from fusionbench.runs.run import run
+from fusionbench.training.feed import Arrays
+from fusionbench.training.loop import predict
 
 COLUMNS = (
     Column(name="age", kind="numeric"),
@@ -199,7 +199,7 @@ def test_with_nothing_withheld_the_record_comes_back_exactly(name: str, finished
 def test_every_scenario_is_what_predict_says_of_a_table_with_those_cells_emptied(
     name: str, finished
 ) -> None:
-    """Oracle: the run's own way, fusionbench.train.predict, on an encoded table that was emptied
+    """Oracle: the run's own way, training.loop.predict, on an encoded table that was emptied
     by hand before encoding. The weights are loaded here."""
     store, config = finished[name]
     report = stressed(store, record_of(store, config.fusion).run_id, config)
@@ -301,7 +301,7 @@ def test_an_image_only_method_is_flat_and_stands_beside_the_others(finished) -> 
 ONLY_BLEED = '''
 """Malignant or benign from one answer; the image is not looked at."""
 import torch
-from fusionbench.fusion import Fusion
+from fusionbench.plugin.fusion import Fusion
 class OnlyBleed(Fusion):
     def fuse(self, image, meta):
         yes = self.spec.groups["bleed"][1]  # bleed=False, bleed=True
@@ -381,7 +381,7 @@ def test_metadata_dropout_flattens_the_curve(
         warmup_epochs=0, columns=("bleed", "elevation", "region", "gender", "age"),
     )  # fmt: skip
     execution = Execution(store=tmp_path / "store", folds=(0,), device="cpu", save_weights=True)
-    monkeypatch.setattr("fusionbench.run.verdict_of", lambda *a, **k: "")  # quicker
+    monkeypatch.setattr("fusionbench.runs.run.verdict_of", lambda *a, **k: "")  # quicker
     at_once, on_the_way = [], []  # rise with everything withheld; mean rise along the curve
     for rate in (0.0, 0.5):
         reports = []
@@ -457,7 +457,7 @@ def test_what_differs_now_is_said(
     with pytest.raises(UsageError, match="the data here are not those"):
         reopen(record, execution, str(other))
 
-    monkeypatch.setattr("fusionbench.registry.source_hash", lambda entry: "0" * 16)
+    monkeypatch.setattr("fusionbench.plugin.registry.source_hash", lambda entry: "0" * 16)
     with pytest.raises(UsageError, match=r"stale: concat, ce has changed"):
         reopen(record, execution, config.dataset)
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusionbench.analysis.subgroups import attributes, comparable, compare, gaps, group_values
 from fusionbench.data.card import DatasetCard, Subgroup, read_card
 from fusionbench.data.locate import find_data
 from fusionbench.data.table import Table, load_table
 from fusionbench.errors import DataError
 from fusionbench.stats import Pooled
-from fusionbench.subgroups import attributes, comparable, compare, gaps, group_values
 
 CLASSES = ("ACK", "BCC", "MEL")
 K = len(CLASSES)

@@ -17,22 +17,22 @@ import numpy as np
 import pytest
 from made_up_control import Traced
 
-from fusionbench.config import Execution, RunConfig
+from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import DataError, UsageError
 from fusionbench.progress import Progress, Task
 from fusionbench.records import Store
-from fusionbench.run import run
-from fusionbench.sweep import (
+from fusionbench.runs import (
     SweepOutcome,
     carry_out,
     forecast,
     grid,
     plan,
 )
-from fusionbench.sweep import carry_out as carry_out_function
-from fusionbench.sweep.fold import SteadyStore, StoreUnwritableError
-from fusionbench.sweep.grid import setting
-from fusionbench.sweep.resources import parse_size
+from fusionbench.runs import carry_out as carry_out_function
+from fusionbench.runs.grid import setting
+from fusionbench.runs.resources import parse_size
+from fusionbench.runs.run import run
+from fusionbench.runs.sweep_fold import SteadyStore, StoreUnwritableError
 from fusionbench.tables import Overrides, Table, expand, read_table
 
 MODULE = sys.modules[carry_out_function.__module__]
@@ -48,7 +48,7 @@ def _ctrl_c_is_heard() -> Iterator[None]:
 
 EXPLODES = '''
 """Loses its mind at once."""
-from fusionbench.fusion import Fusion
+from fusionbench.plugin.fusion import Fusion
 class Explodes(Fusion):
     def fuse(self, image, meta):
         return image * (float("nan") if self.training else 1.0)
@@ -121,7 +121,9 @@ def test_it_runs_what_is_missing_and_then_nothing(
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert {r.run_id for r in Store(here.store).records()} == {j.run_id for j in found.jobs}
 
-    monkeypatch.setattr("fusionbench.network.fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "fusionbench.runs.network_trainer.fit", lambda *a, **k: pytest.fail("trained again")
+    )
     again = plan(tiny, here)
     assert again.missing == () and len(again.jobs) == 6
     assert carry_out(again, here) == SweepOutcome((), ())
@@ -467,8 +469,8 @@ def test_amounts_of_memory() -> None:
 def test_a_delivery_is_what_the_run_would_have_written(tmp_path: Path, traced: Traced) -> None:
     """Packed, unpacked without the dataset's files, computed, shipped back: the same bytes."""
     from fusionbench.progress import SILENT
-    from fusionbench.sweep import shipping
-    from fusionbench.sweep.fold import Verdicts
+    from fusionbench.runs import shipping
+    from fusionbench.runs.sweep_fold import Verdicts
 
     here = Execution(store=tmp_path / "store", plugins=(traced.plugin,))
     found = plan(traced.read(2, folds="0", failing=1), here)
@@ -507,10 +509,10 @@ def test_a_delivery_is_what_the_run_would_have_written(tmp_path: Path, traced: T
 
 
 def test_folders_of_plugins_keep_their_shape(tmp_path: Path) -> None:
-    from fusionbench import registry
-    from fusionbench.sweep import shipping
+    from fusionbench.plugin import registry
+    from fusionbench.runs import shipping
 
-    source = "from fusionbench.fusion import Fusion\nclass A(Fusion):\n    pass\n"
+    source = "from fusionbench.plugin.fusion import Fusion\nclass A(Fusion):\n    pass\n"
     mine = tmp_path / "mine"
     for name in ("fusions/one.py", "two.py", "data/big.py", "notes.txt"):
         (mine / name).parent.mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fusionbench import registry
-from fusionbench.config import RunConfig, plugin_params
+from fusionbench.config.run_config import RunConfig, plugin_params
 from fusionbench.errors import DataError, UsageError
+from fusionbench.plugin import registry
 from fusionbench.tables import ABSENT, OF_CONTROLS, Overrides, builtin_tables, expand, read_table
 
 TABLES = sorted(builtin_tables())
@@ -74,8 +74,8 @@ def test_a_built_in_table_expands(name: str, small: bool) -> None:
 @pytest.mark.parametrize("name", TABLES)
 def test_the_plugins_of_a_built_in_table_take_its_settings(name: str) -> None:
     """Values too, which reading the table does not check."""
-    from fusionbench.controls import Control
-    from fusionbench.experiment import load_method
+    from fusionbench.plugin.control import Control
+    from fusionbench.runs.network_study import load_method
 
     for one in expand(read_table(name)):
         entry = registry.find_method(one.config.fusion)
@@ -204,7 +204,7 @@ def test_a_control_takes_of_the_settings_what_reaches_it(tmp_path: Path) -> None
 
 
 def test_what_reaches_a_control_is_what_its_identity_holds() -> None:
-    from fusionbench.tabular import SETTINGS
+    from fusionbench.runs.control_study import SETTINGS
 
     named = {"fusion", "params", "recipe", "view", "allow_missing_images"}
     assert set(OF_CONTROLS) == named | set(SETTINGS)

@@ -11,10 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusionbench.errors import UsageError
-from fusionbench.fusion import Fusion, FusionRefused, Spec
-from fusionbench.losses import Loss, Output
-from fusionbench.testing import (
+from fusionbench.contract import (
     FUSION_CHECKS,
     LOSS_CHECKS,
     Check,
@@ -24,6 +21,9 @@ from fusionbench.testing import (
     check_loss,
     load_file,
 )
+from fusionbench.errors import UsageError
+from fusionbench.plugin.fusion import Fusion, FusionRefused, Spec
+from fusionbench.plugin.loss import Loss, Output
 
 
 class Gated(Fusion):
@@ -530,7 +530,7 @@ def test_check_file_finds_the_kind_and_reports_a_broken_import(tmp_path: Path) -
     good = tmp_path / "brighter.py"
     good.write_text(
         '"""Brighter."""\n'
-        "from fusionbench.losses import Loss\n"
+        "from fusionbench.plugin.loss import Loss\n"
         "class Brighter(Loss):\n"
         "    def forward(self, output, target):\n"
         '        return {"mean": output.logits.mean()}\n'
@@ -539,7 +539,7 @@ def test_check_file_finds_the_kind_and_reports_a_broken_import(tmp_path: Path) -
     assert (kind, cls.__name__) == ("losses", "Brighter")
     broken = tmp_path / "broken.py"
     broken.write_text(
-        "import no_such_package\nfrom fusionbench.fusion import Fusion\nclass A(Fusion): ...\n"
+        "import no_such_package\nfrom fusionbench import Fusion\nclass A(Fusion): ...\n"
     )
     (check,) = check_file(broken)
     assert (check.name, check.status) == ("loads", "fail")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from fusionbench.config import Execution, RunConfig
+from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import UsageError
-from fusionbench.optimizers import Plateau, make_scheduler
-from fusionbench.run import run
+from fusionbench.runs.run import run
+from fusionbench.training.optimizers import Plateau, make_scheduler
 
 
 def optimizer(lr: float = 1.0) -> torch.optim.Optimizer:
@@ -118,7 +118,7 @@ def test_training_ends_after_so_many_epochs_without_a_better_score(
     epochs: int,
     best: int,
 ) -> None:
-    from fusionbench import network
+    from fusionbench.runs import network_trainer as network
 
     script = Scripted(scores)
     fit = network.fit
@@ -154,7 +154,7 @@ def test_the_watched_score_is_the_metric_of_that_name(
     quick: RunConfig, here: Execution, watch: str
 ) -> None:
     """With test-best and one epoch the test part's own metrics are what was watched."""
-    from fusionbench.metrics import balanced_nll
+    from fusionbench.metrics.compute import balanced_nll
     from fusionbench.records import Store
 
     config = quick.model_copy(update={"epochs": 1, "select": "test-best", "watch": watch})

@@ -14,17 +14,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fusionbench.backbones import create_net
-from fusionbench.config import Execution, RunConfig
+from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import FusionbenchError, UsageError
-from fusionbench.run import run
-from fusionbench.weights import (
+from fusionbench.models.backbones import create_net
+from fusionbench.models.weights import (
     WeightsInfo,
     file_digest,
     load_weights,
     offline_file,
     weights_identity,
 )
+from fusionbench.runs.run import run
 
 NAME, SIZE = "test_resnet", 32
 State = dict[str, Tensor]

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
-from fusionbench.config import Execution, RunConfig
+from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.data.card import Column
 from fusionbench.data.encoder import ENCODINGS, MISSING, Encoding, MetadataEncoder, Missing
 from fusionbench.records import Store
-from fusionbench.run import run
-from fusionbench.withhold import Withholding, withholding
+from fusionbench.runs.run import run
+from fusionbench.training.metadata_dropout import Withholding, withholding
 
 COLUMNS = (
     Column(name="age", kind="numeric"),

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from fusionbench.capture import WARM_UP, Recorded
+from fusionbench.training.capture import WARM_UP, Recorded
 
 
 class _AsOnAGpu(TorchFunctionMode):

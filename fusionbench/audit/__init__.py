@@ -10,9 +10,9 @@ estimators(seed) -> {name: classifier}          metadata-only models
 from __future__ import annotations
 
 from fusionbench.audit.examine import audit, verdict_of
+from fusionbench.audit.findings import Audit, read_audit
 from fusionbench.audit.leak_value import estimators
 from fusionbench.audit.markdown import to_markdown
-from fusionbench.audit.report import Audit, read_audit
 from fusionbench.audit.sections import sections
 
 __all__ = [

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from fusionbench.audit.report import Classes, FoldClasses, Smallest
+from fusionbench.audit.findings import Classes, FoldClasses, Smallest
 from fusionbench.data.table import Table
-from fusionbench.protocols import Protocol
+from fusionbench.protocols import Split
 from fusionbench.stats import smallest_difference
 
 POWER, ALPHA = 0.80, 0.05
@@ -26,7 +26,7 @@ ASSUMPTIONS = (
 )
 
 
-def find_classes(table: Table, protocol: Protocol) -> Classes:
+def find_classes(table: Table, protocol: Split) -> Classes:
     """Counts per fold and part, and the smallest differences of the test parts."""
     k = len(table.card.classes)
     folds: list[FoldClasses] = []
@@ -61,7 +61,7 @@ def difference_sd(counts: np.ndarray, metric: str) -> float:
     return math.sqrt(2 * (1 - ALIKE) * variance)
 
 
-def _smallest(table: Table, protocol: Protocol) -> tuple[Smallest, ...]:
+def _smallest(table: Table, protocol: Split) -> tuple[Smallest, ...]:
     from scipy.stats import norm
 
     k = len(table.card.classes)

@@ -21,9 +21,9 @@ from fusionbench.audit.evidence import (
     codes_of,
     malignancy_score,
 )
+from fusionbench.audit.findings import Confound, Confounds
 from fusionbench.audit.measures import Estimates, best_told, judge
 from fusionbench.audit.missingness import chance_of
-from fusionbench.audit.report import Confound, Confounds
 from fusionbench.data.photo_facts import PhotoFacts
 
 # Shown as -> fields of PhotoFacts. Several fields are taken as independent, given the class.

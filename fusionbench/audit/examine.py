@@ -14,11 +14,11 @@ import numpy as np
 from fusionbench.audit.classes import find_classes
 from fusionbench.audit.confounds import find_confounds
 from fusionbench.audit.evidence import labels_of
+from fusionbench.audit.findings import VERSION, Audit, DatasetFacts, ProtocolFacts
 from fusionbench.audit.leak_value import find_leak_value
 from fusionbench.audit.missingness import find_missingness
 from fusionbench.audit.overlap import find_overlap, find_pairs
 from fusionbench.audit.proxies import find_proxies
-from fusionbench.audit.report import VERSION, Audit, DatasetFacts, ProtocolFacts
 from fusionbench.audit.verdict import verdict_text
 from fusionbench.data.card import Column
 from fusionbench.data.digests import cache_folder
@@ -27,14 +27,14 @@ from fusionbench.data.photo_facts import VERSION as FACTS_VERSION
 from fusionbench.data.photo_facts import PhotoFacts, photo_facts
 from fusionbench.data.table import Table
 from fusionbench.progress import SILENT, Progress
-from fusionbench.protocols import Protocol
+from fusionbench.protocols import Split
 
 LIBRARIES = ("numpy", "pandas", "scikit-learn", "scipy", "pillow", "imagehash")
 
 
 def audit(
     table: Table,
-    protocol: Protocol,
+    protocol: Split,
     columns: Sequence[Column] | None = None,
     *,
     leak_value: bool = True,
@@ -95,7 +95,7 @@ def audit(
 
 def verdict_of(
     table: Table,
-    protocol: Protocol,
+    protocol: Split,
     columns: Sequence[Column],
     *,
     cache_dir: Path | None = None,
@@ -151,7 +151,7 @@ def _facts(
 
 
 def _memory(
-    table: Table, protocol: Protocol, columns: Sequence[Column], cache_dir: Path | None
+    table: Table, protocol: Split, columns: Sequence[Column], cache_dir: Path | None
 ) -> Path:
     """The file of a remembered verdict, named after all that it depends on."""
     meaning = [

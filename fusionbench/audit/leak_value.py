@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from fusionbench import registry
-from fusionbench.audit.report import LeakValue, ModelGap, Scores
-from fusionbench.controls import Control
+from fusionbench.audit.findings import LeakValue, ModelGap, Scores
 from fusionbench.data.card import Column, ProtocolSpec
 from fusionbench.data.encoder import MetadataEncoder
 from fusionbench.data.table import Table
 from fusionbench.errors import DataError
+from fusionbench.plugin import registry
+from fusionbench.plugin.control import Control
 from fusionbench.progress import SILENT, Progress
-from fusionbench.protocols import Fold, Protocol, make_split, overlap, protocols_of, split_of
+from fusionbench.protocols import Fold, Split, make_split, overlap, protocols_of, split_of
 
 MODELS = ("metadata-logistic", "metadata-forest", "metadata-boosting")
 
@@ -45,7 +45,7 @@ def estimators(seed: int) -> dict[str, Any]:
 
 def find_leak_value(
     table: Table,
-    protocol: Protocol,
+    protocol: Split,
     columns: Sequence[Column],
     *,
     seed: int = 0,
@@ -80,7 +80,7 @@ def find_leak_value(
     return LeakValue(twin=twin.name, models=tuple(rows), note=note)
 
 
-def grouped_twin(table: Table, protocol: Protocol) -> Twin | None:
+def grouped_twin(table: Table, protocol: Split) -> Twin | None:
     """The same kind of split with patients kept apart: the card's own where it has one of as many
     folds, else made by the same recipe. None where the patients are too few."""
     if not table.card.group or not any(overlap(protocol, table.groups)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from fusionbench.audit.report import Audit
+from fusionbench.audit.findings import Audit
 from fusionbench.audit.sections import Grid, alpha_note, facts, sections
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fusionbench.audit.evidence import Estimate
-from fusionbench.audit.report import Measure, Told
+from fusionbench.audit.findings import Measure, Told
 from fusionbench.stats import holm
 
 ALPHA = 0.01

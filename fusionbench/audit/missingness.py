@@ -17,8 +17,8 @@ from fusionbench.audit.evidence import (
     malignancy_score,
     patterns,
 )
+from fusionbench.audit.findings import Gap, Gaps, Missingness
 from fusionbench.audit.measures import Estimates, Key, best_told, judge
-from fusionbench.audit.report import Gap, Gaps, Missingness
 from fusionbench.data.blocks import recorded_together
 from fusionbench.data.card import Column
 from fusionbench.data.table import Table

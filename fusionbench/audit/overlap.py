@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusionbench.audit.report import Copies, Overlap, PartOverlap, Shared
+from fusionbench.audit.findings import Copies, Overlap, PartOverlap, Shared
 from fusionbench.data.photo_facts import HASH_BITS, PhotoFacts, hash_bits
 from fusionbench.data.table import Table
-from fusionbench.protocols import Protocol
+from fusionbench.protocols import Split
 
 NEAR_BITS = 24
 EXAMPLES = 5
@@ -51,7 +51,7 @@ class _Side:
     test: np.ndarray
 
 
-def find_overlap(table: Table, protocol: Protocol, pairs: Pairs, pictured: np.ndarray) -> Overlap:
+def find_overlap(table: Table, protocol: Split, pairs: Pairs, pictured: np.ndarray) -> Overlap:
     """Everything shared, per fold and part, and over all folds. `pairs` as from find_pairs;
     `pictured`: bool (n,), rows whose photographs are here."""
     sides = list(_sides(protocol))
@@ -131,7 +131,7 @@ def _equal(digests: Sequence[str]) -> Iterator[tuple[int, int]]:
                 yield a, b
 
 
-def _sides(protocol: Protocol) -> Iterator[_Side]:
+def _sides(protocol: Split) -> Iterator[_Side]:
     for fold in protocol.folds:
         seen = fold.train if fold.valid is None else np.concatenate([fold.train, fold.valid])
         for part, held in {"test": fold.test, **fold.extra}.items():

@@ -31,8 +31,8 @@ from fusionbench.audit.evidence import (
     information,
     malignancy_score,
 )
+from fusionbench.audit.findings import Measure, Proxies, ProxyColumn
 from fusionbench.audit.measures import Estimates, Measures, best_told, judge
-from fusionbench.audit.report import Measure, Proxies, ProxyColumn
 from fusionbench.data.card import Column
 from fusionbench.data.table import Table
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fusionbench.audit.measures import ALPHA
-from fusionbench.audit.report import (
+from fusionbench.audit.findings import (
     Audit,
     Confound,
     Gap,
@@ -17,6 +16,7 @@ from fusionbench.audit.report import (
     Shared,
     Told,
 )
+from fusionbench.audit.measures import ALPHA
 from fusionbench.audit.verdict import percent
 
 NONE = "-"

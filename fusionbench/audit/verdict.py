@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from fusionbench.audit.report import (
+from fusionbench.audit.findings import (
     Confounds,
     Gap,
     Gaps,
@@ -39,13 +39,13 @@ from fusionbench.audit.report import (
     Told,
 )
 from fusionbench.data.card import Column
-from fusionbench.protocols import Protocol
+from fusionbench.protocols import Split
 
 CLEAN = "clean"
 
 
 def verdict_text(
-    protocol: Protocol,
+    protocol: Split,
     columns: Sequence[Column],
     overlap: Overlap,
     missingness: Missingness,

@@ -1,6 +1,6 @@
 """Whole runs: how soon their folds begin to train, and whether several folds at once are faster.
 
-Folds go through fusionbench.run.run, as `fusionbench run` calls it: checkpoints, records and
+Folds go through fusionbench.runs.run.run, as `fusionbench run` calls it: checkpoints, records and
 evaluation included. A process of its own does it, so that nothing is warm but what is kept on disk;
 its start and its imports count.
 """
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from fusionbench.bench.results import AtOnce, FoldSpeed
-from fusionbench.config import Execution, RunConfig
+from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import RunFailedError
-from fusionbench.fold import build_images, open_experiment
-from fusionbench.placement import choose_device, choose_path
 from fusionbench.progress import SILENT, Progress, Task
+from fusionbench.runs.fold import build_images, open_experiment
+from fusionbench.training.placement import choose_device, choose_path
 
 # Of a drawn dataset, on a CPU; a GPU trains as many as the configuration says.
 CPU_EPOCHS = 2
@@ -157,7 +157,7 @@ def _whole(config: RunConfig, execution: Execution) -> float:
 
 
 def _carried_out(config: RunConfig, execution: Execution, progress: Progress) -> None:
-    from fusionbench.run import run
+    from fusionbench.runs.run import run
 
     outcome = run(config, execution, progress)
     for failure in outcome.failures:

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusionbench.backbones import build_backbone, create_net
 from fusionbench.bench.results import Kind
 from fusionbench.bench.subjects import CLASSES, METADATA, Setting, Work, built, ignored, targets
-from fusionbench.capture import CudaGraphs
-from fusionbench.config import StepPath
-from fusionbench.losses import total
-from fusionbench.optimizers import make_optimizer
-from fusionbench.placement import Placement
-from fusionbench.step import PATHS
+from fusionbench.config.run_config import StepPath
+from fusionbench.models.backbones import build_backbone, create_net
+from fusionbench.plugin.loss import total
+from fusionbench.training.capture import CudaGraphs
+from fusionbench.training.optimizers import make_optimizer
+from fusionbench.training.placement import Placement
+from fusionbench.training.step import PATHS
 
 
 class Loop:

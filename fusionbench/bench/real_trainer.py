@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusionbench.augment import AUGMENTATIONS
-from fusionbench.backbones import build_backbone
 from fusionbench.bench.results import Kind
 from fusionbench.bench.subjects import METADATA, Setting, Work, built, ignored, targets
-from fusionbench.feed import Arrays, batches, place
-from fusionbench.optimizers import make_optimizer, make_scheduler
+from fusionbench.models.backbones import build_backbone
 from fusionbench.progress import SILENT, Progress, Task
-from fusionbench.step import Terms, TrainingStep, as_float
-from fusionbench.train import _train_epoch
+from fusionbench.training.augment import AUGMENTATIONS
+from fusionbench.training.feed import Arrays, batches, place
+from fusionbench.training.loop import _train_epoch
+from fusionbench.training.optimizers import make_optimizer, make_scheduler
+from fusionbench.training.step import Terms, TrainingStep, as_float
 
 # Different photographs, at most; more steps than that see them again.
 MOST_IMAGES = 2048

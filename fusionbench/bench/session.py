@@ -18,7 +18,7 @@ from fusionbench.bench.plain_loop import bare, reference
 from fusionbench.bench.real_trainer import Method
 from fusionbench.bench.results import AtOnce, FoldSpeed, Operation, Report
 from fusionbench.bench.subjects import CLASSES, METADATA, open_setting
-from fusionbench.config import Execution, RunConfig
+from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.progress import SILENT, Progress
 
 Against = Literal["bare", "reference"]

@@ -14,16 +14,22 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fusionbench import registry
-from fusionbench.backbones import Backbone, build_backbone
 from fusionbench.bench.results import Kind
 from fusionbench.bench.textbook import FUSIONS, LOSSES
-from fusionbench.config import Execution, RunConfig, StepPath
-from fusionbench.experiment import load_method
-from fusionbench.fusion import Fusion
-from fusionbench.losses import CombinedLoss, Loss
-from fusionbench.model import FusionModel, build_spec
-from fusionbench.placement import Placement, choose_device, choose_path, choose_placement, prepare
+from fusionbench.config.run_config import Execution, RunConfig, StepPath
+from fusionbench.models.backbones import Backbone, build_backbone
+from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.plugin import registry
+from fusionbench.plugin.fusion import Fusion
+from fusionbench.plugin.loss import CombinedLoss, Loss
+from fusionbench.runs.network_study import load_method
+from fusionbench.training.placement import (
+    Placement,
+    choose_device,
+    choose_path,
+    choose_placement,
+    prepare,
+)
 
 # PAD-UFES-20, one-hot, as in the MetaBlock authors' code, and its classes.
 METADATA, CLASSES = 81, 6

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusionbench.fusion import Fusion, Spec, Stage
-from fusionbench.losses import Loss, Output
+from fusionbench.plugin.fusion import Fusion, Spec, Stage
+from fusionbench.plugin.loss import Loss, Output
 
 
 class TextbookSGMC(Fusion):

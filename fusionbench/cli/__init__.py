@@ -52,7 +52,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from fusionbench.registry import unknown_name
+            from fusionbench.plugin.registry import unknown_name
 
             raise click.UsageError(" ".join(unknown_name("command", args[0], COMMANDS)))
         return super().resolve_command(ctx, args)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import click
 
 from fusionbench.cli.options import FASTEST, SectionedCommand, json_option, listed, plugins_option
-from fusionbench.config import Augment, Device, Execution, Precision, RunConfig, Step
+from fusionbench.config.run_config import Augment, Device, Execution, Precision, RunConfig, Step
 
 if TYPE_CHECKING:
     from fusionbench.bench.results import Report
@@ -200,7 +200,7 @@ def bench_command(
     from fusionbench.bench.session import bench
 
     if measured:
-        from fusionbench.bench.precision import fastest
+        from fusionbench.bench.fastest_precision import fastest
 
         precision = fastest([config], device, progress=progress)
         config = config.model_copy(update={"precision": precision})
@@ -216,8 +216,8 @@ def bench_command(
         at_once=at_once,
         progress=progress,
     )
-    from fusionbench.bench.report import data
-    from fusionbench.bench.report import terminal as drawn
+    from fusionbench.bench.speed_report import data
+    from fusionbench.bench.speed_report import terminal as drawn
 
     if output is not None:
         _write(output, report)
@@ -230,8 +230,8 @@ def bench_command(
 
 def _check(name: str, plugins: tuple[Path, ...]) -> None:
     """Say at once what is misspelt: loading PyTorch takes seconds."""
-    from fusionbench import registry
     from fusionbench.errors import UsageError
+    from fusionbench.plugin import registry
 
     fusion, _, loss = name.partition(":")
     if registry.find_method(fusion, plugins).kind == "controls":
@@ -249,7 +249,7 @@ def _write(path: Path, report: Report) -> None:
     import shlex
     import sys
 
-    from fusionbench.bench.report import data, markdown
+    from fusionbench.bench.speed_report import data, markdown
 
     if path.suffix == ".md":
         text = markdown(report, shlex.join(["fusionbench", *sys.argv[1:]]))

@@ -11,7 +11,7 @@ import click
 from fusionbench.cli.options import json_option, store_option
 
 if TYPE_CHECKING:
-    from fusionbench.comparison import Comparison
+    from fusionbench.analysis.comparison import Comparison
 
 
 @click.command("compare", context_settings={"max_content_width": 100})
@@ -54,10 +54,10 @@ def compare_command(
     Prints a paragraph to paste into a paper: both values, the corrected resampled t-test over folds
     (Nadeau & Bengio), and the difference's confidence interval by resampling patients.
     """
+    from fusionbench.analysis.comparison import choose, compare, paragraph
     from fusionbench.cli import terminal
-    from fusionbench.comparison import choose, compare, paragraph
     from fusionbench.leaderboard import blocks
-    from fusionbench.leaderboard.table import chosen
+    from fusionbench.leaderboard.table_model import chosen
     from fusionbench.records import Store
 
     chosen(metrics)  # refuses an unknown name before anything is read
@@ -93,16 +93,16 @@ def _print(found: Comparison) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from fusionbench.cli import terminal
-    from fusionbench.comparison.text import (
+    from fusionbench.analysis.paragraph import (
         difference_text,
         interval_text,
         p_text,
         paragraph,
         value_text,
     )
-    from fusionbench.leaderboard.table import plain
-    from fusionbench.metric_names import describe
+    from fusionbench.cli import terminal
+    from fusionbench.leaderboard.table_model import plain
+    from fusionbench.metrics.names import describe
 
     console = terminal.out()
     # Wrapped for reading on a terminal, one line for what takes it from a pipe.

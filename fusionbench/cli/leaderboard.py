@@ -220,7 +220,7 @@ def _shown(found: list[Block], controls: bool) -> list[Block]:
 
 def _sources(plugins: tuple[Path, ...]) -> dict[tuple[str, str], str]:
     """The plugins as they are now: (kind, name) -> hash of the source."""
-    from fusionbench import registry
+    from fusionbench.plugin import registry
 
     return {
         (kind, name): registry.source_hash(entry)
@@ -253,8 +253,8 @@ def _published_beside(table: Table, found: list[Block], show: bool | None) -> li
 
 def _known_metrics(names: Iterable[str]) -> None:
     from fusionbench.errors import UsageError
-    from fusionbench.metric_names import METRICS, is_known, listed
-    from fusionbench.registry import unknown_name
+    from fusionbench.metrics.names import METRICS, is_known, listed
+    from fusionbench.plugin.registry import unknown_name
 
     every = [metric.name for metric in listed()]
     for name in names:

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from fusionbench import registry
 from fusionbench.cli.options import json_option, plugins_option
+from fusionbench.plugin import registry
 
 TOPICS = (
     *("fusions", "losses", "controls", "backbones", "datasets", "protocols", "recipes"),
@@ -56,7 +56,7 @@ def rows_of(topic: str, plugins: tuple[Path, ...] = (), load: bool = False) -> R
     if topic == "backbones":
         return [{"name": name} for name in backbone_names()]
     if topic == "metrics":
-        from fusionbench.metric_names import listed
+        from fusionbench.metrics.names import listed
 
         return [
             {"name": m.name, "title": m.title, "better": m.better, "definition": m.definition}
@@ -98,10 +98,10 @@ def _plugin_row(entry: registry.Entry, load: bool) -> dict[str, Any]:
 
 
 def _import_failure(entry: registry.Entry) -> str:
-    from fusionbench.controls import Control
     from fusionbench.errors import PluginError
-    from fusionbench.fusion import Fusion
-    from fusionbench.losses import Loss
+    from fusionbench.plugin.control import Control
+    from fusionbench.plugin.fusion import Fusion
+    from fusionbench.plugin.loss import Loss
 
     bases: dict[str, type] = {"fusions": Fusion, "losses": Loss, "controls": Control}
     try:
@@ -112,7 +112,7 @@ def _import_failure(entry: registry.Entry) -> str:
 
 
 def _recipes() -> Rows:
-    from fusionbench.recipes import find_recipe, recipe_names
+    from fusionbench.config.recipe import find_recipe, recipe_names
 
     return [
         {

@@ -12,7 +12,7 @@ from fusionbench.cli.options import json_option
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fusionbench.testing import Check
+    from fusionbench.contract import Check
 
 STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 
@@ -30,7 +30,7 @@ def check_command(file: Path, thorough: bool, as_json: bool) -> int:
 
     progress = terminal.progress()
     progress.note("loading PyTorch and timm")
-    from fusionbench.testing import check_file
+    from fusionbench.contract import check_file
 
     checks = check_file(file, thorough=thorough, progress=progress)
     failed = sum(c.status == "fail" for c in checks)
@@ -91,7 +91,7 @@ def _table(checks: list[Check]) -> Table:
 def new_command(kind: str, name: str, folder: Path, as_json: bool) -> None:
     """Write a working plugin called NAME, and its test."""
     from fusionbench.cli import terminal
-    from fusionbench.scaffold import write_plugin
+    from fusionbench.plugin.scaffold import write_plugin
 
     plugin, test = write_plugin(kind, name, folder)  # type: ignore[arg-type]
     if as_json:

@@ -11,7 +11,7 @@ import click
 from fusionbench.cli.options import json_option, store_option
 
 if TYPE_CHECKING:
-    from fusionbench.comparison import Ranking
+    from fusionbench.analysis.comparison import Ranking
 
 
 @click.command("rank", context_settings={"max_content_width": 100})
@@ -46,11 +46,11 @@ def rank_command(
     A method is a fusion with its backbone and loss; it takes part where every dataset has all its
     folds. One protocol stands for each dataset, a complete and clean one before others.
     """
+    from fusionbench.analysis.comparison import candidates, rank
     from fusionbench.cli import terminal
-    from fusionbench.comparison import candidates, rank
     from fusionbench.errors import FusionbenchError, UsageError
     from fusionbench.leaderboard import blocks
-    from fusionbench.leaderboard.table import chosen
+    from fusionbench.leaderboard.table_model import chosen
     from fusionbench.records import Store
     from fusionbench.stats import diagram
     from fusionbench.stats.ranks import FORMATS
@@ -95,10 +95,10 @@ def _print(found: Ranking, left_out: tuple[str, ...]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from fusionbench.analysis.comparison import metric_unit
+    from fusionbench.analysis.paragraph import p_text
     from fusionbench.cli import terminal
-    from fusionbench.comparison import metric_unit
-    from fusionbench.comparison.text import p_text
-    from fusionbench.leaderboard.table import plain
+    from fusionbench.leaderboard.table_model import plain
 
     console, test = terminal.out(), found.test
     scale, digits, _ = metric_unit(found.metric)

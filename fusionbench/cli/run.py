@@ -20,7 +20,8 @@ from fusionbench.cli.options import (
     step_option,
     store_option,
 )
-from fusionbench.config import (
+from fusionbench.config.recipe import changes, configure
+from fusionbench.config.run_config import (
     Augment,
     Device,
     Encoding,
@@ -36,11 +37,10 @@ from fusionbench.config import (
     Watch,
     parse_assignments,
 )
-from fusionbench.recipes import changes, configure
 
 if TYPE_CHECKING:
     from fusionbench.progress import Progress
-    from fusionbench.run import Outcome
+    from fusionbench.runs.run import Outcome
 
 SECTIONS = {
     "Method": ("fusion", "backbone", "loss", "set", "reducer", "weights", "drop-path"),
@@ -303,11 +303,11 @@ def run_command(
     else:
         progress.note("loading PyTorch and timm")
         if measured:
-            from fusionbench.bench.precision import fastest
+            from fusionbench.bench.fastest_precision import fastest
 
             precision = fastest([config], device, progress=progress)
             config = config.model_copy(update={"precision": precision})
-    from fusionbench.run import run
+    from fusionbench.runs.run import run
 
     outcome = run(config, execution, progress)
     if as_json:
@@ -328,8 +328,8 @@ def run_command(
 def _check_names(config: RunConfig, plugins: tuple[Path, ...]) -> str:
     """The kind of plugin that the method is. Says at once what is misspelt: loading PyTorch takes
     seconds."""
-    from fusionbench import registry
     from fusionbench.data.locate import open_card
+    from fusionbench.plugin import registry
 
     kind = registry.find_method(config.fusion, plugins).kind
     for name in config.loss.split("+") if config.loss else ():
@@ -340,7 +340,7 @@ def _check_names(config: RunConfig, plugins: tuple[Path, ...]) -> str:
 
 def _note_unused(name: str, given: dict[str, Any], progress: Progress) -> None:
     """Say which options are idle: a control neither sees photographs nor trains by epochs."""
-    from fusionbench.tabular import SETTINGS
+    from fusionbench.runs.control_study import SETTINGS
 
     used = {*SETTINGS, "fusion", "dataset", "protocol", "view", "seed", "allow_missing_images"}
     idle = [f"--{k.replace('_', '-')}" for k in given if k not in {*used, "params"}]

@@ -136,7 +136,7 @@ def _by_class(title: str, level: Level, classes: Sequence[str]) -> Table:
     """One line a class: how many there are, and what the families of metrics say of it."""
     from rich.markup import escape
 
-    from fusionbench.metric_names import PER_CLASS
+    from fusionbench.metrics.names import PER_CLASS
 
     families = [f for f in PER_CLASS if any(f"{f}{label}" in level.metrics for label in classes)]
     table = _plain_table(title=f"by class, {title}")

@@ -37,8 +37,8 @@ def verify_command(store: Path, recompute: bool, as_json: bool) -> int:
     compute: checking.Compute | None = None
     by_lesion: checking.ByLesion | None = None
     if recompute:
-        from fusionbench.lesions import by_lesion
-        from fusionbench.metrics import compute
+        from fusionbench.metrics.compute import compute
+        from fusionbench.metrics.lesions import by_lesion
     found = checking.verify(
         _existing(store), compute=compute, by_lesion=by_lesion, progress=terminal.progress()
     )

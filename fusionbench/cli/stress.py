@@ -14,13 +14,13 @@ from fusionbench.cli.options import (
     plugins_option,
     store_option,
 )
-from fusionbench.config import Device
+from fusionbench.config.run_config import Device
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fusionbench.stress import Effect, Report
-    from fusionbench.stress.report import Spread
+    from fusionbench.analysis.stress import Effect, Report
+    from fusionbench.analysis.stress.stress_report import Spread
 
 BAR = 20  # characters of the longest bar
 FORMATS = ("json", "csv", "png", "svg")
@@ -75,8 +75,8 @@ def stress_command(
     answers of yes and no are inverted, one at a time. Nothing is trained.
     """
     from fusionbench.cli import terminal
-    from fusionbench.config import Execution
-    from fusionbench.metric_names import is_known
+    from fusionbench.config.run_config import Execution
+    from fusionbench.metrics.names import is_known
     from fusionbench.records import Store
 
     if not is_known(metric):
@@ -90,7 +90,7 @@ def stress_command(
         terminal.print_error(f"Not counted: {problem.message}")
     progress = terminal.progress()
     progress.note("loading PyTorch and timm")
-    from fusionbench.stress import render, stress, to_data
+    from fusionbench.analysis.stress import render, stress, to_data
 
     execution = Execution(data=data, store=store, plugins=plugins, device=device, workers=workers)
     report = stress(
@@ -111,8 +111,8 @@ def stress_command(
 def _print(report: Report) -> None:
     from rich.text import Text
 
+    from fusionbench.analysis.stress.stress_text import axis_of, basis, title
     from fusionbench.cli import terminal
-    from fusionbench.stress.render import axis_of, basis, title
 
     console = terminal.out()
     console.print(Text(title(report), style="bold"), Text(f"row {report.key}", style="dim"))
@@ -227,7 +227,7 @@ def _table(*columns: tuple[str, bool]) -> Table:
 
 
 def _number(report: Report, value: float | None) -> str:
-    from fusionbench.stress.render import scale_of
+    from fusionbench.analysis.stress.stress_text import scale_of
 
     if value is None:
         return ""

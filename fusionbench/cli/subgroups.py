@@ -13,7 +13,7 @@ from fusionbench.cli.options import data_option, json_option, plugins_option, st
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fusionbench.subgroups import Attribute, Gap, Group, Pair, Report
+    from fusionbench.analysis.subgroups import Attribute, Gap, Group, Pair, Report
 
 NOTE = (
     "Recall in percent, of the photographs with a recorded value, over all folds; below it the "
@@ -57,11 +57,11 @@ def subgroups_command(
     ROW is a row of the leaderboard: a method (concat), a method on a backbone (concat@resnet18),
     its key of 12 digits, or part of a run id. The dataset's card says which groups there are.
     """
+    from fusionbench.analysis.subgroups import open_table, report
     from fusionbench.cli import terminal
     from fusionbench.leaderboard import blocks
     from fusionbench.leaderboard.select import select_row
     from fusionbench.records import Store
-    from fusionbench.subgroups import open_table, report
 
     found = Store(store)
     records, problems = found.scan()

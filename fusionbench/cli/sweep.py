@@ -26,10 +26,10 @@ from fusionbench.cli.sweep_output import (
     summary,
 )
 from fusionbench.cli.table_options import overrides_of, table_options
-from fusionbench.config import Device, Execution, RunConfig, Step, parse_assignments
+from fusionbench.config.run_config import Device, Execution, RunConfig, Step, parse_assignments
 
 if TYPE_CHECKING:
-    from fusionbench.sweep import Resources
+    from fusionbench.runs import Resources
     from fusionbench.tables import Table
 
 SECTIONS = {
@@ -166,7 +166,7 @@ def sweep_command(
     resources = _resources(on, folds_at_once, gpus_per_run, cpus_per_run, memory_per_run)
     progress = terminal.progress()
     from fusionbench.records import Store
-    from fusionbench.sweep import SweepOutcome, carry_out, forecast, plan
+    from fusionbench.runs import SweepOutcome, carry_out, forecast, plan
 
     found = plan(declared, execution, overrides, progress)
     expected = forecast(
@@ -197,7 +197,7 @@ def _grid(options: dict[str, Any], plugins: tuple[Path, ...]) -> Table:
         raise click.UsageError("Name a TABLE, or the methods of a grid: --fusion A,B.")
     if options["small"]:
         raise click.UsageError("--small belongs to a TABLE.")
-    from fusionbench.sweep.grid import grid, setting
+    from fusionbench.runs.grid import grid, setting
 
     settings = dict(setting(text) for text in options["more"])
     for name in ("epochs", "image_size", "batch_size", "lr", "weights"):
@@ -239,6 +239,6 @@ def _resources(
             if value not in (None, ""):
                 raise click.UsageError(f"{flag} is of a run on a cluster: add --on ray.")
         return None
-    from fusionbench.sweep.resources import Resources, parse_size
+    from fusionbench.runs.resources import Resources, parse_size
 
     return Resources(gpus, cpus, parse_size(memory) if memory else None)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusionbench.config import Execution
+from fusionbench.config.run_config import Execution
 
 if TYPE_CHECKING:
-    from fusionbench.sweep import Forecast, Job, Plan, SweepOutcome
+    from fusionbench.runs import Forecast, Job, Plan, SweepOutcome
     from fusionbench.tables import Overrides, Table
 
 

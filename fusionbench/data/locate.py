@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fusionbench import registry
 from fusionbench.data.card import DatasetCard, read_card
 from fusionbench.data.paths import given_path, is_file, is_folder, unsafe_path
 from fusionbench.errors import DataError, UsageError
+from fusionbench.plugin import registry
 
 CARD = "dataset.toml"
 # How far below a named folder the data may sit, and how many folders are looked at on the way.
@@ -66,9 +66,9 @@ def generate(card: DatasetCard) -> Path:
             f"The card of {card.name} names the generator {card.generator!r}; there is none.",
             'The only one is "synthetic".',
         )
-    from fusionbench.data import synthetic  # drawing is needed by few
+    from fusionbench.data.synthetic.generate import ensure  # drawing is needed by few
 
-    return synthetic.ensure(card)
+    return ensure(card)
 
 
 def metadata_file(card: DatasetCard, root: Path) -> Path | None:

@@ -11,8 +11,8 @@ import pandas as pd
 import pandera.pandas as pa
 
 from fusionbench.data.card import Column, DatasetCard
+from fusionbench.data.csv_rows import Problem, problem
 from fusionbench.data.paths import unsafe_path
-from fusionbench.data.rows import Problem, problem
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _BOOLEAN = {"true": "True", "1": "True", "1.0": "True", "false": "False", "0": "False"}

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from fusionbench.data.card import DatasetCard
+from fusionbench.data.csv_rows import Problem, problem, read_rows
 from fusionbench.data.digests import file_digests
 from fusionbench.data.images import ImageIndex, index_images
 from fusionbench.data.locate import metadata_file
-from fusionbench.data.rows import Problem, problem, read_rows
 from fusionbench.data.schema import canonical, check_rows, number, unlisted_columns
 from fusionbench.errors import DataError
 from fusionbench.progress import SILENT, Progress

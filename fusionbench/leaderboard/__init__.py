@@ -21,12 +21,12 @@ verdict, and what its metadata gain it over the image alone and over its shuffle
 from __future__ import annotations
 
 from fusionbench.leaderboard.block import Block, Gain, Gains, PartStats, Row, Stat
-from fusionbench.leaderboard.comparison import Compared, PublishedBlock, beside
 from fusionbench.leaderboard.declared import declared_blocks
 from fusionbench.leaderboard.published import Change, PublishedRow, Value
+from fusionbench.leaderboard.published_comparison import Compared, PublishedBlock, beside
 from fusionbench.leaderboard.render import FORMATS, render, to_data
 from fusionbench.leaderboard.rows import blocks, has_level, without_controls
-from fusionbench.leaderboard.table import PAPER
+from fusionbench.leaderboard.table_model import PAPER
 from fusionbench.leaderboard.terminal import Terminal
 
 __all__ = [

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from fusionbench.metric_names import describe
+from fusionbench.metrics.names import describe
 from fusionbench.tables import ABSENT
 
 if TYPE_CHECKING:

@@ -14,15 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fusionbench import registry
-from fusionbench.config import RunConfig, literal_params, split_params
+from fusionbench.config.recipe import own_params
+from fusionbench.config.run_config import RunConfig, literal_params, split_params
 from fusionbench.data.card import DatasetCard
 from fusionbench.data.locate import open_card
 from fusionbench.leaderboard.block import ABSENT, Block, LevelName, PartStats, Row
 from fusionbench.leaderboard.rows import Sources, blocks, has_level
-from fusionbench.recipes import own_params
+from fusionbench.plugin import registry
+from fusionbench.plugin.registry import key_of
 from fusionbench.records import Record
-from fusionbench.registry import key_of
 from fusionbench.tables import OF_CONTROLS, Declared, Table, fold_count, protocol_of
 
 # Of a RunConfig, what an identity does not hold among its settings, or holds resolved.

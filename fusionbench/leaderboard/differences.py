@@ -9,10 +9,10 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from fusionbench.config import ADDED_LATER, RunConfig, literal_params
+from fusionbench.config.recipe import OWNERS, configure, find_recipe
+from fusionbench.config.run_config import ADDED_LATER, RunConfig, literal_params
 from fusionbench.errors import UsageError
 from fusionbench.leaderboard.block import ABSENT, Row
-from fusionbench.recipes import OWNERS, configure, find_recipe
 from fusionbench.tables import OF_CONTROLS
 
 TRAINING = ""  # the owner of settings that no plugin owns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from fusionbench.leaderboard.table import plain
+from fusionbench.leaderboard.table_model import plain
 
 
 def markdown(text: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fusionbench.leaderboard.block import ABSENT, Gain, Gains, Row
 from fusionbench.leaderboard.differences import full_settings, spelled
-from fusionbench.metric_names import describe
+from fusionbench.metrics.names import describe
 
 IMAGE_ONLY = "none"  # the fusion that is given no metadata
 PLAIN_LOSS = "ce"

@@ -26,8 +26,8 @@ from pydantic import (
 )
 
 from fusionbench.errors import DataError
-from fusionbench.metric_names import METRICS, describe
-from fusionbench.registry import builtin_root
+from fusionbench.metrics.names import METRICS, describe
+from fusionbench.plugin.registry import builtin_root
 
 Grade = Literal["paper", "secondary", "seed"]
 GRADES: dict[Grade, str] = {

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fusionbench.leaderboard.block import Stat
-from fusionbench.leaderboard.comparison import Compared, PublishedBlock
 from fusionbench.leaderboard.published import GRADES
-from fusionbench.leaderboard.table import Cell, cell, plain
-from fusionbench.metrics import Metric, describe
+from fusionbench.leaderboard.published_comparison import Compared, PublishedBlock
+from fusionbench.leaderboard.table_model import Cell, cell, plain
+from fusionbench.metrics.compute import Metric, describe
 
 
 @dataclass(frozen=True)

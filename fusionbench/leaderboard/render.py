@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from fusionbench.errors import UsageError
 from fusionbench.leaderboard.block import Block
-from fusionbench.leaderboard.comparison import PublishedBlock
 from fusionbench.leaderboard.escape import latex, markdown
+from fusionbench.leaderboard.published_comparison import PublishedBlock
 from fusionbench.leaderboard.render_data import as_csv, as_json, to_data
 from fusionbench.leaderboard.render_published import published_latex, published_markdown
-from fusionbench.leaderboard.table import (
+from fusionbench.leaderboard.table_model import (
     GAINS,
     Line,
     audit,
@@ -22,7 +22,7 @@ from fusionbench.leaderboard.table import (
     warning,
     with_gains,
 )
-from fusionbench.metric_names import Metric
+from fusionbench.metrics.names import Metric
 
 __all__ = ["EMPTY", "FORMATS", "render", "to_data"]
 

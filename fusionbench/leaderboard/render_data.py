@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fusionbench.leaderboard.block import ABSENT, Block, Gain, Gains, PartStats, Row
-from fusionbench.leaderboard.comparison import PublishedBlock
 from fusionbench.leaderboard.escape import csv_cell
 from fusionbench.leaderboard.marks import alike
+from fusionbench.leaderboard.published_comparison import PublishedBlock
 from fusionbench.leaderboard.render_published import CSV_COLUMNS, published_csv, published_data
-from fusionbench.leaderboard.table import PAPER, chosen, warning
-from fusionbench.metric_names import METRICS, RECALL, SCALED
+from fusionbench.leaderboard.table_model import PAPER, chosen, warning
+from fusionbench.metrics.names import METRICS, RECALL, SCALED
 
 # Of a gain, in csv after "vs_image" or "vs_shuffled".
 GAIN_COLUMNS = ("", "_std", "_low", "_high", "_p")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fusionbench.leaderboard.comparison import PublishedBlock
 from fusionbench.leaderboard.escape import csv_cell, latex, markdown
+from fusionbench.leaderboard.published_comparison import PublishedBlock
 from fusionbench.leaderboard.published_table import PublishedTable, grades, published_table, remarks
-from fusionbench.metrics import Metric
+from fusionbench.metrics.compute import Metric
 
 # Columns of the csv that only a file with published rows has, before one `<metric>_delta` each.
 CSV_COLUMNS = ("kind", "source", "url", "grade", "note", "not_compared")

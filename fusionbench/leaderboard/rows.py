@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from fusionbench.leaderboard.block import Block, LevelName, PartStats, Row, Stat, Stats, stat
 from fusionbench.leaderboard.differences import spelled, with_differences
 from fusionbench.leaderboard.gains import with_gains
-from fusionbench.metric_names import describe
+from fusionbench.metrics.names import describe
 from fusionbench.records import Record
 
 __all__ = ["Block", "PartStats", "Row", "Sources", "Stat", "blocks", "has_level"]

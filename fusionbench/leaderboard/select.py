@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from fusionbench.errors import UsageError
 from fusionbench.leaderboard.rows import Block, Row
-from fusionbench.registry import key_of, unknown_name
+from fusionbench.plugin.registry import key_of, unknown_name
 
 SHOWN = 8  # candidates that an error spells out
 

@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from fusionbench.leaderboard.block import ABSENT, Block
-from fusionbench.leaderboard.comparison import PublishedBlock
 from fusionbench.leaderboard.marks import SIGN
+from fusionbench.leaderboard.published_comparison import PublishedBlock
 from fusionbench.leaderboard.published_table import PublishedTable, published_table
 from fusionbench.leaderboard.render import EMPTY
-from fusionbench.leaderboard.table import (
+from fusionbench.leaderboard.table_model import (
     GAINS,
     NOT_AUDITED,
     Cell,
@@ -29,7 +29,7 @@ from fusionbench.leaderboard.table import (
     warning,
     with_gains,
 )
-from fusionbench.metric_names import Metric
+from fusionbench.metrics.names import Metric
 
 # Widths in characters: a row's names, the three columns after the metrics, and those of gains.
 NAMES, AFTER = 24, 22

@@ -1,40 +1,22 @@
-"""Which rows train, validate and test: a protocol is a committed file that gives each id its part.
-
-The file decides. How it was made (`make_split`) is kept beside it. `inner_split` cuts a validation
-part from a fold's training rows for `--select inner-val`.
-"""
+"""Which rows train, validate and test: split files, how they are made, the rows of a fold."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-from platformdirs import user_data_dir
-
-from fusionbench.data.card import DatasetCard, ProtocolSpec
-from fusionbench.errors import DataError, UsageError
-from fusionbench.progress import SILENT, Progress
-from fusionbench.protocols.recipes import Ints, Values, inner_split, make_split
-from fusionbench.protocols.splitfile import (
-    check_fit,
-    hash_of,
-    read_indexes,
-    read_split,
-    write_split,
+from fusionbench.protocols.generated import inner_split, make_split
+from fusionbench.protocols.split import (
+    Fold,
+    Split,
+    find_protocol,
+    load_protocol,
+    overlap,
+    protocols_of,
+    split_of,
 )
-from fusionbench.registry import builtin_root, unknown_name
-
-if TYPE_CHECKING:
-    from fusionbench.data.table import Table
+from fusionbench.protocols.splitfile import hash_of, read_split, write_split
 
 __all__ = [
     "Fold",
-    "Protocol",
+    "Split",
     "find_protocol",
     "hash_of",
     "inner_split",
@@ -46,205 +28,3 @@ __all__ = [
     "split_of",
     "write_split",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class Fold:
-    """Positions into the table's rows, ascending; no position is in two of them."""
-
-    index: int
-    train: Ints
-    test: Ints
-    valid: Ints | None = None  # only where it was published
-    extra: dict[str, Ints] = field(default_factory=dict)  # further test parts: {"holdout": ...}
-
-
-@dataclass(frozen=True, eq=False)
-class Protocol:
-    """A split, read and checked against the table."""
-
-    spec: ProtocolSpec
-    split_hash: str  # 16 hex digits of `hash_of` the whole file, also where images are missing
-    folds: tuple[Fold, ...]
-    leaks: tuple[str, ...] = ()
-
-
-def protocols_of(card: DatasetCard) -> tuple[ProtocolSpec, ...]:
-    """The card's protocols; for a card that declares none, five folds by group and by image."""
-    if card.protocols:
-        return card.protocols
-    leaks = ("patients",) if card.group else ()
-    by_image = ProtocolSpec(
-        name="image-5fold", kind="image-kfold", file="splits/image-5fold.csv", leaks=leaks
-    )
-    if not card.group:
-        return (by_image,)
-    by_group = ProtocolSpec(
-        name="grouped-5fold", kind="grouped-kfold", file="splits/grouped-5fold.csv"
-    )
-    return (by_group, by_image)
-
-
-def find_protocol(card: DatasetCard, name: str | None = None) -> ProtocolSpec:
-    """The protocol of that name; for None the card's default, else its first.
-
-    Raises UsageError with the nearest names.
-    """
-    specs = {spec.name: spec for spec in protocols_of(card)}
-    name = name or card.default_protocol or next(iter(specs))
-    if name not in specs:
-        message, remedy = unknown_name("protocol", name, specs)
-        raise UsageError(f"Dataset {card.name}: {message}", remedy)
-    return specs[name]
-
-
-def load_protocol(
-    card: DatasetCard,
-    ids: Sequence[str],
-    labels: Values,
-    groups: Values | None,
-    name: str | None = None,
-    *,
-    root: Path | None = None,
-    complete: bool = True,
-    progress: Progress = SILENT,
-) -> Protocol:
-    """The folds of a table of these ids, labels and groups (one entry per row; None: no groups).
-
-    `root` is the data folder, which only a protocol with `index_files` reads. `complete=False`:
-    rows of the dataset are left out for want of their images; the split is restricted to the rest.
-    Where the card names a file that does not exist yet, the split is made once and written down:
-    beside the card, or where that is not the user's own folder, under the user's data folder.
-
-    Raises UsageError for an unknown name, DataError where the file is absent, edited, does not fit
-    the table, or parts a group in a grouped protocol.
-    """
-    spec = find_protocol(card, name)
-    ids = [str(i) for i in ids]
-    if spec.index_files:
-        parts, source = read_indexes(card, spec, root), ", ".join(spec.index_files.values())
-        remedy = "Restore the files of the original download."
-    else:
-        path = _locate(card, spec, ids, labels, groups, complete, progress)
-        if path is None:
-            parts, source, remedy = make_split(spec, ids, labels, groups), "the new split", ""
-        else:
-            parts, source = read_split(path, spec), str(path)
-            remedy = (
-                "Restore the file as it was published."
-                if spec.sha256
-                else "If the dataset has changed, delete the file and it is made anew; its results "
-                "cannot be compared with the old ones."
-            )
-    digest = hash_of(parts)
-    if spec.sha256 and digest != spec.sha256:
-        raise DataError(
-            f"{source} is not the published split {spec.name} of {card.name}: its hash is "
-            f"{digest[:16]}, the card says {spec.sha256[:16]}.",
-            remedy,
-        )
-    check_fit(parts, ids, complete, source, remedy)
-    protocol = Protocol(spec, digest[:16], _folds(spec, parts, ids), spec.leaks)
-    for fold in protocol.folds:
-        if not len(fold.train) or not len(fold.test):
-            raise DataError(
-                f"Fold {fold.index} of {spec.name} has {len(fold.train)} training and "
-                f"{len(fold.test)} test rows.",
-                "Too many photographs are missing for this protocol.",
-            )
-    if spec.kind == "grouped-kfold" and groups is not None:
-        shared = overlap(protocol, groups)
-        if any(shared):
-            raise DataError(
-                f"{source} parts groups: {sum(shared)} are both in training and in test.", remedy
-            )
-    return protocol
-
-
-def split_of(
-    table: Table,
-    name: str | None = None,
-    *,
-    root: Path | None = None,
-    progress: Progress = SILENT,
-) -> Protocol:
-    """load_protocol for a loaded table."""
-    return load_protocol(
-        table.card,
-        table.ids.tolist(),
-        table.labels,
-        table.groups if table.card.group else None,
-        name,
-        root=root,
-        complete=table.complete,
-        progress=progress,
-    )
-
-
-def overlap(protocol: Protocol, groups: Values, part: str = "test") -> tuple[int, ...]:
-    """Per fold, how many groups are both in training or validation and in `part` ("test" or the
-    name of an extra part). Any key does: patients, lesions."""
-    keys = np.asarray(groups)
-    counts = []
-    for fold in protocol.folds:
-        seen = fold.train if fold.valid is None else np.concatenate([fold.train, fold.valid])
-        held = fold.test if part == "test" else fold.extra[part]
-        counts.append(len(set(keys[seen].tolist()) & set(keys[held].tolist())))
-    return tuple(counts)
-
-
-def _locate(
-    card: DatasetCard,
-    spec: ProtocolSpec,
-    ids: Sequence[str],
-    labels: Values,
-    groups: Values | None,
-    complete: bool,
-    progress: Progress,
-) -> Path | None:
-    """The split's file, made now where the card leaves that to us; None: nothing to be kept."""
-    beside = card.folder / spec.file
-    if beside.exists() or spec.sha256 or spec.kind == "fixed":
-        return beside
-    # Ours to read, not to write in: the built-in cards are source. There the rows are part of the
-    # name, because one folder serves every copy of the data.
-    home = os.environ.get("FUSIONBENCH_CACHE") or user_data_dir("fusionbench", appauthor=False)
-    rows = [f"{i}\t{y}" for i, y in zip(ids, np.asarray(labels).tolist(), strict=True)]
-    digest = hashlib.sha256("\n".join(rows).encode("utf-8")).hexdigest()[:12]
-    apart = Path(home) / "splits" / card.name / f"{spec.name}-{digest}.csv"
-    if apart.exists():
-        return apart
-    if not complete:
-        # Not written down: it would not fit once the missing images are there.
-        return None
-    parts = make_split(spec, ids, labels, groups)
-    builtin = card.folder.resolve().is_relative_to((builtin_root() / "datasets").resolve())
-    for path in [apart] if builtin else [beside, apart]:
-        try:
-            write_split(path, parts)
-        except OSError:
-            continue
-        progress.note(f"Made the split {spec.name} and wrote it to {path}; keep that file.")
-        return path
-    raise DataError(
-        f"The new split {spec.name} can be written neither to {beside} nor to {apart}.",
-        "Set FUSIONBENCH_CACHE to a folder you can write to.",
-    )
-
-
-def _folds(spec: ProtocolSpec, parts: Mapping[str, str], ids: Sequence[str]) -> tuple[Fold, ...]:
-    part = np.array([parts[i] for i in ids], dtype=object)
-    if spec.kind == "fixed":
-        train, valid, test = (np.flatnonzero(part == p) for p in ("train", "valid", "test"))
-        return (Fold(0, train, test, valid if len(valid) else None),)
-    held = np.flatnonzero(part == "holdout")
-    extra = {"holdout": held} if len(held) else {}
-    return tuple(
-        Fold(
-            k,
-            np.flatnonzero((part != str(k)) & (part != "holdout")),
-            np.flatnonzero(part == str(k)),
-            extra=extra,
-        )
-        for k in range(spec.folds)
-    )

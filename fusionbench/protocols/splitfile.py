@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fusionbench.data.card import DatasetCard, ProtocolSpec
+from fusionbench.data.csv_rows import read_rows
 from fusionbench.data.locate import metadata_file
-from fusionbench.data.rows import read_rows
 from fusionbench.errors import DataError
 
 HEADER = ["id", "part"]

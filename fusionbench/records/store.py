@@ -141,7 +141,7 @@ class Store:
         return self._path("weights", run)
 
     def write_checkpoint(self, run: str, data: Iterable[bytes | memoryview]) -> None:
-        """Replace the run's checkpoint (fusionbench.checkpoints). Call it with the run's lock held.
+        """Replace the run's checkpoint (training.checkpoints). Call it with the run's lock held.
 
         A process that is killed while it writes leaves the one before, and at most one temporary
         file: these are large, so that each run has its own, written over by the next attempt.

@@ -24,9 +24,9 @@ from fusionbench.records.store import CONFLICTS, KINDS, Store, is_run_name
 
 Labels = NDArray[np.int64]
 Probabilities = NDArray[np.float64]
-# fusionbench.metrics.compute: labels (n,), probabilities (n, K), classes -> metrics by name.
+# metrics.compute.compute: labels (n,), probabilities (n, K), classes -> metrics by name.
 Compute = Callable[[Labels, Probabilities, Sequence[str]], Mapping[str, float]]
-# fusionbench.lesions.by_lesion: labels (n,), probabilities (n, K), lesion keys (n,) -> labels,
+# metrics.lesions.by_lesion: labels (n,), probabilities (n, K), lesion keys (n,) -> labels,
 # probabilities and keys of the lesions.
 ByLesion = Callable[[Labels, Probabilities, NDArray[np.str_]], tuple[Labels, Probabilities, object]]
 

@@ -1,4 +1,4 @@
-"""Every metric of fusionbench.metrics under many resamples of the patients at once.
+"""Every metric of fusionbench.metrics.compute under many resamples of the patients at once.
 
 A resample is a whole-number weight for each patient; the metric of a resample is what
 metrics.compute gives for the rows repeated that often. Counts and means are matrix products with
@@ -13,8 +13,8 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from fusionbench.metric_names import ECE_BINS, SPECIFICITIES
-from fusionbench.metrics import compute, confidence_bins
+from fusionbench.metrics.compute import compute, confidence_bins
+from fusionbench.metrics.names import ECE_BINS, SPECIFICITIES
 from fusionbench.stats.pooled import Floats, Ints, Pooled
 
 CHUNK = 128  # resamples whose rows are weighted at a time: they stay in the processor's cache

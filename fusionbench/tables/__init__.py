@@ -12,7 +12,6 @@ those that reach it (OF_CONTROLS). leaderboards/README.md describes the format.
 
 from __future__ import annotations
 
-from fusionbench.tables.reading import builtin_tables, expand, read_table
 from fusionbench.tables.schema import (
     ABSENT,
     OF_CONTROLS,
@@ -23,6 +22,7 @@ from fusionbench.tables.schema import (
     Table,
     TableRow,
 )
+from fusionbench.tables.table_file import builtin_tables, expand, read_table
 from fusionbench.tables.variants import apply, fold_count, note_of, protocol_of
 
 __all__ = [

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fusionbench.config import RunConfig
-from fusionbench.registry import key_of
+from fusionbench.config.run_config import RunConfig
+from fusionbench.plugin.registry import key_of
 
 Text = Annotated[str, Field(min_length=1)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)]

@@ -6,11 +6,11 @@ import json
 from collections.abc import Container, Mapping
 from typing import Any
 
-from fusionbench.config import RunConfig
+from fusionbench.config.recipe import configure
+from fusionbench.config.run_config import RunConfig
 from fusionbench.data.card import DatasetCard, ProtocolSpec
 from fusionbench.errors import UsageError
-from fusionbench.recipes import configure
-from fusionbench.registry import key_of, unknown_name
+from fusionbench.plugin.registry import key_of, unknown_name
 from fusionbench.tables.schema import ABSENT, OF_CONTROLS, Overrides, Table, TableRow
 
 

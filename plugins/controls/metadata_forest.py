@@ -5,7 +5,7 @@ Classes are weighted to count alike, as balanced accuracy does.
 
 from sklearn.ensemble import RandomForestClassifier
 
-from fusionbench.controls import Control
+from fusionbench.plugin.control import Control
 
 
 class MetadataForest(Control):

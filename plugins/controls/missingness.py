@@ -6,7 +6,7 @@ What this row reaches above chance, a method may have learnt from gaps in the re
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from fusionbench.controls import Control, Inputs
+from fusionbench.plugin.control import Control, Inputs
 
 
 class Missingness(Control):

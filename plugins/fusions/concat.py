@@ -8,7 +8,7 @@ https://doi.org/10.1016/j.compbiomed.2019.103545
 import torch
 from torch import Tensor
 
-from fusionbench.fusion import Fusion, Spec, reducer
+from fusionbench.plugin.fusion import Fusion, Spec, reducer
 
 
 class Concat(Fusion):

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fusionbench.fusion import Fusion, FusionRefused, Spec, reducer
+from fusionbench.plugin.fusion import Fusion, FusionRefused, Spec, reducer
 
 POINTS = 32  # the pooled features are viewed as (B, C, 32)
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from fusionbench.fusion import Fusion, FusionRefused, Spec, reducer
+from fusionbench.plugin.fusion import Fusion, FusionRefused, Spec, reducer
 
 SIDE = 8  # the pooled features are viewed as (B, C, 8, 8)
 

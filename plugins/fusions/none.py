@@ -1,6 +1,6 @@
 """Image only: the backbone's own features, no metadata."""
 
-from fusionbench.fusion import Fusion
+from fusionbench.plugin.fusion import Fusion
 
 
 class ImageOnly(Fusion):

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fusionbench.fusion import Fusion, Spec, Stage
+from fusionbench.plugin.fusion import Fusion, Spec, Stage
 
 
 class SGMC(Fusion):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fusionbench.fusion import Spec
-from fusionbench.losses import Loss, Output
+from fusionbench.plugin.fusion import Spec
+from fusionbench.plugin.loss import Loss, Output
 
 
 class CrossEntropy(Loss):

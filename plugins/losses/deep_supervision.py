@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusionbench.fusion import Spec
-from fusionbench.losses import Loss, Output
+from fusionbench.plugin.fusion import Spec
+from fusionbench.plugin.loss import Loss, Output
 
 
 class DeepSupervision(Loss):

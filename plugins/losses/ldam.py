@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fusionbench.fusion import Spec
-from fusionbench.losses import Loss, Output, class_counts
+from fusionbench.plugin.fusion import Spec
+from fusionbench.plugin.loss import Loss, Output, class_counts
 
 
 class LDAM(Loss):

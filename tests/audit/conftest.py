@@ -15,9 +15,9 @@ import pytest
 from fusionbench.audit import Audit, audit
 from fusionbench.data.card import Column, DatasetCard, Expect, ProtocolSpec
 from fusionbench.data.locate import open_card
-from fusionbench.data.synthetic import Knobs, generate
+from fusionbench.data.synthetic.generate import Knobs, generate
 from fusionbench.data.table import Table, load_table
-from fusionbench.protocols import Fold, Protocol, make_split
+from fusionbench.protocols import Fold, Split, make_split
 
 Row = dict[str, str]
 
@@ -55,12 +55,12 @@ class Plot:
         return audit(table, split(table, kind), leak_value=False, cache_dir=self.cache)
 
 
-def split(table: Table, kind: str = "grouped-kfold", folds: int = 4) -> Protocol:
+def split(table: Table, kind: str = "grouped-kfold", folds: int = 4) -> Split:
     """A protocol made on the spot."""
     spec = ProtocolSpec(name=kind, kind=kind, folds=folds, file="made.csv")  # type: ignore[arg-type]
     parts = make_split(spec, table.ids.tolist(), table.labels, table.groups)
     part = np.array([parts[i] for i in table.ids.tolist()])
-    return Protocol(
+    return Split(
         spec,
         "0" * 16,
         tuple(
@@ -107,6 +107,6 @@ def plot(drawn: Callable[[Knobs], Path], facts_cache: Path, tmp_path: Path) -> C
 
 
 @pytest.fixture(scope="session")
-def cut() -> Callable[..., Protocol]:
+def cut() -> Callable[..., Split]:
     """`cut(table, "image-kfold")`: folds by patient or by photograph."""
     return split

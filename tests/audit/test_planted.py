@@ -7,7 +7,7 @@ import random
 import pytest
 from PIL import Image, ImageEnhance
 
-from fusionbench.audit.report import Audit
+from fusionbench.audit.findings import Audit
 from fusionbench.data.card import Column
 
 MALIGNANT = ("BCC", "SCC", "MEL")

@@ -16,7 +16,6 @@ from fusionbench.bench.measure import interleaved, ratio, split
 from fusionbench.bench.operations import REST, SHOWN, most_different
 from fusionbench.bench.plain_loop import bare, reference
 from fusionbench.bench.real_trainer import Method
-from fusionbench.bench.report import data, markdown, tables
 from fusionbench.bench.results import (
     AtOnce,
     FoldSpeed,
@@ -27,12 +26,13 @@ from fusionbench.bench.results import (
     Report,
     Split,
 )
+from fusionbench.bench.speed_report import data, markdown, tables
 from fusionbench.bench.subjects import built, open_setting
 from fusionbench.cli.bench import bench_command
-from fusionbench.config import Execution, RunConfig
-from fusionbench.experiment import setup
-from fusionbench.fold import open_experiment
+from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.progress import Task
+from fusionbench.runs.fold import open_experiment
+from fusionbench.runs.network_study import setup
 
 CPU = torch.device("cpu")
 SMALL = RunConfig(

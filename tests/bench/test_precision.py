@@ -10,9 +10,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from fusionbench.bench.precision import Times, fastest, time_steps
+from fusionbench.bench.fastest_precision import Times, fastest, time_steps
 from fusionbench.cli.run import run_command
-from fusionbench.config import RunConfig
+from fusionbench.config.run_config import RunConfig
 from fusionbench.progress import Progress
 
 CONFIG = RunConfig(backbone="test_resnet", weights="none", image_size=32, batch_size=4)
@@ -118,7 +118,7 @@ def test_a_run_takes_what_was_measured(
     tiny_card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It counts as the precision it got: the record is found again by who asks for that one."""
-    monkeypatch.setattr("fusionbench.bench.precision.time_steps", Timer(1.0, 2.0))
+    monkeypatch.setattr("fusionbench.bench.fastest_precision.time_steps", Timer(1.0, 2.0))
     monkeypatch.setenv("FUSIONBENCH_CACHE", str(tmp_path / "cache"))
     arguments = [
         *("--fusion", "none", "--backbone", "test_resnet", "--weights", "none"),

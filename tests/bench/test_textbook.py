@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fusionbench import registry
-from fusionbench.backbones import build_backbone
 from fusionbench.bench.textbook import FUSIONS, LOSSES
-from fusionbench.fusion import Fusion
-from fusionbench.losses import CombinedLoss, Loss, total
-from fusionbench.model import FusionModel, build_spec
+from fusionbench.models.backbones import build_backbone
+from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.plugin import registry
+from fusionbench.plugin.fusion import Fusion
+from fusionbench.plugin.loss import CombinedLoss, Loss, total
 
 BATCH, METADATA, CLASSES = 6, 5, 3
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fusionbench.augment import AUGMENTATIONS
-from fusionbench.backbones import build_backbone
-from fusionbench.placement import choose_placement
+from fusionbench.models.backbones import build_backbone
+from fusionbench.training.augment import AUGMENTATIONS
+from fusionbench.training.placement import choose_placement
 
 BATCH = 32
 Sizes = pytest.mark.parametrize("size", [128, 224])

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from fusionbench import feed
-from fusionbench.backbones import build_backbone
-from fusionbench.feed import Arrays, Batch, batches
-from fusionbench.placement import choose_placement
+from fusionbench.models.backbones import build_backbone
+from fusionbench.training import feed
+from fusionbench.training.feed import Arrays, Batch, batches
+from fusionbench.training.placement import choose_placement
 
 CPU = torch.device("cpu")
 # What an H100 takes of ResNet-50 at 224 px, in images/s: the feed must give more.

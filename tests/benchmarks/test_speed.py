@@ -20,9 +20,9 @@ from PIL import Image
 from fusionbench.bench.plain_loop import bare, reference
 from fusionbench.bench.real_trainer import Method
 from fusionbench.bench.subjects import Setting, open_setting
-from fusionbench.config import Execution, RunConfig
-from fusionbench.data.cache import open_or_build
+from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.data.digests import file_digests
+from fusionbench.data.image_cache import open_or_build
 from fusionbench.data.images import decode
 
 SIZE, STEPS = 128, 2

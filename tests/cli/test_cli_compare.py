@@ -11,9 +11,9 @@ import pytest
 from made_up_records import CLASSES, record
 from scipy import stats
 
-from fusionbench.comparison import choose, compare
+from fusionbench.analysis.comparison import choose, compare
 from fusionbench.leaderboard import blocks
-from fusionbench.metrics import compute
+from fusionbench.metrics.compute import compute
 from fusionbench.records import Predictions, Store
 from fusionbench.stats import pool
 from fusionbench.stats.bootstrap import draw

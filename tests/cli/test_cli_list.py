@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import timm
 
-from fusionbench import registry
-from fusionbench.metrics import METRICS
+from fusionbench.metrics.compute import METRICS
+from fusionbench.plugin import registry
 
 
 def test_everything_but_backbones_as_one_json_object(cli) -> None:
@@ -73,7 +73,7 @@ def test_backbones_without_a_pattern_are_plain_lines(cli) -> None:
 
 @pytest.mark.parametrize(
     ("source", "load", "reason"),
-    [("x = (", False, "never closed"), ("from fusionbench.fusion import Fusion\n1 / 0\n"
+    [("x = (", False, "never closed"), ("from fusionbench.plugin.fusion import Fusion\n1 / 0\n"
       "class Late(Fusion): pass\n", True, "division by zero")],
 )  # fmt: skip
 def test_a_broken_plugin_is_listed_so_and_hurts_nobody(
@@ -101,6 +101,6 @@ def test_a_broken_card_is_listed_so(tmp_path: Path, cli) -> None:
 
 
 def test_names_with_brackets_are_printed_as_they_are(tmp_path: Path, cli) -> None:
-    source = '"""[bold]not markup[/]"""\nfrom fusionbench.fusion import Fusion\n'
+    source = '"""[bold]not markup[/]"""\nfrom fusionbench.plugin.fusion import Fusion\n'
     (tmp_path / "odd.py").write_text(source + "class Odd(Fusion): pass\n")
     assert "[bold]not markup[/]" in cli("list", "fusions", "--plugins", tmp_path).out

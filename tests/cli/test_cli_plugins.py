@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from fusionbench import registry
-from fusionbench.testing import Check
+from fusionbench.contract import Check
+from fusionbench.plugin import registry
 
 DEAF = '''
 """Does not listen to the labels, nor to the second half of the batch."""
-from fusionbench.losses import Loss
+from fusionbench.plugin.loss import Loss
 class Deaf(Loss):
     def forward(self, output, target):
         return {"deaf": output.logits[: len(target) // 2].square().mean()}
@@ -57,7 +57,7 @@ def test_check_of_a_file_that_is_no_python(cli, tmp_path: Path) -> None:
 def test_equal_findings_are_said_once(cli, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [Check("shapes", f"net{i}", "fail", "[too] long") for i in range(3)]
     found += [Check("shapes", "net3", "pass"), Check("compiled", "net0", "skip", "no compiler")]
-    monkeypatch.setattr("fusionbench.testing.check_file", lambda *a, **k: found)
+    monkeypatch.setattr("fusionbench.contract.check_file", lambda *a, **k: found)
     answer = cli("check", "any.py")
     assert answer.code == 1
     assert answer.out.splitlines()[1:] == [

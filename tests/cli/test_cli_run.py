@@ -13,7 +13,7 @@ from fusionbench.records import Store
 
 EXPLODES = '''
 """Loses its mind at once."""
-from fusionbench.fusion import Fusion
+from fusionbench.plugin.fusion import Fusion
 class Explodes(Fusion):
     def fuse(self, image, meta):
         return image * (float("nan") if self.training else 1.0)
@@ -22,7 +22,9 @@ class Explodes(Fusion):
 
 @pytest.fixture
 def never_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fusionbench.network.fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "fusionbench.runs.network_trainer.fit", lambda *a, **k: pytest.fail("trained again")
+    )
 
 
 def test_json_is_one_object_with_folds_and_their_mean_and_spread(
@@ -47,7 +49,9 @@ def test_json_is_one_object_with_folds_and_their_mean_and_spread(
         assert data["std"][name] == pytest.approx(stdev(values), abs=1e-12)
 
     # The same command again: the same object, and nothing is trained.
-    monkeypatch.setattr("fusionbench.network.fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "fusionbench.runs.network_trainer.fit", lambda *a, **k: pytest.fail("trained again")
+    )
     again = cli(*tiny_run, "--json")
     assert again.json == data
     assert again.err.count("is in the store already") == 3
@@ -125,7 +129,7 @@ def test_every_field_of_the_configuration_has_an_option() -> None:
 def test_names_are_checked_before_anything_slow_is_imported(
     cli, tiny_run: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "fusionbench.run", None)
+    monkeypatch.setitem(__import__("sys").modules, "fusionbench.runs.run", None)
     for flag, value, message in (
         ("--fusion", "sgcm", "no fusion called 'sgcm'. Did you mean sgmc?"),
         ("--loss", "ce+focl", "no loss called 'focl'"),
@@ -143,7 +147,7 @@ def test_an_interrupted_run_says_what_is_kept(
     def stopped(*args: object, **kwargs: object) -> None:
         raise error(130)
 
-    monkeypatch.setattr("fusionbench.run.run", stopped)
+    monkeypatch.setattr("fusionbench.runs.run.run", stopped)
     answer = cli(*tiny_run)
     assert answer.code == 130 and answer.out == ""
     if error is KeyboardInterrupt:

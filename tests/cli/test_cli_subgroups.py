@@ -11,8 +11,8 @@ import pytest
 @pytest.fixture(scope="module")
 def finished(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with one finished row on all three folds."""
-    from fusionbench.config import Execution, RunConfig
-    from fusionbench.run import run
+    from fusionbench.config.run_config import Execution, RunConfig
+    from fusionbench.runs.run import run
 
     store = tmp_path_factory.mktemp("subgroups") / "store"
     config = RunConfig(
@@ -82,16 +82,16 @@ def test_a_row_that_is_not_there_is_named(cli, finished: Path, tmp_path: Path) -
 
 
 def test_the_default_minimum_is_the_librarys() -> None:
+    from fusionbench.analysis.subgroups import MIN_N
     from fusionbench.cli.subgroups import subgroups_command
-    from fusionbench.subgroups import MIN_N
 
     option = next(p for p in subgroups_command.params if p.name == "min_n")
     assert option.default == MIN_N
 
 
 def test_what_is_told_apart_is_named_beside_the_widest_gap() -> None:
+    from fusionbench.analysis.subgroups import Gap, Pair, Share
     from fusionbench.cli.subgroups import _sentence
-    from fusionbench.subgroups import Gap, Pair, Share
 
     chance = Pair("tiny", "FEMALE", 0.31, -0.02, 0.55)
     real = Pair("MALE", "FEMALE", 0.2, 0.12, 0.28)

@@ -29,7 +29,9 @@ def test_a_grid_on_the_command_line(
         *("--seed", "0,1", "--fold", "1", "--weights", "none", "--image-size", "32", *where),
         *("--setting", "augment=flip", "--setting", "precision=fp32"),
     )
-    monkeypatch.setattr("fusionbench.network.fit", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr(
+        "fusionbench.runs.network_trainer.fit", lambda *a, **k: pytest.fail("trained")
+    )
     planned = cli(*networks, "--epochs", "2", "--dry-run")
     assert planned.code == 0, planned.err
     assert "8 runs: 0 done, 8 to run." in planned.out

@@ -45,7 +45,9 @@ def table(tmp_path: Path, tiny_card: Path) -> Path:
 def test_a_dry_run_computes_nothing(
     cli, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fusionbench.network.fit", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr(
+        "fusionbench.runs.network_trainer.fit", lambda *a, **k: pytest.fail("trained")
+    )
     store = tmp_path / "store"
     answer = cli("sweep", table, "--small", "--dry-run", "--store", store)
     assert answer.code == 0 and not store.exists()
@@ -238,7 +240,7 @@ def test_a_failing_row_ends_with_1_and_a_summary(cli, table: Path, tmp_path: Pat
 def test_wrong_use_is_said_before_anything_slow(
     cli, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "fusionbench.sweep", None)
+    monkeypatch.setitem(__import__("sys").modules, "fusionbench.runs", None)
     for words, message in (
         (("sweep", "sgmc-loses"), "Did you mean sgmc-losses"),
         (("sweep", tmp_path / "no.toml"), "no table file at"),

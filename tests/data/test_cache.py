@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from made_up_data import Notes, photo
 
-from fusionbench.data import cache
-from fusionbench.data.cache import cache_key, find_caches, open_or_build
+from fusionbench.data import image_cache as cache
+from fusionbench.data.image_cache import cache_key, find_caches, open_or_build
 from fusionbench.data.images import decode
 from fusionbench.errors import DataError
 

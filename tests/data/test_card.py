@@ -6,7 +6,7 @@ import pytest
 
 from fusionbench.data.card import Label, read_card
 from fusionbench.errors import DataError
-from fusionbench.registry import builtin_root
+from fusionbench.plugin.registry import builtin_root
 
 CARDS = sorted((builtin_root() / "datasets").glob("*/dataset.toml"))
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fusionbench import registry
 from fusionbench.data.locate import default_folder, find_data, metadata_file, open_card
 from fusionbench.errors import DataError, UsageError
+from fusionbench.plugin import registry
 
 HEADER = "patient_id,diagnostic,img_id\n"
 

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fusionbench.data.cache import open_or_build
+from fusionbench.data.csv_rows import read_rows
 from fusionbench.data.encoder import MetadataEncoder, input_columns
+from fusionbench.data.image_cache import open_or_build
 from fusionbench.data.images import decode
 from fusionbench.data.locate import metadata_file, open_card
 from fusionbench.data.prepare import status
-from fusionbench.data.rows import read_rows
 from fusionbench.data.schema import check_rows
 from fusionbench.data.table import load_table
 from fusionbench.errors import DataError, UsageError

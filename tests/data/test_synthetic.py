@@ -17,13 +17,13 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
 
-from fusionbench.data import synthetic
 from fusionbench.data.card import read_card
-from fusionbench.data.synthetic import Knobs, bayes_accuracies, ensure, generate
-from fusionbench.data.synthetic_truth import CLASSES, joint, sample
+from fusionbench.data.synthetic import generate as synthetic
+from fusionbench.data.synthetic.generate import Knobs, bayes_accuracies, ensure, generate
+from fusionbench.data.synthetic.truth import CLASSES, joint, sample
 from fusionbench.errors import DataError, UsageError
+from fusionbench.plugin.registry import builtin_root
 from fusionbench.protocols import load_protocol
-from fusionbench.registry import builtin_root
 
 FOLDER = builtin_root() / "datasets" / "synthetic"
 PAD_COLUMNS = (

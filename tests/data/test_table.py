@@ -14,7 +14,7 @@ from made_up_data import CARD, HEADER, Notes, photo
 
 from fusionbench.data import digests
 from fusionbench.data.card import Column
-from fusionbench.data.rows import read_rows
+from fusionbench.data.csv_rows import read_rows
 from fusionbench.data.schema import number, unsafe_path
 from fusionbench.data.table import _joined, load_table
 from fusionbench.errors import DataError

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fusionbench.backbones import Backbone, build_backbone
-from fusionbench.config import RunConfig, parse_assignments
+from fusionbench.config.run_config import RunConfig, parse_assignments
 from fusionbench.errors import UsageError
-from fusionbench.experiment import load_method
-from fusionbench.losses import CombinedLoss, total
-from fusionbench.model import FusionModel, build_spec
+from fusionbench.models.backbones import Backbone, build_backbone
+from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.plugin.loss import CombinedLoss, total
+from fusionbench.runs.network_study import load_method
 
 METADATA, CLASSES, SIZE = 6, 3, 64
 GUIDED = "ce+self-contrastive"

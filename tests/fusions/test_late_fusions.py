@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fusionbench import registry
-from fusionbench.fusion import Fusion, FusionRefused, Spec, Stage
+from fusionbench.plugin import registry
+from fusionbench.plugin.fusion import Fusion, FusionRefused, Spec, Stage
 
 BATCH, METADATA, WIDTH = 6, 9, 128
 SPEC = Spec(

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import pytest
 
-from fusionbench import registry
-from fusionbench.fusion import Fusion, Spec, Stage
+from fusionbench.plugin import registry
+from fusionbench.plugin.fusion import Fusion, Spec, Stage
 
 METADATA = 81  # columns of their PAD-UFES-20 encoding
 # backbone -> (pooled width, MetaBlock's maps, MetaNet's maps)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusionbench import registry
-from fusionbench.backbones import build_backbone
-from fusionbench.fusion import Fusion, Spec, Stage
-from fusionbench.losses import Loss
-from fusionbench.model import FusionModel, build_spec
+from fusionbench.models.backbones import build_backbone
+from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.plugin import registry
+from fusionbench.plugin.fusion import Fusion, Spec, Stage
+from fusionbench.plugin.loss import Loss
 
 SGMC = registry.load(registry.find("fusions", "sgmc"), Fusion)
 BATCH, METADATA = 5, 7

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fusionbench.lesions import by_lesion
-from fusionbench.metrics import compute
+from fusionbench.metrics.compute import compute
+from fusionbench.metrics.lesions import by_lesion
 from fusionbench.records import Store, run_id
 from fusionbench.records.verify import verify
 

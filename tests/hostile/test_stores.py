@@ -19,8 +19,8 @@ from made_up_records import failed, finished
 from safetensors.numpy import save
 
 from fusionbench.errors import RecordError
-from fusionbench.lesions import by_lesion
-from fusionbench.metrics import compute
+from fusionbench.metrics.compute import compute
+from fusionbench.metrics.lesions import by_lesion
 from fusionbench.records import Record, Store, read_record, run_id
 from fusionbench.records.leftovers import leftovers, remove
 from fusionbench.records.merge import merge

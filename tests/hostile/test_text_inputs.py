@@ -15,19 +15,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_up_data import CARD, Pebbles, photo
 
-from fusionbench import recipes
+from fusionbench.config.recipe import read_recipe, recipe_names
+from fusionbench.config.run_config import recipe as recipes
 from fusionbench.data.card import ProtocolSpec, read_card
+from fusionbench.data.csv_rows import read_rows
 from fusionbench.data.images import index_images
 from fusionbench.data.locate import find_data, open_card
 from fusionbench.data.prepare import status
-from fusionbench.data.rows import read_rows
 from fusionbench.data.schema import check_rows
 from fusionbench.data.table import load_table
 from fusionbench.leaderboard import published
+from fusionbench.plugin.registry import builtin_root
 from fusionbench.protocols import load_protocol, read_split
 from fusionbench.protocols.splitfile import read_indexes
-from fusionbench.recipes import read_recipe, recipe_names
-from fusionbench.registry import builtin_root
 from fusionbench.tables import builtin_tables, expand, read_table
 
 

@@ -16,8 +16,8 @@ import torch
 from attempts import WORDS, Attempts, changed, mutated
 from safetensors.torch import save
 
-from fusionbench.backbones import create_net
-from fusionbench.weights import load_weights, read_weights
+from fusionbench.models.backbones import create_net
+from fusionbench.models.weights import load_weights, read_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 

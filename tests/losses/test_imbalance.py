@@ -11,10 +11,10 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
-from fusionbench import registry
-from fusionbench.fusion import Spec, Stage
-from fusionbench.losses import CombinedLoss, Loss, Output
-from fusionbench.testing import LOSS_CHECKS, assert_ok, check_loss
+from fusionbench.contract import LOSS_CHECKS, assert_ok, check_loss
+from fusionbench.plugin import registry
+from fusionbench.plugin.fusion import Spec, Stage
+from fusionbench.plugin.loss import CombinedLoss, Loss, Output
 
 COUNTS = (120, 5, 52, 900)
 TARGET = [0, 1, 3, 3, 2, 0, 3]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fusionbench import registry
-from fusionbench.fusion import Spec, Stage
-from fusionbench.losses import Loss, Output
+from fusionbench.plugin import registry
+from fusionbench.plugin.fusion import Spec, Stage
+from fusionbench.plugin.loss import Loss, Output
 
 SelfContrastive = registry.load(registry.find("losses", "self-contrastive"), Loss)
 SPEC = Spec(

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from fusionbench import registry
-from fusionbench.backbones import build_backbone
-from fusionbench.fusion import Fusion
-from fusionbench.losses import Loss, Output
-from fusionbench.model import FusionModel, build_spec
+from fusionbench.models.backbones import build_backbone
+from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.plugin import registry
+from fusionbench.plugin.fusion import Fusion
+from fusionbench.plugin.loss import Loss, Output
 
 BACKBONES = ("test_resnet", "test_efficientnet", "test_convnext", "test_vit")
 TARGETS = {

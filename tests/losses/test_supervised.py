@@ -9,9 +9,9 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from fusionbench import registry
-from fusionbench.fusion import Spec, Stage
-from fusionbench.losses import CombinedLoss, Loss, Output, total
+from fusionbench.plugin import registry
+from fusionbench.plugin.fusion import Spec, Stage
+from fusionbench.plugin.loss import CombinedLoss, Loss, Output, total
 
 COUNTS = (12, 1, 5, 30)
 SPEC = Spec(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusionbench.errors import RecordError
-from fusionbench.metrics import compute
+from fusionbench.metrics.compute import compute
 from fusionbench.records import Predictions
 from fusionbench.stats import intervals, paired, pool
 from fusionbench.stats.bootstrap import draw, two_sided

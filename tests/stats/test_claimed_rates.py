@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fusionbench.metrics import compute
+from fusionbench.metrics.compute import compute
 from fusionbench.stats import intervals, paired, resampled_t
 from fusionbench.stats.pooled import Pooled
 

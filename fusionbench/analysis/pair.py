@@ -1,0 +1,274 @@
+"""Two rows of a leaderboard, compared: the numbers behind `fusionbench compare`. No torch.
+
+The verdict is the corrected resampled t-test's over folds (fusionbench.stats says why); with one
+fold only, the paired bootstrap's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fusionbench.errors import FusionbenchError, UsageError
+from fusionbench.leaderboard.rows import Block, Row, Stat
+from fusionbench.leaderboard.select import row_name, select_row
+from fusionbench.metrics.names import SCALED, describe
+from fusionbench.records import Predictions, Record
+from fusionbench.stats import (
+    Paired,
+    Pooled,
+    ResampledT,
+    Spread,
+    Values,
+    holm,
+    paired,
+    pool,
+    resampled_t,
+    spread,
+    test_train_ratio,
+)
+from fusionbench.stats.bootstrap import RESAMPLES
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two rows."""
+
+    key: str
+    name: str  # method@backbone (loss), and what else tells the two apart
+    seeds: tuple[int, ...]
+    remarks: tuple[str, ...]  # its flags and the audit's verdict, or that there is none
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One metric, a minus b."""
+
+    metric: str
+    a: Stat  # over runs, as tables show it
+    b: Stat
+    test: ResampledT  # over folds
+    p_test: float  # adjusted over the metrics
+    bootstrap: Paired  # of patients, on the pooled predictions
+    p_bootstrap: float  # adjusted over the metrics
+    spread_a: Spread  # fold and seed parts
+    spread_b: Spread
+
+    @property
+    def p(self) -> float:
+        """What the verdict rests on."""
+        return self.p_bootstrap if math.isnan(self.p_test) else self.p_test
+
+    @property
+    def significant(self) -> bool:
+        return self.p < ALPHA
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two rows on the same photographs under the same split."""
+
+    dataset: str
+    protocol: str
+    complete_data: bool
+    n_rows_dataset: int
+    n_rows_used: int
+    n_folds: int
+    a: Side
+    b: Side
+    metrics: tuple[Contrast, ...]
+
+
+def choose(blocks: Sequence[Block], a: str, b: str) -> tuple[Block, Row, Row]:
+    """The two rows that are meant, each as select_row reads it, and the block that both stand in.
+
+    A name that fits rows of several blocks is read in the block of the other one. Raises UsageError
+    where a name fits none or several, where both mean the same row, and where no block holds both.
+    """
+    try:
+        block, row_a = select_row(blocks, a)
+    except UsageError:
+        block, row_b = select_row(blocks, b)
+        _, row_a = select_row([block], a)
+    else:
+        try:
+            _, row_b = select_row([block], b)
+        except UsageError:
+            other, row_b = select_row(blocks, b)
+            if other is block:
+                raise
+            raise UsageError(
+                f"{a!r} and {b!r} were not evaluated on the same photographs under the same split: "
+                f"{_where(block)} against {_where(other)}.",
+                "Only rows of one block of the leaderboard can be compared.",
+            ) from None
+    if row_a.key == row_b.key:
+        raise UsageError(
+            f"{a!r} and {b!r} are the same row ({row_a.key}).", "Name two different ones."
+        )
+    return block, row_a, row_b
+
+
+def compare(
+    block: Block,
+    a: Row,
+    b: Row,
+    records: Mapping[str, Record],
+    predictions: Callable[[str], Predictions],
+    metrics: Sequence[str] = ("bacc",),
+    *,
+    n_resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two rows of `block`. `records`: by run id; `predictions`: of a run id.
+
+    Raises FusionbenchError for a row with folds missing, UsageError for a metric that the rows do
+    not hold, RecordError for predictions that cannot be trusted or paired.
+    """
+    for row in (a, b):
+        if not row.ranked:
+            raise FusionbenchError(
+                f"{row_name(row)} ({row.key}) is incomplete: n={row.runs_done}/{row.runs_expected}"
+                " runs.",
+                "Run what is missing first; the same `fusionbench run` goes on where it stopped.",
+            )
+    metrics = tuple(dict.fromkeys(metrics))
+    runs_a, runs_b = ([records[run] for run in row.run_ids] for row in (a, b))
+    values = {name: (_values(a, runs_a, name), _values(b, runs_b, name)) for name in metrics}
+    results = [r.result for r in (*runs_a, *runs_b) if r.result is not None]
+    ratio = test_train_ratio([r.n_test for r in results], [r.n_train for r in results])
+    tests = {name: resampled_t(*pair, ratio) for name, pair in values.items()}
+    pairs = _bootstrap(runs_a, runs_b, predictions, metrics, n_resamples, seed)
+    p_tests = holm({name: test.p for name, test in tests.items()})
+    p_pairs = holm({name: pair.p for name, pair in pairs.items()})
+    name_a, name_b = _names(a, b)
+    return Comparison(
+        dataset=block.dataset,
+        protocol=block.protocol,
+        complete_data=block.complete_data,
+        n_rows_dataset=block.n_rows_dataset,
+        n_rows_used=block.n_rows_used,
+        n_folds=len({r.identity["fold"] for r in runs_a}),
+        a=Side(a.key, name_a, a.seeds, _remarks(a, runs_a)),
+        b=Side(b.key, name_b, b.seeds, _remarks(b, runs_b)),
+        metrics=tuple(
+            Contrast(
+                metric=name,
+                a=a.parts["test"].metrics[name],
+                b=b.parts["test"].metrics[name],
+                test=tests[name],
+                p_test=p_tests[name],
+                bootstrap=pairs[name],
+                p_bootstrap=p_pairs[name],
+                spread_a=spread(values[name][0]),
+                spread_b=spread(values[name][1]),
+            )
+            for name in metrics
+        ),
+    )
+
+
+def values_of(runs: Sequence[Record], metric: str, part: str = "test") -> Values:
+    """(seed, fold) -> the metric of that run; runs where it is undefined are left out."""
+    found = {}
+    for run in runs:
+        if run.result is not None and part in run.result.parts:
+            value = run.result.parts[part].metrics.get(metric)
+            if value is not None:
+                found[run.identity["seed"], run.identity["fold"]] = value
+    return found
+
+
+def _values(row: Row, runs: Sequence[Record], metric: str) -> Values:
+    found = values_of(runs, metric)
+    if not found:
+        held = runs[0].result.metrics if runs[0].result is not None else {}
+        why = "is undefined in every run" if metric in held else "is not among the metrics"
+        raise UsageError(
+            f"{metric} {why} of {row_name(row)} ({row.key}).",
+            f"`fusionbench show {row.run_ids[0]}` lists what its records hold.",
+        )
+    return found
+
+
+def _bootstrap(
+    runs_a: Sequence[Record],
+    runs_b: Sequence[Record],
+    predictions: Callable[[str], Predictions],
+    metrics: Sequence[str],
+    n_resamples: int,
+    seed: int,
+) -> dict[str, Paired]:
+    """Metrics after temperature scaling are those of the scaled probabilities."""
+    read = {run.run_id: predictions(run.run_id) for run in (*runs_a, *runs_b)}
+    found: dict[str, Paired] = {}
+    for scaled in (False, True):
+        wanted = {
+            name.removesuffix("_scaled"): name for name in metrics if (name in SCALED) == scaled
+        }
+        if wanted:
+            a, b = (_pooled(runs, read, scaled) for runs in (runs_a, runs_b))
+            pairs = paired(a, b, list(wanted), n_resamples=n_resamples, seed=seed)
+            found |= {name: replace(pairs[base], metric=name) for base, name in wanted.items()}
+    return found
+
+
+def _pooled(runs: Sequence[Record], read: Mapping[str, Predictions], scaled: bool) -> Pooled:
+    by_seed: dict[int, list[Predictions]] = {}
+    for run in runs:
+        one = read[run.run_id]
+        if scaled:
+            assert run.result is not None
+            if run.result.temperature is None:
+                raise UsageError(
+                    f"{run.run_id} fitted no temperature.", "Compare the metric without _scaled."
+                )
+            # softmax(logits / T) from softmax(logits).
+            p = one.probabilities ** (1 / run.result.temperature)
+            one = replace(one, probabilities=p / p.sum(axis=1, keepdims=True))
+        by_seed.setdefault(run.identity["seed"], []).append(one)
+    return pool(by_seed)
+
+
+def _names(a: Row, b: Row) -> tuple[str, str]:
+    """What each is called: as short as tells them apart."""
+    settings = [
+        {k: v for k, v in row.differences.items() if other.differences.get(k) != v}
+        for row, other in ((a, b), (b, a))
+    ]
+    plain = [row.label or row_name(row) for row in (a, b)]
+    with_loss = [
+        name if row.loss in ("", "-") else f"{name} ({row.loss})"
+        for name, row in zip(plain, (a, b), strict=True)
+    ]
+    if with_loss[0] == with_loss[1]:
+        with_loss = [
+            f"{name} with {', '.join(f'{k}={v}' for k, v in own.items()) or row.key}"
+            for name, own, row in zip(with_loss, settings, (a, b), strict=True)
+        ]
+    return with_loss[0], with_loss[1]
+
+
+def _remarks(row: Row, runs: Sequence[Record]) -> tuple[str, ...]:
+    verdicts = dict.fromkeys(run.result.verdict for run in runs if run.result is not None)
+    said = [v for v in verdicts if v and v != "clean"]
+    return (*row.flags, *(v for v in said if v not in row.flags), *_unaudited(verdicts))
+
+
+def _unaudited(verdicts: Mapping[str, None]) -> tuple[str, ...]:
+    return ("not audited",) if "" in verdicts else ()
+
+
+def _where(block: Block) -> str:
+    text = f"{block.dataset} / {block.protocol}"
+    if not block.complete_data:
+        text += f" ({block.n_rows_used:,} of {block.n_rows_dataset:,} photographs)"
+    return text + f", data {block.data_fingerprint[:8]}, split {block.split_hash[:8]}"
+
+
+def metric_unit(name: str) -> tuple[float, int, str]:
+    """How a metric is printed: its factor, its decimals, and what a difference is counted in."""
+    return (100.0, 1, " points") if describe(name).percent else (1.0, 3, "")

@@ -1,0 +1,168 @@
+"""Methods ranked over datasets: the numbers behind `fusionbench rank`. No torch.
+
+Datasets must be independent of each other for Friedman's test, so one protocol stands for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fusionbench.errors import FusionbenchError
+from fusionbench.leaderboard.rows import Block, Row
+from fusionbench.metrics.names import describe
+from fusionbench.stats import Friedman, friedman
+
+Method = tuple[str, str, str]  # fusion, backbone, loss
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The block that stands for each dataset."""
+
+    blocks: tuple[Block, ...]
+    left_out: tuple[str, ...]  # in words
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Every method that every dataset has, on every dataset."""
+
+    metric: str
+    methods: tuple[str, ...]  # names, best average rank first
+    blocks: tuple[str, ...]  # `dataset / protocol`, a subset said as such
+    values: tuple[tuple[float, ...], ...]  # per block, in the order of `methods`
+    test: Friedman
+    notes: tuple[str, ...]  # what was left out, and what weakens the result
+
+
+def candidates(blocks: Iterable[Block]) -> Candidates:
+    """For each dataset the block with complete data, without a leak, and with most complete rows,
+    in this order of importance; then the first by protocol's name."""
+    by_dataset: dict[str, list[Block]] = {}
+    for block in blocks:
+        by_dataset.setdefault(block.dataset, []).append(block)
+    chosen, left_out = [], []
+    for name in sorted(by_dataset):
+        best, *others = sorted(by_dataset[name], key=_worth)
+        chosen.append(best)
+        left_out += [f"{block_name(other)}: {block_name(best)} stands for it" for other in others]
+    return Candidates(tuple(chosen), tuple(left_out))
+
+
+def rank(blocks: Sequence[Block], metric: str = "bacc", *, alpha: float = 0.05) -> Ranking:
+    """Rank the methods (fusion, backbone and loss) that are complete in every block.
+
+    Optimistic rows do not take part. A method with several rows in a block (other settings) has no
+    one value there and is left out. Raises FusionbenchError where fewer than two datasets or three
+    methods remain, with what is missing.
+    """
+    names = [block_name(block) for block in blocks]
+    if len({block.dataset for block in blocks}) < max(2, len(blocks)):
+        raise FusionbenchError(
+            f"Ranks over datasets need two different ones at least; there is "
+            f"{', '.join(names) or 'none'}.",
+            "Run the same methods on another dataset, or see `fusionbench compare` for two methods "
+            "on one.",
+        )
+    per_block = [_values(block, metric) for block in blocks]
+    notes = [
+        f"{_label(method)} left out: {problem} on {name}"
+        for name, (_, problems) in zip(names, per_block, strict=True)
+        for method, problem in problems.items()
+    ]
+    held = [values for values, _ in per_block]
+    anywhere = list(dict.fromkeys(m for values in held for m in values))
+    common = [m for m in anywhere if all(m in values for values in held)]
+    told = {m for _, problems in per_block for m in problems}
+    for method in anywhere:
+        lacking = [n for n, values in zip(names, held, strict=True) if method not in values]
+        if lacking and method not in told:
+            notes.append(f"{_label(method)} left out: no row on {', '.join(lacking)}")
+    if len(common) < 3:
+        raise FusionbenchError(
+            f"Ranks need three methods that are complete on every dataset; there "
+            f"{'is' if len(common) == 1 else 'are'} {len(common)} on {' and '.join(names)}.",
+            "\n".join(notes) or "Run more methods.",
+        )
+    labels = _labels(common)
+    test = friedman(
+        [[values[m] for m in common] for values in held],
+        labels,
+        higher_is_better=describe(metric).better == "high",
+        alpha=alpha,
+    )
+    if len(blocks) <= 10 or len(common) <= 5:
+        notes.append(
+            f"{len(blocks)} datasets and {len(common)} methods: the tests' critical values are "
+            "those of many datasets (more than 10, with more than 5 methods), and are "
+            "approximate here"
+        )
+    if test.p >= alpha:
+        notes.append("Friedman's test finds no difference, so no pair should be told apart either")
+    notes += [
+        f"{name} is a subset of the photographs, not the dataset"
+        for block, name in zip(blocks, names, strict=True)
+        if not block.complete_data
+    ]
+    place = {label: i for i, label in enumerate(labels)}
+    order = [place[label] for label in test.ranks]
+    return Ranking(
+        metric=metric,
+        methods=tuple(test.ranks),
+        blocks=tuple(names),
+        values=tuple(tuple(values[common[i]] for i in order) for values in held),
+        test=test,
+        notes=tuple(notes),
+    )
+
+
+def block_name(block: Block) -> str:
+    text = f"{block.dataset} / {block.protocol}"
+    if not block.complete_data:
+        text += f" ({block.n_rows_used:,} of {block.n_rows_dataset:,})"
+    return text
+
+
+def _values(block: Block, metric: str) -> tuple[dict[Method, float], dict[Method, str]]:
+    """Method -> its value; and method -> why it has none."""
+    rows: dict[Method, list[Row]] = {}
+    problems: dict[Method, str] = {}
+    for row in block.rows:
+        method = (row.fusion, row.backbone, row.loss)
+        stats = row.parts["test"].metrics
+        if not row.ranked:
+            problems[method] = f"n={row.runs_done}/{row.runs_expected}"
+        elif row.optimistic:
+            problems[method] = "optimistic"
+        elif metric not in stats:
+            problems[method] = f"no {metric}"
+        else:
+            rows.setdefault(method, []).append(row)
+    problems = {m: why for m, why in problems.items() if m not in rows}
+    problems |= {m: f"{len(r)} rows with other settings" for m, r in rows.items() if len(r) > 1}
+    single = {m: r[0].parts["test"].metrics[metric].mean for m, r in rows.items() if len(r) == 1}
+    return single, problems
+
+
+def _worth(block: Block) -> tuple[object, ...]:
+    leaky = any(flag.startswith("leaky") for row in block.rows for flag in row.flags)
+    complete = sum(row.ranked for row in block.rows)
+    return (not block.complete_data, leaky, -complete, block.protocol, block.split_hash)
+
+
+def _label(method: Method) -> str:
+    fusion, backbone, loss = method
+    name = fusion if backbone == "-" else f"{fusion}@{backbone}"
+    return f"{name} ({loss})" if loss not in ("", "-") else name
+
+
+def _labels(methods: Sequence[Method]) -> list[str]:
+    """As short as tells them apart: without what all have in common."""
+    fusions = [m[0] for m in methods]
+    if len(set(fusions)) == len(fusions):
+        return fusions
+    with_backbone = [m[0] if m[1] == "-" else f"{m[0]}@{m[1]}" for m in methods]
+    if len(set(with_backbone)) == len(with_backbone):
+        return with_backbone
+    return [_label(m) for m in methods]

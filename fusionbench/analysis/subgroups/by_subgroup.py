@@ -1,0 +1,151 @@
+"""One row of the leaderboard and the metadata of its photographs -> what is reported of groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fusionbench.analysis.subgroups.gaps import MIN_N, Attribute, compare
+from fusionbench.data.card import Subgroup
+from fusionbench.data.locate import find_data, open_card
+from fusionbench.data.table import Table, load_table
+from fusionbench.errors import DataError, UsageError
+from fusionbench.leaderboard import Row
+from fusionbench.progress import SILENT, Progress
+from fusionbench.records import Predictions, Record, Store
+from fusionbench.stats import Pooled, pool
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `fusionbench subgroups` shows of one row."""
+
+    key: str
+    fusion: str
+    backbone: str
+    dataset: str
+    protocol: str
+    data_fingerprint: str
+    complete_data: bool
+    classes: tuple[str, ...]
+    seeds: tuple[int, ...]
+    runs_done: int
+    runs_expected: int
+    flags: tuple[str, ...]
+    n: int  # photographs, of every fold
+    patients: int
+    min_n: int
+    attributes: tuple[Attribute, ...]
+
+
+def open_table(
+    record: Record,
+    *,
+    dataset: str = "",
+    data: Path | None = None,
+    plugins: Sequence[Path] = (),
+    progress: Progress = SILENT,
+) -> Table:
+    """The data that a finished run was made on, loaded as the run did.
+
+    `dataset`: path of the card where the record's name is not known here. Raises UsageError for
+    another dataset's card, DataError where the data is not here or has another fingerprint.
+    """
+    identity, result = record.identity, record.result
+    if result is None:
+        raise UsageError(f"{record.run_id} failed.", "Choose a finished run.")
+    card = open_card(dataset or identity["dataset"], plugins=plugins)
+    if card.name != identity["dataset"]:
+        raise UsageError(f"The run is on {identity['dataset']}; that is the card of {card.name}.")
+    table = load_table(
+        card,
+        find_data(card, data),
+        view=identity["settings"].get("view") or None,
+        allow_missing_images=not result.complete_data,
+        progress=progress,
+    )
+    if table.fingerprint != identity["data_fingerprint"]:
+        raise DataError(
+            f"The data of {card.name} here is not what the run was made on: fingerprint "
+            f"{table.fingerprint}, the run's is {identity['data_fingerprint']} "
+            f"({result.n_rows_used:,} photographs; {len(table):,} are here).",
+            "Name the folder of the run's data with --data, or run again on this data.",
+        )
+    return table
+
+
+def report(
+    store: Store, row: Row, records: Iterable[Record], table: Table, min_n: int = MIN_N
+) -> Report:
+    """The row's out-of-fold predictions, every fold and seed, by the subgroups of `table.card`.
+
+    Raises RecordError for predictions that cannot be trusted or pooled, DataError as attributes.
+    """
+    mine = {r.run_id: r for r in records if r.run_id in row.run_ids}
+    runs: dict[int, list[Predictions]] = {}
+    for run, record in mine.items():
+        runs.setdefault(record.identity["seed"], []).append(store.predictions(run))
+    pooled = pool(runs)
+    first = mine[row.run_ids[0]]
+    assert first.result is not None
+    return Report(
+        key=row.key,
+        fusion=row.fusion,
+        backbone=row.backbone,
+        dataset=first.identity["dataset"],
+        protocol=first.identity["protocol"],
+        data_fingerprint=first.identity["data_fingerprint"],
+        complete_data=first.result.complete_data,
+        classes=pooled.classes,
+        seeds=row.seeds,
+        runs_done=row.runs_done,
+        runs_expected=row.runs_expected,
+        flags=row.flags,
+        n=len(pooled.rows),
+        patients=pooled.n_patients,
+        min_n=min_n,
+        attributes=attributes(pooled, table, min_n),
+    )
+
+
+def attributes(pooled: Pooled, table: Table, min_n: int = MIN_N) -> tuple[Attribute, ...]:
+    """Every subgroup that the table's card declares; see the package's text.
+
+    Raises DataError where the card declares none, and where the table lacks a predicted row.
+    """
+    declared = table.card.subgroups
+    if not declared:
+        raise DataError(
+            f"The card of {table.card.name} declares no subgroups.",
+            "Add [[subgroups]] with name and column to it (datasets/README.md).",
+        )
+    place = {name: i for i, name in enumerate(table.ids.tolist())}
+    lacking = [name for _, name in pooled.rows if name not in place]
+    if lacking:
+        raise DataError(
+            f"{len(lacking)} predicted photographs are not in the data, for example {lacking[0]}.",
+            "Name the folder of the data that the run was made on with --data.",
+        )
+    rows = table.take(np.array([place[name] for _, name in pooled.rows]))
+    found = []
+    for subgroup in declared:
+        values, order = group_values(rows, subgroup)
+        found.append(compare(pooled, values, order, subgroup.name, subgroup.column, min_n))
+    return tuple(found)
+
+
+def group_values(table: Table, subgroup: Subgroup) -> tuple[NDArray[np.object_], tuple[str, ...]]:
+    """(n,) group of each row, None where nothing was recorded; and the groups in order."""
+    raw = table.metadata[subgroup.column]
+    recorded = raw.notna() & ~raw.isin(table.card.unknown)
+    values = np.full(len(raw), None, dtype=object)
+    values[recorded.to_numpy()] = [subgroup.group_of(v) for v in raw[recorded]]
+    # Numbers and bands rise; names in the order of the alphabet.
+    first = raw[recorded].groupby(values[recorded.to_numpy()]).min()
+    numeric = pd.api.types.is_numeric_dtype(raw)
+    return values, tuple((first.sort_values() if numeric else first.sort_index()).index)

@@ -1,1 +1,0 @@
-"""Models trained elsewhere, read into this package's modules and written back."""

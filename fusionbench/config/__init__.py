@@ -1,0 +1,1 @@
+"""What a run is: its settings, its identity, its recipe. Nothing here imports torch."""

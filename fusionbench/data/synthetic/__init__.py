@@ -1,0 +1,1 @@
+"""Drawn lesions with a known truth: a dataset for tests and first steps."""

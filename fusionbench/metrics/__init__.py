@@ -1,0 +1,1 @@
+"""Metrics: their names, their computation, by photograph and by lesion, and calibration."""

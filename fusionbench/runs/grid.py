@@ -1,0 +1,118 @@
+"""A table made of lists, as the command line gives them: every method on every backbone under
+every loss."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_origin
+
+from pydantic import TypeAdapter, ValidationError
+
+from fusionbench.config.run_config import RunConfig
+from fusionbench.errors import UsageError
+from fusionbench.plugin import registry
+from fusionbench.plugin.registry import unknown_name
+from fusionbench.tables import Table
+
+# Said by options of their own, not by a setting.
+ELSEWHERE = ("fusion", "backbone", "loss", "dataset", "protocol", "seed", "params")
+
+
+def grid(
+    fusions: Sequence[str],
+    backbones: Sequence[str],
+    losses: Sequence[str] = (),
+    *,
+    dataset: str,
+    protocol: str = "",
+    seeds: Sequence[int] = (0,),
+    folds: Sequence[int] = (),
+    settings: Mapping[str, Any] | None = None,
+    plugins: Sequence[str | Path] = (),
+) -> Table:
+    """A row per method, backbone and loss, method by method; a control is one row, for it has
+    neither. `losses` (): each method's own, for which its plugin is loaded. `settings` are
+    RunConfig fields of all rows; of its `params`, `fusion.NAME` goes to the methods that have NAME.
+
+    Raises UsageError for an unknown method, a parameter that no row takes, or a value that a table
+    cannot hold.
+    """
+    settings = dict(settings or {})
+    params: dict[str, str] = settings.pop("params", {})
+    taken: set[str] = set()
+    rows: list[dict[str, Any]] = []
+    for name in dict.fromkeys(registry.key_of(fusion) for fusion in fusions):
+        entry = registry.find_method(name, plugins)
+        control = entry.kind == "controls"
+        given = {k: v for k, v in params.items() if _takes(entry, k, control)}
+        taken |= {*given}
+        common = {"fusion": name, "params": given} if given else {"fusion": name}
+        if control:
+            rows.append({"label": name, **common})
+            continue
+        own = list(dict.fromkeys(losses)) or [_own_loss(entry)]
+        for backbone in dict.fromkeys(backbones):
+            for loss in own:
+                label = [name]
+                label += [backbone] if len(set(backbones)) > 1 else []
+                label += [loss] if len(own) > 1 else []
+                rows.append(
+                    {"label": ", ".join(label), **common, "backbone": backbone, "loss": loss}
+                )
+    if strange := [key for key in params if key not in taken]:
+        raise UsageError(
+            f"--set {strange[0]}={params[strange[0]]}: no method of the grid takes it.",
+            "`fusionbench list fusions` and `list controls` show their settings.",
+        )
+    raw = {
+        "title": "Grid",
+        "dataset": dataset,
+        "protocol": protocol,
+        "seeds": list(dict.fromkeys(seeds)),
+        "folds": list(dict.fromkeys(folds)),
+        "settings": settings,
+        "rows": rows,
+    }
+    try:
+        table = Table.model_validate_json(json.dumps(raw, default=str))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"The grid's {where}: {first['msg']}.") from None
+    return table.model_copy(update={"path": Path("grid.toml")})
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """ "augment=flip" -> ("augment", "flip"), of the type that the setting has.
+
+    Raises UsageError for one that there is not, or a value that it cannot have.
+    """
+    name, found, value = (part.strip() for part in text.partition("="))
+    name = name.replace("-", "_")
+    known = {k: f for k, f in RunConfig.model_fields.items() if k not in ELSEWHERE}
+    if not found or not value:
+        raise UsageError(f"--setting {text}: write NAME=VALUE.", "As in augment=flip.")
+    if name not in known:
+        raise UsageError(*unknown_name("setting", name, known))
+    annotation: Any = known[name].annotation
+    parts = [p.strip() for p in value.split(",")] if get_origin(annotation) is tuple else value
+    try:
+        return name, TypeAdapter(annotation).validate_python(parts)
+    except ValidationError as error:
+        raise UsageError(f"--setting {text}: {error.errors()[0]['msg']}.") from None
+
+
+def _takes(entry: registry.Entry, key: str, control: bool) -> bool:
+    owner, _, name = key.partition(".")
+    if owner != "fusion":
+        return not control
+    # What an installed package's plugin takes is not known from source text: it says so itself.
+    return entry.entry_point is not None or name in {known for known, _ in entry.parameters}
+
+
+def _own_loss(entry: registry.Entry) -> str:
+    from fusionbench.plugin.fusion import Fusion
+
+    return registry.load(entry, Fusion).default_loss

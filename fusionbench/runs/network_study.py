@@ -1,0 +1,212 @@
+"""A network's experiment: everything before its first training step, and who it is.
+
+setup() resolves a RunConfig against the world; the Experiment it returns can then be asked for the
+identity of a fold (so that finished ones are skipped) and for what a fold trains on.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fusionbench.plugin import registry
+from fusionbench.models import weights
+from fusionbench.models.backbones import Backbone, build_backbone
+from fusionbench.config.run_config import (
+    ADDED_LATER,
+    Execution,
+    RunConfig,
+    literal_params,
+    plugin_params,
+    plugin_schema,
+    split_params,
+)
+from fusionbench.data.image_cache import open_or_build
+from fusionbench.data.encoder import MetadataEncoder
+from fusionbench.errors import FusionbenchError, PluginError, UsageError
+from fusionbench.plugin.fusion import Fusion
+from fusionbench.plugin.loss import CombinedLoss, Loss
+from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.progress import SILENT, Progress
+from fusionbench.protocols import Fold
+from fusionbench.config.recipe import own_params
+from fusionbench.runs.study import Opened, Study, open_study
+
+
+@dataclass(frozen=True)
+class Method:
+    """The plugins of a run, loaded, with every parameter resolved."""
+
+    fusion: type[Fusion]
+    fusion_params: dict[str, Any]
+    fusion_source: str
+    losses: dict[str, type[Loss]]
+    loss_params: dict[str, dict[str, Any]]
+    loss_sources: dict[str, str]
+    optimizer_args: dict[str, Any]
+    schedule_args: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Experiment(Study):
+    """A resolved run of a fusion. Pixels are decoded only when `images` is called."""
+
+    method: Method
+    weights: str  # identity of the starting weights
+
+    def identity(self, fold: Fold) -> dict[str, Any]:
+        config, method = self.config, self.method
+        settings = config.model_dump(
+            mode="json",
+            exclude={"fusion", "backbone", "loss", "params", "dataset", "protocol", "seed",
+                     "weights", "allow_missing_images"},
+        )  # fmt: skip
+        for name in ADDED_LATER:
+            if getattr(config, name) == RunConfig.model_fields[name].default:
+                del settings[name]
+        settings["view"] = self.view
+        settings["columns"] = [c.name for c in self.columns]
+        settings["optimizer_args"] = method.optimizer_args
+        settings["schedule_args"] = method.schedule_args
+        return self.data_identity(fold) | {
+            "fusion": config.fusion,
+            "fusion_params": method.fusion_params,
+            "fusion_source": method.fusion_source,
+            "backbone": config.backbone,
+            "weights": self.weights,
+            "loss": "+".join(method.losses),
+            "loss_params": method.loss_params,
+            "loss_sources": method.loss_sources,
+            "settings": settings,
+        }
+
+    def images(self, workers: int | None, progress: Progress) -> torch.Tensor:
+        """uint8 (n, S, S, 3), memory-mapped from the cache, which is built on first use."""
+        cache = open_or_build(
+            self.table.images[self.view],
+            self.table.digests[self.view],
+            self.config.image_size,
+            resize=self.config.resize,
+            name=f"{self.table.card.name}-{self.view}",
+            workers=workers,
+            progress=progress,
+        )
+        with warnings.catch_warnings():  # torch warns of read-only memory; nobody writes to it
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.from_numpy(cache.array)
+
+    def backbone(self) -> Backbone:
+        """The backbone with its starting weights; random ones from torch's seed."""
+        config = self.config
+        backbone = build_backbone(
+            config.backbone, config.image_size, drop_path_rate=config.drop_path
+        )
+        weights.load_weights(backbone.net, config.backbone, config.weights, config.image_size)
+        return backbone
+
+    def model(
+        self, backbone: Backbone, encoder: MetadataEncoder, counts: tuple[int, ...]
+    ) -> tuple[FusionModel, CombinedLoss]:
+        """Model and loss on this backbone. Raises UsageError / FusionRefused with the reason."""
+        spec = build_spec(
+            backbone,
+            metadata=encoder.n_features,
+            classes=len(self.table.card.classes),
+            groups=encoder.groups,
+        )
+        method = self.method
+        fusion = _construct(
+            f"fusion {self.config.fusion}", method.fusion, spec, method.fusion_params
+        )
+        model = FusionModel(backbone, fusion, self.config.reducer)
+        with_counts = replace(model.spec, counts=counts)
+        losses = {
+            name: _construct(f"loss {name}", cls, with_counts, method.loss_params[name])
+            for name, cls in method.losses.items()
+        }
+        return model, CombinedLoss(losses)
+
+
+def setup(
+    config: RunConfig,
+    execution: Execution,
+    progress: Progress = SILENT,
+    opened: Opened | None = None,
+) -> Experiment:
+    """Resolve and check everything that can be checked before training.
+
+    Raises UsageError, DataError or PluginError.
+    """
+    method = load_method(config, execution.plugins)
+    starting = weights.weights_identity(config.backbone, config.weights)
+    own = config.model_copy(
+        update={
+            "fusion": registry.key_of(config.fusion),
+            "loss": "+".join(method.losses),
+            "recipe": registry.key_of(config.recipe),
+            "params": own_params(config, method.losses),
+        }
+    )
+    study = open_study(own, execution, progress, opened)
+    return Experiment(
+        **study.resolved,
+        method=method,
+        weights=starting,
+    )
+
+
+def load_method(config: RunConfig, plugins: tuple[Path, ...] = ()) -> Method:
+    """Load the fusion and the losses of a config and resolve their parameters."""
+    entry = registry.find("fusions", config.fusion, plugins)
+    fusion = registry.load(entry, Fusion)
+    names = [registry.key_of(n) for n in (config.loss or fusion.default_loss).split("+")]
+    if len(set(names)) != len(names):
+        raise UsageError(f"--loss {config.loss} names a loss twice.")
+    entries = {name: registry.find("losses", name, plugins) for name in names}
+    losses = {name: registry.load(e, Loss) for name, e in entries.items()}
+    raw = split_params(own_params(config, names), names)
+    return Method(
+        fusion,
+        plugin_params(fusion, raw["fusion"], f"fusion {entry.name}"),
+        registry.source_hash(entry),
+        losses,
+        _loss_params(losses, raw),
+        {name: registry.source_hash(e) for name, e in entries.items()},
+        literal_params(raw["optimizer"], "optimizer"),
+        literal_params(raw["schedule"], "schedule"),
+    )
+
+
+def _loss_params(
+    losses: Mapping[str, type[Loss]], raw: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, Any]]:
+    """`loss.NAME=VALUE` goes to the one loss that has NAME; `loss.<loss>.NAME` says which."""
+    given = {name: dict(raw[f"loss.{name}"]) for name in losses}
+    for key, value in raw["loss"].items():
+        owners = [name for name, cls in losses.items() if key in plugin_schema(cls)]
+        if len(owners) != 1:
+            have = " and ".join(owners) or "none of " + ", ".join(losses)
+            raise UsageError(
+                f"--set loss.{key}={value}: {have} have a setting {key!r}.",
+                f"Say which: {' or '.join(f'loss.{n}.{key}' for n in owners or losses)}.",
+            )
+        given[owners[0]][key] = value
+    return {name: plugin_params(cls, given[name], f"loss {name}") for name, cls in losses.items()}
+
+
+def _construct(what: str, cls: Any, spec: Any, params: Mapping[str, Any]) -> Any:
+    try:
+        return cls(spec, **params)
+    except FusionbenchError:
+        raise
+    except ValueError as error:  # how a plugin says that a setting does not fit
+        raise UsageError(f"The {what} refuses its settings: {error}.") from error
+    except Exception as error:
+        raise PluginError(
+            f"The {what} cannot be built: {type(error).__name__}: {error}."
+        ) from error

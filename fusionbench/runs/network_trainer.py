@@ -1,0 +1,201 @@
+"""Carrying out a network's experiment: one fold after the other, trained and evaluated."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from fusionbench.training.augment import AUGMENTATIONS
+from fusionbench.training.checkpoint_file import CheckpointError
+from fusionbench.training.checkpoints import Keeper, place_of
+from fusionbench.config.run_config import Execution, StepPath
+from fusionbench.config.environment import describe_environment, peak_memory
+from fusionbench.errors import RunFailedError
+from fusionbench.runs.network_study import Experiment, setup
+from fusionbench.training.feed import Arrays, place
+from fusionbench.plugin.loss import CombinedLoss
+from fusionbench.metrics.compute import balanced_nll, compute
+from fusionbench.models.fusion_model import FusionModel
+from fusionbench.training.placement import choose_device, choose_path, choose_placement, prepare
+from fusionbench.progress import SILENT, Progress
+from fusionbench.protocols import Fold
+from fusionbench.records import Store
+from fusionbench.training.step import TrainingStep
+from fusionbench.runs.study import FoldRows, Trained
+from fusionbench.training.loop import fit, predict
+from fusionbench.training.metadata_dropout import withholding
+
+__all__ = ["NetworkTrainer", "setup", "trainer"]
+
+
+class NetworkTrainer:
+    """Holds what the folds share: the probed backbone, the decoded images, and the training step
+    with all that was compiled and recorded for it."""
+
+    def __init__(self, experiment: Experiment, execution: Execution, progress: Progress) -> None:
+        device = choose_device(execution.device)
+        path = choose_path(execution.step, device)
+        config = experiment.config
+        prepare(device)
+        progress.note(f"building {config.backbone}, weights: {config.weights}")
+        self.experiment = experiment
+        self.execution = execution
+        self.backbone = experiment.backbone()  # probed and, with pretrained weights, loaded once
+        self.images = place(experiment.images(execution.workers, progress), device)
+        self.placement = choose_placement(device, config.precision, self.backbone)
+        self.path: StepPath = path  # that steps take, as far as is known
+        self._step: TrainingStep | None = None
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        placement = self.placement
+        more: dict[str, Any] = {
+            "device_type": placement.device.type,
+            "threads": torch.get_num_threads(),
+            "precision": placement.precision,
+            "path": self.path,
+        }
+        if placement.device.type == "cuda":
+            more["device"] = torch.cuda.get_device_name()
+        return describe_environment(**more)
+
+    def train(self, fold: Fold, rows: FoldRows, progress: Progress) -> Trained:
+        """Train one fold and evaluate its parts. Raises RunFailedError, or what a plugin raises.
+
+        A checkpoint of it in the store is gone on from, and one is left there after each epoch.
+        """
+        experiment, placement = self.experiment, self.placement
+        config, table = experiment.config, experiment.table
+        seed = experiment.fold_seed(fold)
+        torch.manual_seed(seed)
+        if placement.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        # Random starting weights are other ones in every fold.
+        random = config.weights == "none"
+        backbone = experiment.backbone() if random else copy.deepcopy(self.backbone)
+        metadata = experiment.metadata(fold, rows)
+        encoder = experiment.encoder(metadata, rows.train)
+        counts = np.bincount(table.labels[rows.train], minlength=len(table.card.classes))
+        step = self._step_for(
+            *experiment.model(backbone, encoder, tuple(int(c) for c in counts)), progress
+        )
+        model = step.model
+        arrays = Arrays(
+            self.images,
+            torch.from_numpy(encoder.transform(metadata)).to(placement.device),
+            torch.from_numpy(table.labels).to(placement.device),
+        )
+        watched = rows.watch
+
+        def score(candidate: FusionModel) -> float:
+            assert watched is not None
+            found = predict(candidate, arrays, watched, placement)
+            if config.watch == "balanced-nll":
+                return balanced_nll(table.labels[watched], found)
+            return compute(table.labels[watched], found, table.card.classes)[config.watch]
+
+        keeper = self._keeper(fold, progress)
+        with progress.task(
+            f"fold {fold.index}", total=config.epochs * len(rows.train), unit="img"
+        ) as task:
+            train = partial(
+                fit,
+                step,
+                arrays,
+                rows.train,
+                config,
+                seed=seed,
+                optimizer_args=experiment.method.optimizer_args,
+                schedule_args=experiment.method.schedule_args,
+                withholding=withholding(
+                    encoder,
+                    metadata.iloc[rows.train],
+                    config.metadata_dropout,
+                    config.block_dropout,
+                    placement.device,
+                ),
+                watch=score if watched is not None else None,
+                task=task,
+                keep=keeper.keep,
+            )
+            # Who asks for a result to be computed anew gets no part of an earlier one.
+            at = keeper.find() if self.execution.existing != "redo" else None
+            try:
+                if at is not None:
+                    progress.note(
+                        f"fold {fold.index} goes on after epoch {at.epoch} of {config.epochs}"
+                    )
+                fitted = train(resume=at)
+            except CheckpointError as error:
+                keeper.reject(error)
+                fitted = train()
+            finally:
+                self.path = step.path
+        self._step = step
+        found = {name: predict(model, arrays, part, placement) for name, part in rows.parts.items()}
+        inner = None if rows.inner is None else predict(model, arrays, rows.inner, placement)
+        if not all(np.isfinite(p).all() for p in found.values()):
+            raise RunFailedError(
+                f"The trained model's probabilities are not finite (fold {fold.index}, after epoch "
+                f"{len(fitted.history)}).",
+                "Lower --lr, or use --precision fp32.",
+            )
+        on_gpu = placement.device.type == "cuda"
+        return Trained(
+            probabilities=found,
+            inner=inner,
+            parameters={
+                "backbone": _size(model.backbone),
+                "fusion": _size(model.fusion) + _size(model.reduce) + _size(model.head),
+                "total": _size(model),
+            },
+            history=tuple(fitted.history),
+            best_epoch=fitted.best_epoch,
+            train_seconds=fitted.train_seconds,
+            seconds_before=keeper.seconds_before,
+            images_seen=fitted.images_seen,
+            peak_memory=int(torch.cuda.max_memory_allocated()) if on_gpu else peak_memory(),
+            weights=partial(_serialised, model),
+        )
+
+    def _step_for(self, model: FusionModel, loss: CombinedLoss, progress: Progress) -> TrainingStep:
+        """The last fold's step with these values, or a new one where they do not fit it."""
+        step, self._step = self._step, None  # a fold that fails leaves none behind
+        if step is None or not step.reinitialise(model, loss):
+            del step
+            if self.path.startswith("compiled"):
+                torch.compiler.reset()  # what was compiled for earlier steps counts against a limit
+            augment = AUGMENTATIONS[self.experiment.config.augment]
+            step = TrainingStep(model, loss, augment, self.placement, self.path, progress)
+        return step
+
+    def _keeper(self, fold: Fold, progress: Progress) -> Keeper:
+        run = self.experiment.run_id(fold)
+        return Keeper(
+            Store(self.execution.store),
+            run,
+            place_of(self.environment, run),
+            every=self.execution.checkpoint_every,
+            label=f"fold {fold.index}",
+            progress=progress,
+        )
+
+
+def trainer(
+    experiment: Experiment, execution: Execution, progress: Progress = SILENT
+) -> NetworkTrainer:
+    """What carries its folds out. Raises UsageError for a device that is not there."""
+    return NetworkTrainer(experiment, execution, progress)
+
+
+def _serialised(model: FusionModel) -> bytes:
+    return safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.state_dict().items()})
+
+
+def _size(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

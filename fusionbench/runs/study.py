@@ -1,0 +1,239 @@
+"""What a run is made on, and the rows of each fold: the part of a run that needs no network.
+
+open_study() resolves data, columns and protocol of a RunConfig. What is trained on them is an
+Experiment's (fusionbench.runs.network_study: a network; fusionbench.runs.control_study: a control without images).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from fusionbench.config.run_config import Execution, RunConfig
+from fusionbench.data.card import Column
+from fusionbench.data.encoder import MetadataEncoder, input_columns
+from fusionbench.data.locate import find_data, open_card
+from fusionbench.data.table import Table, load_table
+from fusionbench.errors import DataError
+from fusionbench.progress import SILENT, Progress
+from fusionbench.protocols import Fold, inner_split, split_of
+from fusionbench.protocols import Split
+from fusionbench.records import cohort, run_id
+
+
+@dataclass(frozen=True)
+class FoldRows:
+    """Positions into the table, after the missing-value policy. `parts` are evaluated."""
+
+    train: np.ndarray
+    parts: dict[str, np.ndarray]  # "test" first
+    watch: np.ndarray | None = None  # scored after each epoch, to choose one
+    inner: np.ndarray | None = None  # neither trained on nor tested: a temperature is fitted here
+
+
+@dataclass(frozen=True)
+class Study:
+    """Data, columns and split of a run. Pixels are not touched."""
+
+    config: RunConfig
+    table: Table
+    columns: tuple[Column, ...]
+    protocol: Split
+    keep: np.ndarray  # bool, rows that the missing-value policy keeps
+
+    @property
+    def view(self) -> str:
+        return self.table.views[0]
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The fields of a Study, for a kind of experiment that adds its own."""
+        return {field.name: getattr(self, field.name) for field in fields(Study)}
+
+    def identity(self, fold: Fold) -> dict[str, Any]:
+        """What run_id hashes: all that changes the numbers, and nothing else."""
+        raise NotImplementedError
+
+    def run_id(self, fold: Fold) -> str:
+        return run_id(self.identity(fold))
+
+    def data_identity(self, fold: Fold) -> dict[str, Any]:
+        """The identity's part that every kind of method shares."""
+        return {
+            "dataset": self.table.card.name,
+            "data_fingerprint": self.table.fingerprint,
+            "protocol": self.protocol.spec.name,
+            "split_hash": self.protocol.split_hash,
+            "fold": fold.index,
+            "seed": self.config.seed,
+        }
+
+    def fold_seed(self, fold: Fold) -> int:
+        """What a fold's training draws its random numbers from."""
+        return int(np.random.SeedSequence([self.config.seed, fold.index]).generate_state(1)[0])
+
+    def rows(self, fold: Fold) -> FoldRows:
+        """Which rows train, are watched and are evaluated. Raises DataError for an empty part."""
+        config, table = self.config, self.table
+        train = self._kept(fold.train)
+        parts = {"test": self._kept(fold.test), **{k: self._kept(v) for k, v in fold.extra.items()}}
+        inner = watch = None
+        if config.select == "inner-val" or config.calibrate:
+            if fold.valid is not None:
+                inner = self._kept(fold.valid)
+            else:
+                groups = table.groups if table.card.group else None
+                train, inner = inner_split(train, table.labels, groups, config.seed)
+        if config.select == "inner-val":
+            watch = inner
+        elif config.select == "test-best":
+            watch = parts["test"]
+        for name, rows in {"training": train, **parts}.items():
+            if not len(rows):
+                raise DataError(
+                    f"Fold {fold.index} of {self.protocol.spec.name} has no {name} rows left.",
+                    "Check the missing images and the --missing policy.",
+                )
+        return FoldRows(train, parts, watch, inner)
+
+    def metadata(self, fold: Fold, rows: FoldRows) -> pd.DataFrame:
+        """One row per row of the table: what the method is given of the patient.
+
+        Under `shuffle_metadata` that is what another patient answered, drawn apart for the rows
+        that train (and choose) and for each part that is evaluated.
+        """
+        if not self.config.shuffle_metadata:
+            return self.table.metadata
+        sides = [np.concatenate([rows.train, *([] if rows.inner is None else [rows.inner])])]
+        sides += rows.parts.values()
+        rng = np.random.default_rng(np.random.SeedSequence([self.config.seed, fold.index, 20]))
+        taken = np.arange(len(self.table))
+        for side in sides:
+            taken[side] = swapped(side, self.table.groups, rng)
+        return self.table.metadata.iloc[taken].reset_index(drop=True)
+
+    def encoder(self, metadata: pd.DataFrame, train: np.ndarray) -> MetadataEncoder:
+        """Fitted on the training rows of `metadata`, and on nothing else."""
+        return _encoder(self.config, self.table, self.columns).fit(metadata.iloc[train])
+
+    def cohort(self, rows: FoldRows) -> str:
+        ids = {name: self.table.ids[part].tolist() for name, part in rows.parts.items()}
+        return cohort(self.table.fingerprint, self.protocol.split_hash, ids)
+
+    def flags(self) -> tuple[str, ...]:
+        """What a reader must know about the row."""
+        flags = []
+        if self.protocol.leaks:
+            flags.append(f"leaky: {', '.join(self.protocol.leaks)}")
+        if self.config.select == "test-best":
+            flags.append("optimistic: test-best")
+        if not self.table.complete:
+            flags.append("images missing")
+        for role, title in (("proxy", "label proxies"), ("forbidden", "forbidden inputs")):
+            if names := [c.name for c in self.columns if c.role == role]:
+                flags.append(f"{title}: {', '.join(names)}")
+        if self.config.shuffle_metadata:
+            flags.append("control: shuffled metadata")
+        if dropped := int((~self.keep).sum()):
+            flags.append(f"rows dropped: {dropped}")
+        return tuple(flags)
+
+    def _kept(self, rows: np.ndarray) -> np.ndarray:
+        return rows[self.keep[rows]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training and evaluating one fold leaves behind, whatever was trained."""
+
+    probabilities: dict[str, np.ndarray]  # evaluated part -> float64 (n, K)
+    inner: np.ndarray | None  # the same for FoldRows.inner
+    parameters: dict[str, int]
+    history: tuple[dict[str, float | None], ...] = ()
+    best_epoch: int | None = None
+    train_seconds: float = 0.0
+    seconds_before: float = 0.0  # of processes that were stopped; this one went on from there
+    images_seen: int = 0
+    peak_memory: int | None = None
+    weights: Callable[[], bytes] | None = None  # safetensors; before another fold is trained
+
+
+class Trainer(Protocol):
+    """What carries out the folds of one configuration, one after the other."""
+
+    @property
+    def environment(self) -> dict[str, Any]: ...
+
+    def train(self, fold: Fold, rows: FoldRows, progress: Progress) -> Trained: ...
+
+
+class Opened:
+    """Data and splits read once for many configurations, under one Execution."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str | bool, ...], tuple[Table, Split]] = {}
+
+    def of(
+        self, config: RunConfig, execution: Execution, progress: Progress
+    ) -> tuple[Table, Split]:
+        """As read now, or earlier for a configuration on the same data under the same protocol."""
+        key = (config.dataset, config.view, config.protocol, config.allow_missing_images)
+        if key not in self._found:
+            self._found[key] = _read(config, execution, progress)
+        return self._found[key]
+
+
+def open_study(
+    config: RunConfig,
+    execution: Execution,
+    progress: Progress = SILENT,
+    opened: Opened | None = None,
+) -> Study:
+    """Resolve and check data, columns and split. Raises UsageError or DataError."""
+    card = open_card(config.dataset, plugins=execution.plugins)
+    columns = input_columns(card, config.columns or None, forbidden=config.allow_forbidden)
+    table, protocol = (opened or Opened()).of(config, execution, progress)
+    keep = _encoder(config, table, columns).keeps(table.metadata)
+    return Study(config, table, columns, protocol, keep)
+
+
+def _read(config: RunConfig, execution: Execution, progress: Progress) -> tuple[Table, Split]:
+    card = open_card(config.dataset, plugins=execution.plugins)
+    root = find_data(card, execution.data)
+    table = load_table(
+        card,
+        root,
+        view=config.view or None,
+        allow_missing_images=config.allow_missing_images,
+        progress=progress,
+    )
+    return table, split_of(table, config.protocol or None, root=root, progress=progress)
+
+
+def swapped(rows: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each of `rows` a row of another group: the groups in a random circle, everyone takes the
+    next one's rows (the first of them again where there are too few). Same length as `rows`."""
+    order = rng.permutation(np.unique(groups[rows]))
+    following = dict(zip(order.tolist(), np.roll(order, -1).tolist(), strict=True))
+    members = pd.Series(rows).groupby(groups[rows]).apply(list).to_dict()
+    used: dict[str, int] = {}
+    taken = []
+    for group in groups[rows].tolist():
+        donors = members[following[group]]
+        taken.append(donors[used.get(group, 0) % len(donors)])
+        used[group] = used.get(group, 0) + 1
+    return np.array(taken, dtype=rows.dtype)
+
+
+def _encoder(config: RunConfig, table: Table, columns: tuple[Column, ...]) -> MetadataEncoder:
+    return MetadataEncoder(
+        columns,
+        encoding=config.encoding,
+        missing=config.missing,
+        unknown=table.card.unknown,
+        forbidden=config.allow_forbidden,
+    )

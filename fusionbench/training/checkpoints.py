@@ -1,0 +1,230 @@
+"""Where training stands after an epoch, kept in a file, so that a run that was stopped goes on.
+
+    parts = Parts(trained, optimizer, scheduler, ema, device)
+    parts.capture(state) -> State       after an epoch: everything that the next one depends on
+    parts.restore(state)                in a new process, before its first epoch
+    keeper = Keeper(store, run, place)
+    keeper.keep(state)                  writes it: all of the file or none, whenever we are killed
+    keeper.find() -> State | None       reads it, if it is whole and was made for this very run
+
+Each run has one file, `checkpoints/<run_id>.safetensors` (training.checkpoint_file): one
+rename replaces one epoch's state by the next.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from fusionbench.errors import FusionbenchError
+from fusionbench.progress import SILENT, Progress
+from fusionbench.records import Store
+from fusionbench.training.checkpoint_file import CheckpointError, pieces, read
+from fusionbench.training.optimizers import Plateau
+
+Tensors = dict[str, Tensor]
+
+FORMAT = 1
+# What checkpoints may take of the time, where nobody says how often they are written: on a GPU an
+# epoch may be shorter than the writing of its checkpoint.
+SHARE = 0.02
+# How fast the first is taken to be written, in bytes per second; from then on it is known.
+RATE = 500e6
+
+
+@dataclass
+class State:
+    """Where training stands after `epoch` epochs. The tensors are the model's own, not copies."""
+
+    epoch: int = 0
+    best_epoch: int = 0  # of the watched score, or of the training loss
+    best_score: float = -math.inf  # higher is better
+    best: Tensors | None = None  # the weights of that epoch, in main memory
+    history: list[dict[str, float | None]] = field(default_factory=list)
+    train_seconds: float = 0.0
+    images_seen: int = 0
+    seconds: float = 0.0  # of everything, in all processes that have worked on the run
+    modules: dict[str, Tensors] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    plateau: dict[str, Any] = field(default_factory=dict)
+    random: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What changes while a model is trained.
+
+    The order of rows, augmentation and metadata dropout are not among them: they are drawn from
+    (seed, epoch). Nor are timm's schedulers: the learning rates stand in the optimiser's groups
+    and each follows from the number of the update.
+    """
+
+    trained: nn.Module  # model and loss
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    ema: ModelEmaV3 | None
+    device: torch.device
+
+    def capture(self, state: State) -> State:
+        """`state` with all tensors. Keep it before training goes on: they are not copied."""
+        scheduler = self.scheduler
+        return replace(
+            state,
+            modules={name: _tensors(module) for name, module in self._modules().items()},
+            optimizer=self.optimizer.state_dict(),
+            plateau=scheduler.reduce.state_dict() if isinstance(scheduler, Plateau) else {},
+            random=self._random(),
+        )
+
+    def restore(self, state: State) -> None:
+        """Go back to a captured state, and empty it of what now is in its place.
+
+        Raises CheckpointError where it does not fit, with model and random state untouched; the
+        optimiser is then spoilt.
+        """
+        own = {name: _tensors(module) for name, module in self._modules().items()}
+        _compare({**own, "random": self._random()}, {**state.modules, "random": state.random})
+        try:
+            self.optimizer.load_state_dict(state.optimizer)
+            if isinstance(self.scheduler, Plateau):
+                self.scheduler.reduce.load_state_dict(state.plateau)
+            with torch.no_grad():
+                for name, tensors in own.items():
+                    for key, tensor in tensors.items():
+                        tensor.copy_(state.modules[name][key])
+            torch.set_rng_state(state.random["cpu"])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(state.random["cuda"], self.device)
+        except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(f"It does not fit: {type(error).__name__}: {error}.") from error
+        state.modules, state.optimizer, state.plateau, state.random = {}, {}, {}, {}
+
+    def _modules(self) -> dict[str, nn.Module]:
+        modules = {"trained": self.trained}
+        if self.ema is not None:
+            modules["ema"] = self.ema.module
+        return modules
+
+    def _random(self) -> Tensors:
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        return random
+
+
+class Keeper:
+    """Keeps the checkpoint of one run. The run's lock is held by who calls."""
+
+    def __init__(
+        self,
+        store: Store,
+        run: str,
+        place: Mapping[str, Any],
+        *,
+        every: float | None = None,
+        label: str = "the run",
+        progress: Progress = SILENT,
+    ) -> None:
+        """`place` is what, besides the run_id, decides over bits (place_of). At least `every`
+        seconds lie between two checkpoints; 0: one after every epoch. None: as often as takes no
+        more than SHARE of the time."""
+        self.store, self.run, self.place = store, run, dict(place)
+        self.every, self.label, self.progress = every, label, progress
+        self.cost: float | None = None  # of the last one, in seconds
+        self.seconds_before = 0.0  # of the processes that were stopped
+        self._began = self._last = time.perf_counter()
+        self._complained = False
+
+    def find(self) -> State | None:
+        """What to go on from. None, with a note where there is a file: to be started anew."""
+        path = self.store.checkpoint_path(self.run)
+        if not path.exists() and not path.is_symlink():
+            return None
+        try:
+            content = read(path)
+            state, place = State(**content["state"]), dict(content["place"])
+        except (CheckpointError, KeyError, TypeError, ValueError) as error:
+            self.reject(error)
+            return None
+        for key in sorted({*place, *self.place}):
+            there, here = place.get(key, "nothing"), self.place.get(key, "nothing")
+            if there != here:
+                self.progress.note(
+                    f"{self.label} starts anew: its checkpoint of epoch {state.epoch} was made "
+                    f"with {key} {there}, not {here}"
+                )
+                return None
+        self.seconds_before = state.seconds
+        return state
+
+    def keep(self, state: State) -> None:
+        """Replace the checkpoint, if it is time to. Where that fails training goes on, with a
+        note."""
+        now = time.perf_counter()
+        if not self._due(state, now - self._last):
+            return
+        state = replace(state, seconds=self.seconds_before + now - self._began)
+        try:
+            content = {f.name: getattr(state, f.name) for f in fields(state)}
+            self.store.write_checkpoint(self.run, pieces({"place": self.place, "state": content}))
+            self._last = time.perf_counter()
+            self.cost = self._last - now
+        except FusionbenchError as error:
+            if not self._complained:
+                self.progress.note(f"no checkpoint of epoch {state.epoch}: {error}")
+                self._complained = True
+
+    def _due(self, state: State, since: float) -> bool:
+        if self.every is not None:
+            return since >= self.every
+        cost = _bytes(state) / RATE if self.cost is None else self.cost
+        return since * SHARE >= cost
+
+    def reject(self, error: Exception) -> None:
+        """Say that a checkpoint is no good."""
+        self.seconds_before = 0.0
+        self.progress.note(f"{self.label} starts anew: its checkpoint is no good. {error}")
+
+
+def place_of(environment: Mapping[str, Any], run: str) -> dict[str, Any]:
+    """What must be the same for a run to go on to the same bits: the run (which stands for data,
+    settings and sources), versions, processor, threads and precision. Of a trainer's
+    `environment`."""
+    kept = ("fusionbench", "device_type", "device", "precision", "path")
+    place = {"checkpoint format": FORMAT, "run": run} | {key: environment[key] for key in kept}
+    place |= {name: environment["libraries"][name] for name in ("torch", "timm", "numpy")}
+    if environment["device_type"] == "cpu":
+        place["instructions"] = torch.backends.cpu.get_cpu_capability()
+        place["threads"] = environment["threads"]
+    return place
+
+
+def _tensors(module: nn.Module) -> Tensors:
+    """Every parameter and buffer once, those that a state_dict leaves out as well."""
+    return {k: v.detach() for k, v in (*module.named_parameters(), *module.named_buffers())}
+
+
+def _bytes(state: State) -> int:
+    parts = tree_leaves([state.modules, state.optimizer, state.best])
+    return sum(part.nbytes for part in parts if isinstance(part, Tensor))
+
+
+def _compare(own: dict[str, Tensors], given: dict[str, Tensors]) -> None:
+    def kinds(tensors: dict[str, Tensors]) -> dict[str, Any]:
+        return {
+            f"{part}/{name}": (tuple(tensor.shape), tensor.dtype)
+            for part, named in tensors.items()
+            for name, tensor in named.items()
+        }
+
+    if changed := kinds(own).items() ^ kinds(given).items():
+        name = min(name for name, _ in changed)
+        raise CheckpointError(f"It holds another model: {name} differs.")

@@ -1,0 +1,279 @@
+"""Training and prediction: plain functions, read from top to bottom.
+
+fit() trains one model on one fold; predict() gives its probabilities. What a batch goes through is
+training.step's business, how it gets there training.feed's. On the CPU everything is
+deterministic from the seed.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from fusionbench.config.run_config import RunConfig
+from fusionbench.errors import RunFailedError
+from fusionbench.models.fusion_model import FusionModel
+from fusionbench.progress import Task
+from fusionbench.training.checkpoints import Parts, State
+from fusionbench.training.feed import Arrays, batches, sizes
+from fusionbench.training.metadata_dropout import Withholding
+from fusionbench.training.optimizers import (
+    Plateau,
+    higher_is_better,
+    make_optimizer,
+    make_scheduler,
+)
+from fusionbench.training.placement import Placement, by_rule
+from fusionbench.training.sampling import epoch_rows
+from fusionbench.training.step import Terms, TrainingStep, as_float
+
+# Photographs of a batch in evaluation. A model's bits may depend on it.
+EVALUATED = 64
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training leaves behind. The model holds the selected weights."""
+
+    history: list[dict[str, float | None]]
+    best_epoch: int  # counted from 1
+    train_seconds: float
+    images_seen: int
+
+
+def fit(
+    step: TrainingStep,
+    arrays: Arrays,
+    rows: np.ndarray,
+    config: RunConfig,
+    *,
+    seed: int,
+    optimizer_args: dict[str, Any] | None = None,
+    schedule_args: dict[str, Any] | None = None,
+    withholding: Withholding | None = None,
+    watch: Callable[[FusionModel], float] | None = None,
+    task: Task | None = None,
+    resume: State | None = None,
+    keep: Callable[[State], None] | None = None,
+) -> Fitted:
+    """Train the model of `step` in place on `rows` of `arrays`.
+
+    withholding   which metadata a training step does not get to see; None: it sees all
+    watch         called after each epoch: the value of the metric `config.watch`. The epoch where
+                  it is best is kept (the first of equals). None: the last epoch is kept.
+    keep          called after each epoch with where training stands, in the model's own tensors
+    resume        such a state, of this very run: training goes on after its epoch
+
+    With `config.early_stop` training ends after that many epochs in which the watched score, or
+    without one the training loss, has not improved.
+    Raises RunFailedError for a non-finite loss (naming epoch and step) and for exhausted memory
+    (naming a batch size that fits); CheckpointError where `resume` is of another run, with model,
+    loss and random state untouched.
+    """
+    task = task or Task()
+    model = step.model
+    optimizer = make_optimizer(step.trained, config, optimizer_args or {})
+    steps = len(sizes(len(rows), config.batch_size))
+    if not steps:
+        raise RunFailedError(
+            f"There are only {len(rows)} training rows for a batch of {config.batch_size}.",
+            "Use a smaller --batch-size or another protocol.",
+        )
+    scheduler = make_scheduler(
+        optimizer, config, steps, schedule_args or {}, watched=watch is not None
+    )
+    ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
+    parts = Parts(step.trained, optimizer, scheduler, ema, step.placement.device)
+    sign = 1 if watch is not None and higher_is_better(config) else -1
+    at = resume or State()
+    if resume is not None:
+        parts.restore(at)
+        task.resume(at.epoch * len(rows), epoch=at.epoch)
+
+    try:
+        for epoch in range(at.epoch + 1, config.epochs + 1):
+            if config.early_stop and at.epoch - at.best_epoch >= config.early_stop:
+                break
+            started = time.perf_counter()
+            mean_loss = _train_epoch(
+                step, arrays, rows, config, optimizer, scheduler, ema, withholding,
+                seed=seed, epoch=epoch, steps=steps, task=task,
+            )  # fmt: skip
+            at.train_seconds += time.perf_counter() - started
+            at.images_seen += min(steps * config.batch_size, len(rows))
+            entry: dict[str, float | None] = {
+                "epoch": epoch,
+                "lr": optimizer.param_groups[0]["lr"],
+                **mean_loss,
+            }
+            candidate = ema.module if ema is not None else model
+            score = mean_loss["loss"]
+            if watch is not None:
+                score = entry["watched"] = watch(candidate)
+            if sign * score > at.best_score:
+                at.best_score, at.best_epoch = sign * score, epoch
+                if watch is not None:
+                    weights = candidate.state_dict()
+                    at.best = {k: v.detach().cpu().clone() for k, v in weights.items()}
+            if isinstance(scheduler, Plateau):
+                scheduler.step(epoch, score)
+            at.history.append(entry)
+            at.epoch = epoch
+            task.advance(0, epoch=epoch, loss=mean_loss["loss"])
+            if keep is not None:
+                keep(parts.capture(at))
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        step.release()
+        fits = _fitting_batch(step, arrays, rows, config.batch_size)
+        raise RunFailedError(
+            f"Out of memory on {step.placement.device.type} with --batch-size "
+            f"{config.batch_size} at {config.image_size} px.",
+            f"--batch-size {fits} fits."
+            if fits
+            else "Not even two images fit: use a smaller --image-size or backbone.",
+        ) from error
+
+    if at.best is not None:
+        model.load_state_dict(at.best)
+    elif ema is not None:
+        model.load_state_dict(ema.module.state_dict())
+    return Fitted(
+        history=at.history,
+        best_epoch=at.best_epoch if at.best is not None else at.epoch,
+        train_seconds=at.train_seconds,
+        images_seen=at.images_seen,
+    )
+
+
+@torch.no_grad()
+def predict(
+    model: FusionModel,
+    arrays: Arrays,
+    rows: np.ndarray,
+    placement: Placement,
+    batch_size: int = EVALUATED,
+) -> np.ndarray:
+    """Class probabilities of `rows`, float64 (len(rows), K). Leaves the model in eval mode."""
+    device = placement.device
+    model.to(device).to(memory_format=torch.channels_last)
+    model.eval()
+    out = torch.empty(len(rows), model.spec.classes, dtype=torch.float64, device=device)
+    for batch in batches(arrays, rows, batch_size, device, keep_single=True):
+        image = evaluated(batch.image, model)
+        with placement.autocast(), by_rule():
+            logits = model(image, batch.meta).logits
+        out[batch.start : batch.start + len(image)] = torch.softmax(logits.double(), dim=1)
+    return out.cpu().numpy()
+
+
+def evaluated(image: Tensor, model: FusionModel) -> Tensor:
+    """(B, 3, S, S) uint8 -> what the model takes where nothing is augmented."""
+    mean = torch.tensor(model.backbone.mean, device=image.device).view(1, 3, 1, 1)
+    std = torch.tensor(model.backbone.std, device=image.device).view(1, 3, 1, 1)
+    return (as_float(image) - mean) / std
+
+
+def _train_epoch(
+    step: TrainingStep,
+    arrays: Arrays,
+    rows: np.ndarray,
+    config: RunConfig,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    ema: ModelEmaV3 | None,
+    withholding: Withholding | None,
+    *,
+    seed: int,
+    epoch: int,
+    steps: int,
+    task: Task,
+) -> dict[str, float]:
+    """One pass over `rows`; the mean of every loss term over its steps."""
+    device = step.placement.device
+    order = np.random.default_rng([seed, epoch])
+    generator = torch.Generator().manual_seed(int(order.integers(2**62)))
+    labels = arrays.labels.cpu().numpy()[rows]
+    drawn = epoch_rows(rows, labels, config.sampler, order)
+    hidden = withholding.draw(len(drawn), seed, epoch) if withholding is not None else None
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    meter = _Meter(device)
+    step.begin_epoch(epoch, config.epochs)
+    for i, batch in enumerate(batches(arrays, drawn, config.batch_size, device)):
+        meta = batch.meta if hidden is None else hidden.apply(batch.meta, batch.start)
+        augmented_by = step.augment.draw(len(batch.target), generator)
+        terms = step(batch.image, augmented_by, meta, batch.target)
+        if config.clip_grad:
+            nn.utils.clip_grad_norm_(trained, config.clip_grad)
+        optimizer.step()
+        update = (epoch - 1) * steps + i + 1
+        if scheduler is not None and not isinstance(scheduler, Plateau):
+            scheduler.step_update(update)
+        if ema is not None:
+            ema.update(step.model, step=update)
+        meter.add(terms)
+        task.advance(len(batch.target))
+    means, bad = meter.read()
+    if bad is not None:
+        raise RunFailedError(
+            f"The loss is not finite in epoch {epoch}, step {bad + 1} of {steps}.",
+            "Lower --lr, set --clip-grad 1, or use --precision fp32.",
+        )
+    return means
+
+
+class _Meter:
+    """The loss terms of an epoch, summed on the device: read once, so that a GPU is never made to
+    wait for Python."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.names: tuple[str, ...] = ()
+        self.sums = torch.zeros((), dtype=torch.float64, device=device)
+        self.steps = torch.zeros((), dtype=torch.int64, device=device)
+        self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def add(self, terms: Terms) -> None:
+        self.names = tuple(terms)
+        self.sums = self.sums + torch.stack([term.double() for term in terms.values()])
+        bad = (self.first_bad < 0) & ~torch.isfinite(terms["loss"])
+        self.first_bad = torch.where(bad, self.steps, self.first_bad)
+        self.steps = self.steps + 1
+
+    def read(self) -> tuple[dict[str, float], int | None]:
+        """The mean of each term, and the first step (from 0) whose loss was not finite."""
+        means = (self.sums / self.steps).tolist()
+        bad = int(self.first_bad)
+        return dict(zip(self.names, means, strict=True)), bad if bad >= 0 else None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _fitting_batch(step: TrainingStep, arrays: Arrays, rows: np.ndarray, batch_size: int) -> int:
+    """The largest half, quarter, … of the batch size at which a copy's step fits, or 0."""
+    device, size = step.placement.device, batch_size
+    while size > 2:
+        size //= 2
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            model, loss = copy.deepcopy(step.model), copy.deepcopy(step.loss)
+            trial = TrainingStep(model, loss, step.augment, step.placement)
+            batch = next(batches(arrays, rows[:size], size, device))
+            drawn = step.augment.draw(len(batch.target), torch.Generator())
+            trial(batch.image, drawn, batch.meta, batch.target)
+            return size
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+    return 0

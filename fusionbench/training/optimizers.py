@@ -1,0 +1,126 @@
+"""Optimisers and learning-rate schedules, from timm's factories; `plateau` from PyTorch."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Literal
+
+import timm.optim
+import timm.scheduler
+import torch
+from torch import nn
+
+from fusionbench.config.run_config import RunConfig
+from fusionbench.errors import UsageError
+from fusionbench.plugin.registry import unknown_name
+
+SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly", "plateau", "constant", "none")
+
+
+def make_optimizer(
+    trained: nn.Module, config: RunConfig, extra: dict[str, Any]
+) -> torch.optim.Optimizer:
+    if config.optimizer not in timm.optim.list_optimizers():
+        raise UsageError(*unknown_name("optimizer", config.optimizer, timm.optim.list_optimizers()))
+    on_gpu = any(parameter.is_cuda for parameter in trained.parameters())
+    if on_gpu and "foreach" not in extra and _has_fused(config.optimizer):
+        extra = {"fused": True, **extra}  # one kernel for all parameters
+    try:
+        return timm.optim.create_optimizer_v2(
+            trained,
+            opt=config.optimizer,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            **extra,
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"The optimizer {config.optimizer} does not take these settings: {error}."
+        ) from error
+
+
+def _has_fused(optimizer: str) -> bool:
+    made_by = timm.optim.get_optimizer_class(optimizer, bind_defaults=False)
+    return "fused" in inspect.signature(made_by).parameters
+
+
+def make_scheduler(
+    optimizer: torch.optim.Optimizer,
+    config: RunConfig,
+    steps: int,
+    extra: dict[str, Any],
+    *,
+    watched: bool = False,
+) -> Any:
+    """A timm scheduler of updates (`steps` per epoch), None, or a Plateau of epochs, which follows
+    the watched score, or the training loss where nothing is `watched`. Raises UsageError."""
+    if config.schedule not in SCHEDULES:
+        raise UsageError(
+            f"There is no schedule called {config.schedule!r}.", f"Known: {', '.join(SCHEDULES)}."
+        )
+    warmup = min(config.warmup_epochs, max(config.epochs - 1, 0))
+    if config.schedule == "plateau":
+        mode: Literal["min", "max"] = "max" if watched and higher_is_better(config) else "min"
+        try:
+            return Plateau(optimizer, mode, warmup, **extra)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"The schedule plateau does not take these settings: {error}.",
+                "It takes those of torch.optim.lr_scheduler.ReduceLROnPlateau: factor, patience, "
+                "min_lr, threshold, threshold_mode, cooldown, eps.",
+            ) from error
+    arguments: dict[str, Any] = {"warmup_epochs": warmup, "warmup_lr": config.lr * 0.01, **extra}
+    try:
+        scheduler, _ = timm.scheduler.create_scheduler_v2(
+            optimizer,
+            sched=config.schedule,
+            num_epochs=config.epochs,
+            step_on_epochs=False,
+            updates_per_epoch=steps,
+            **arguments,
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"The schedule {config.schedule} does not take these settings: {error}."
+        ) from error
+    return scheduler
+
+
+def higher_is_better(config: RunConfig) -> bool:
+    """Of the score that is watched: accuracies rise, losses fall."""
+    return config.watch == "bacc"
+
+
+class Plateau:
+    """ReduceLROnPlateau, once per epoch, after a linear warm-up over whole epochs.
+
+    Epoch e of a warm-up of W trains at e / (W + 1) of the learning rate; what is measured during
+    the warm-up does not count. `settings` are those of torch.optim.lr_scheduler.ReduceLROnPlateau,
+    with its defaults: factor 0.1 after more than `patience` = 10 epochs without improvement.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        mode: Literal["min", "max"],
+        warmup_epochs: int,
+        **settings: Any,
+    ) -> None:
+        self.optimizer = optimizer
+        self.warmup_epochs = warmup_epochs
+        self.peaks = [group["lr"] for group in optimizer.param_groups]
+        # Made first: it checks its settings.
+        self.reduce = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode=mode, **settings)
+        self._warm(1)
+
+    def step(self, epoch: int, score: float) -> None:
+        """After epoch `epoch`, counted from 1, in which `score` was measured."""
+        if epoch > self.warmup_epochs:
+            self.reduce.step(score)
+        else:
+            self._warm(epoch + 1)
+
+    def _warm(self, epoch: int) -> None:
+        share = min(epoch / (self.warmup_epochs + 1), 1.0)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * share

@@ -1,0 +1,245 @@
+"""The step that trains: augmentation, forward, loss and backward of one batch.
+
+It takes the first of these paths that works, counted from the one that is asked for:
+
+    compiled+captured   compiled by torch.compile, recorded in a CUDA graph and replayed
+    captured            recorded as it is: for what torch.compile does not take in one piece
+    compiled            without a graph: for what looks at a tensor's value in Python
+    eager               plain PyTorch
+
+Only batches of the first size that comes are compiled; others (an epoch's last) run as they are.
+What the optimiser does comes after the step and is the same on every path.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from fusionbench.config.run_config import StepPath
+from fusionbench.data.digests import cache_folder
+from fusionbench.models.fusion_model import FusionModel
+from fusionbench.plugin.loss import CombinedLoss, total
+from fusionbench.progress import SILENT, Progress
+from fusionbench.training.augment import Augmentation
+from fusionbench.training.capture import CudaGraphs, Record
+from fusionbench.training.placement import Placement, by_rule
+from fusionbench.training.plain_state import plain_state, restore, same
+
+Terms = dict[str, Tensor]
+# What a step runs on (image, drawn, meta, target) and what comes of it: terms, gradients.
+Way = Callable[..., tuple[Terms, list[Tensor | None]]]
+
+PATHS: tuple[StepPath, ...] = get_args(StepPath)
+
+
+class TrainingStep:
+    """Called with a batch, it leaves the gradients in the parameters' `.grad`.
+
+    model, loss   on the device of the placement, in channels-last memory; trained in place
+    trained       both of them, as one module
+    path          which of the above is taken: a lower one once a batch has shown that it must be
+    """
+
+    def __init__(
+        self,
+        model: FusionModel,
+        loss: CombinedLoss,
+        augment: Augmentation,
+        placement: Placement,
+        path: StepPath = "eager",
+        progress: Progress = SILENT,
+        *,
+        compiler: str = "inductor",
+        record: Record | None = None,
+    ) -> None:
+        """`compiler`: a backend of torch.compile; `record`: what captures, CUDA graphs if None."""
+        device = placement.device
+        self.model = model.to(device).to(memory_format=torch.channels_last)
+        self.loss = loss.to(device)
+        self.trained = nn.ModuleDict({"model": self.model, "loss": self.loss})
+        self.augment, self.placement, self.progress = augment, placement, progress
+        self.path = path
+        self._compiler, self._record = compiler, record
+        if self._record is None and path.endswith("captured"):
+            self._record = CudaGraphs(device)
+        if path.startswith("compiled"):
+            # Kept with our other caches, so that another process finds what was compiled.
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder(None) / "compiled"))
+        self._mean, self._std = (
+            torch.tensor(values, device=device).view(1, 3, 1, 1)
+            for values in (model.backbone.mean, model.backbone.std)
+        )
+        self._ways: dict[int, Way] = {}  # by batch size
+        self._full: int | None = None
+        self._begun = plain_state(loss)
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Training mode, and the losses are told. Epochs count from 1."""
+        self.trained.train()
+        self.loss.begin_epoch(epoch, epochs)
+        begun = plain_state(self.loss)
+        if not same(begun, self._begun):  # a graph holds what Python held when it was recorded
+            self._ways.clear()
+        self._begun = begun
+
+    def __call__(self, image: Tensor, drawn: Tensor, meta: Tensor, target: Tensor) -> Terms:
+        """Every loss term, and their sum as "loss": scalars without gradients, which the next call
+        may overwrite.
+
+        image (B, 3, S, S) uint8 in channels-last memory, meta (B, M) and target (B,), all on the
+        device; drawn (P, B) is what the augmentation drew for the images, on the CPU.
+        """
+        if self.augment.static:
+            drawn = drawn.to(image.device, non_blocking=True)
+        else:
+            image, drawn = self.augment.apply(as_float(image), drawn), image.new_empty(0)
+        inputs, size = (image, drawn, meta, target), len(target)
+        self._full = self._full or size
+        with nullcontext() if size == self._full else by_rule():
+            if size not in self._ways:
+                self._ways[size] = self._find_way(inputs)
+            terms, gradients = self._ways[size](*inputs)
+        for parameter, gradient in zip(self.trained.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        return terms
+
+    def reinitialise(self, model: FusionModel, loss: CombinedLoss) -> bool:
+        """Start again from the values of a freshly built model and loss, on what was compiled and
+        recorded for the old ones. False, with nothing changed, where they are not alike in all but
+        their values: they need a step of their own."""
+        fresh = nn.ModuleDict({"model": model, "loss": loss})
+        if _kinds(fresh) != _kinds(self.trained):
+            return False
+        if not all(map(same, _plain_parts(fresh), _plain_parts(self.trained))):
+            return False
+        with torch.no_grad():
+            for old, new in zip(_tensors(self.trained), _tensors(fresh), strict=True):
+                old.copy_(new)
+        self.release_gradients()
+        return True
+
+    def release_gradients(self) -> None:
+        """Forget the gradients of the last batch."""
+        self.trained.zero_grad(set_to_none=True)
+
+    def release(self) -> None:
+        """Give back the memory of what was recorded."""
+        self._ways.clear()
+        self.release_gradients()
+
+    def _forward(self, image: Tensor, drawn: Tensor, meta: Tensor, target: Tensor) -> Terms:
+        if self.augment.static:
+            image = self.augment.apply(as_float(image), drawn)
+        image = (image - self._mean) / self._std
+        with self.placement.autocast():
+            terms = self.loss(self.model(image, meta), target)
+            return {"loss": total(terms), **terms}
+
+    def _gradients(
+        self, forward: Callable[..., Terms], *inputs: Tensor
+    ) -> tuple[Terms, list[Tensor | None]]:
+        self.release_gradients()
+        terms = forward(*inputs)
+        terms["loss"].backward()
+        return (
+            {name: term.detach() for name, term in terms.items()},
+            [parameter.grad for parameter in self.trained.parameters()],
+        )
+
+    def _find_way(self, inputs: tuple[Tensor, ...]) -> Way:
+        """How batches of this size are computed; steps down from paths that fail."""
+        while self.path != "eager":
+            try:
+                with self._undone():
+                    if not self._ways:
+                        self._try_plainly(inputs)
+                    return self._built(inputs)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # what is wrong with the plugin itself, eager raises again
+                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+                reason = f"{type(error).__name__}: {' '.join(lines[:2])}"
+            lower = PATHS[PATHS.index(self.path) - 1]
+            self.progress.note(f"the training step is {lower}, not {self.path} ({reason})")
+            self.path = lower
+            self._ways.clear()
+        return partial(self._gradients, self._forward)
+
+    def _try_plainly(self, inputs: tuple[Tensor, ...]) -> None:
+        """Raises RuntimeError for a plugin that remembers in Python what its next step depends on:
+        that would be built into the step. Seen before minutes are spent on compiling it."""
+        plugins = (self.model.fusion, self.loss)
+        before = [plain_state(plugin) for plugin in plugins]
+        self._gradients(self._forward, *inputs)
+        if not same(before, [plain_state(plugin) for plugin in plugins]):
+            raise RuntimeError("a plugin changes its Python attributes while it trains")
+
+    def _built(self, inputs: tuple[Tensor, ...]) -> Way:
+        forward: Callable[..., Terms] = self._forward
+        compiled = self.path.startswith("compiled") and len(inputs[-1]) == self._full
+        captured = self.path.endswith("captured")
+        if compiled:
+            forward = torch.compile(
+                forward, fullgraph=captured, dynamic=False, backend=self._compiler
+            )
+        way = partial(self._gradients, forward)
+        if captured:
+            assert self._record is not None
+            return self._record(way, inputs)
+        if compiled:
+            way(*inputs)  # it is compiled when it is first called
+        return way
+
+    @contextmanager
+    def _undone(self) -> Iterator[None]:
+        """What is done inside leaves no trace in buffers, gradients, random state and plugins."""
+        buffers = list(self.trained.buffers())
+        kept = [buffer.clone() for buffer in buffers]
+        plugins = (self.model.fusion, self.loss)
+        before = [plain_state(plugin) for plugin in plugins]
+        device = self.placement.device
+        devices = [device] if device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices=devices):
+                yield
+        finally:
+            for plugin, state in zip(plugins, before, strict=True):
+                restore(plugin, state)
+            with torch.no_grad():
+                for buffer, value in zip(buffers, kept, strict=True):
+                    buffer.copy_(value)
+            self.release_gradients()
+
+
+def as_float(image: Tensor) -> Tensor:
+    """uint8 -> float32 in 0..1."""
+    return image.float().div_(255)
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _kinds(module: nn.Module) -> list[Any]:
+    """What two modules must share for one to take the other's values."""
+    named = (*module.named_parameters(), *module.named_buffers())
+    return [
+        *((name, type(part)) for name, part in module.named_modules()),
+        *((name, t.shape, t.dtype, t.requires_grad) for name, t in named),
+    ]
+
+
+def _plain_parts(trained: nn.ModuleDict) -> Iterator[dict[str, Any]]:
+    """Of everything that is built for a fold; the backbone is not: its settings are the run's."""
+    for name, child in trained["model"].named_children():
+        if name != "backbone":
+            yield plain_state(child)
+    yield plain_state(trained["loss"])
