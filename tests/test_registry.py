@@ -73,7 +73,7 @@ def test_listing_reads_summary_and_parameters_without_running_the_file(tmp_path:
 def test_listing_imports_no_torch(call: str, tmp_path: Path) -> None:
     write(tmp_path / "own.py", extra="import torch")
     code = (
-        f"import sys; from fusionbench import registry; assert registry.{call}\n"
+        f"import sys; from fusionbench.plugin import registry; assert registry.{call}\n"
         "found = {'torch', 'timm', 'torchvision'} & set(sys.modules); assert not found, found"
     )
     env = {**os.environ, "FUSIONBENCH_PLUGINS": str(tmp_path)}
