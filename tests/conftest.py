@@ -61,7 +61,7 @@ patients = 40
 @pytest.fixture
 def quick(tiny_card: Path) -> RunConfig:
     """Settings with which a fold takes about a second."""
-    return RunConfig(
+    return RunConfig.of(
         fusion="concat",
         backbone="test_resnet",
         dataset=str(tiny_card),

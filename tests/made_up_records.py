@@ -7,6 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from fusionbench.config.identity import (
+    DataIdentity,
+    Identity,
+    MethodIdentity,
+    PluginIdentity,
+    TrainingIdentity,
+)
 from fusionbench.metrics.compute import compute, confusion
 from fusionbench.records import (
     Failure,
@@ -17,14 +24,14 @@ from fusionbench.records import (
     Record,
     Result,
     cohort,
-    run_id,
 )
 
 CLASSES = ("ACK", "BCC", "MEL")
 
 
-def identity(**changes: Any) -> dict[str, Any]:
-    """A complete identity; keyword arguments replace its keys."""
+def identity(**changes: Any) -> Identity:
+    """A complete identity; keyword arguments replace what their names say. `settings` are settings
+    of data and training by name; `backbone=None` makes it that of a method without a network."""
     base: dict[str, Any] = {
         "dataset": "synthetic",
         "data_fingerprint": "d" * 16,
@@ -42,7 +49,50 @@ def identity(**changes: Any) -> dict[str, Any]:
         "loss_sources": {"ce": "1" * 16, "self-contrastive": "2" * 16},
         "settings": {"epochs": 5, "lr": 1e-4, "select": "last"},
     }
-    return base | changes
+    assert changes.keys() <= base.keys(), changes.keys() - base.keys()
+    flat = base | changes
+    network = flat["backbone"] is not None
+    settings = dict(flat["settings"])
+    reducer = settings.pop("reducer", 0)
+    training = {k: v for k, v in settings.items() if k in TrainingIdentity.model_fields}
+    assert network or not training
+    names = flat["loss"].split("+") if network else []
+    return Identity(
+        data=DataIdentity(
+            dataset=flat["dataset"],
+            protocol=flat["protocol"],
+            fingerprint=flat["data_fingerprint"],
+            split_hash=flat["split_hash"],
+            **{k: v for k, v in settings.items() if k not in training},
+        ),
+        method=MethodIdentity(
+            fusion=PluginIdentity(
+                kind="fusions" if network else "controls",
+                name=flat["fusion"],
+                params=flat["fusion_params"],
+                source=flat["fusion_source"],
+            ),
+            uses_images=network,
+            uses_metadata=flat["fusion"] != "none",
+            backbone=flat["backbone"],
+            weights=flat["weights"] if network else None,
+            reducer=reducer,
+            losses=tuple(
+                PluginIdentity(
+                    kind="losses",
+                    name=name,
+                    params=flat["loss_params"].get(name, {}),
+                    source=flat["loss_sources"].get(name, "1" * 16),
+                )
+                for name in names
+            ),
+        ),
+        training=TrainingIdentity(**{"optimizer_args": {}, "schedule_args": {}} | training)
+        if network
+        else None,
+        fold=flat["fold"],
+        seed=flat["seed"],
+    )
 
 
 def record(
@@ -76,7 +126,7 @@ def record(
         "best_epoch": 5,
         "epochs_run": 5,
         "folds_expected": 5,
-        "cohort": cohort(ident["data_fingerprint"], ident["split_hash"], {"test": [f"i{n}"]}),
+        "cohort": cohort(ident.data.fingerprint, ident.data.split_hash, {"test": [f"i{n}"]}),
         "complete_data": True,
         "n_rows_dataset": 50,
         "n_rows_used": 50,
@@ -84,7 +134,7 @@ def record(
         "history": ({"epoch": 1, "loss": 1.0},),
     }
     return Record(
-        run_id=run_id(ident),
+        run_id=ident.run_id,
         status="ok",
         identity=ident,
         result=Result(**{**values, **(result or {})}),
@@ -101,11 +151,7 @@ def control(
     return {
         "fusion": name,
         "fusion_params": {"trees": 500},
-        "backbone": "-",
-        "weights": "-",
-        "loss": "-",
-        "loss_params": {},
-        "loss_sources": {},
+        "backbone": None,
         "settings": given | dict(settings or {}),
         "images_per_s": None,
         "result": {"parameters": {}, "flags": ("control: no image",)},
@@ -116,7 +162,7 @@ def control(
 def failed(**changes: Any) -> Record:
     ident = identity(**changes)
     error = Failure(type="RunFailedError", message="loss is NaN in epoch 2, step 7")
-    return Record(run_id=run_id(ident), status="failed", identity=ident, error=error)
+    return Record(run_id=ident.run_id, status="failed", identity=ident, error=error)
 
 
 def finished(n: int = 12, seed: int = 0, **changes: Any) -> tuple[Record, Predictions]:
@@ -134,7 +180,7 @@ def finished(n: int = 12, seed: int = 0, **changes: Any) -> tuple[Record, Predic
     predictions = Predictions(
         ids=tuple(f"PAT_{i}.png" for i in range(n)),
         parts=("test",) * n,
-        fold=made.identity["fold"],
+        fold=made.identity.fold,
         labels=tuple(CLASSES[c] for c in y),
         probabilities=p,
         classes=CLASSES,

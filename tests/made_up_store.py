@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from made_up_records import identity
 
-from fusionbench.records import Level, Measured, PartResult, Record, Result, run_id
+from fusionbench.records import Level, Measured, PartResult, Record, Result
 
 FUSIONS = ("none", "concat", "metanet", "metablock", "sgmc")
 BACKBONES = (
@@ -63,7 +63,7 @@ def _record(generator: np.random.Generator, level: float, **changes: Any) -> Rec
     )  # fmt: skip
     photographs, lesions = (_level(generator, level, n) for n in (460, 328))
     return Record(
-        run_id=run_id(named),
+        run_id=named.run_id,
         status="ok",
         identity=named,
         result=Result(
@@ -74,7 +74,7 @@ def _record(generator: np.random.Generator, level: float, **changes: Any) -> Rec
             best_epoch=EPOCHS,
             epochs_run=EPOCHS,
             folds_expected=FOLDS,
-            cohort=f"{named['fold']:016x}",
+            cohort=f"{named.fold:016x}",
             complete_data=True,
             n_rows_dataset=2298,
             n_rows_used=2298,

@@ -210,7 +210,7 @@ def test_every_fold_has_the_bits_that_it_has_alone(
     alone = run(config, one)
     both = run(config, replace(two, folds_at_once=2, save_weights=True))
     assert both.failures == both.lost == ()
-    assert [r.identity["fold"] for r in both.records] == [2, 0, 1]
+    assert [r.identity.fold for r in both.records] == [2, 0, 1]
     ours = {r.run_id: r for r in both.records}
     for record in alone.records:
         assert ours[record.run_id].reproducible() == record.reproducible()
@@ -262,11 +262,11 @@ def unlucky(tmp_path: Path, card: Path, how: str) -> tuple[RunConfig, Execution,
     plugin.write_text(DIES, encoding="utf-8")
     marker.touch()
     here = Execution(store=tmp_path / "store", plugins=(plugin,), folds_at_once=2)
-    config = RunConfig(fusion="dies", dataset=str(card))
+    config = RunConfig.of(fusion="dies", dataset=str(card))
     study = open_experiment(config, here)
     seed = study.fold_seed(study.protocol.folds[1])
     params = {"fusion.seed": str(seed), "fusion.marker": str(marker), "fusion.how": how}
-    return config.model_copy(update={"params": params}), here, marker
+    return config.changed(params=params), here, marker
 
 
 def test_a_fold_whose_process_is_killed_is_lost_and_the_others_are_not(
@@ -274,7 +274,7 @@ def test_a_fold_whose_process_is_killed_is_lost_and_the_others_are_not(
 ) -> None:
     config, here, marker = unlucky(tmp_path, tiny_card, "kill")
     outcome = run(config, here)
-    assert [r.identity["fold"] for r in outcome.records] == [0, 2] and outcome.failures == ()
+    assert [r.identity.fold for r in outcome.records] == [0, 2] and outcome.failures == ()
     (lost,) = outcome.lost
     assert lost.fold == 1 and "--folds-at-once" in lost.message
     assert summary(outcome)["lost"] == [{"fold": 1, "run_id": lost.run_id}]
@@ -282,7 +282,7 @@ def test_a_fold_whose_process_is_killed_is_lost_and_the_others_are_not(
     assert store.failures() == [] and not store.has(lost.run_id)
     # A sweep does not take it for a failure of what the run_id stands for.
     table = grid(["dies"], ["-"], dataset=str(tiny_card), plugins=here.plugins,
-                 settings={"params": config.params})  # fmt: skip
+                 settings={"params": config.method.params})  # fmt: skip
     (job,) = plan(table, here).missing
     assert job.run_id == lost.run_id and plan(table, here).failed == ()
     swept = carry_out(plan(table, here), here)
@@ -296,9 +296,9 @@ def test_a_fold_that_fails_is_recorded_and_the_others_are_done(
 ) -> None:
     config, here, _ = unlucky(tmp_path, tiny_card, "raise")
     outcome = run(config, here)
-    assert [r.identity["fold"] for r in outcome.records] == [0, 2] and outcome.lost == ()
+    assert [r.identity.fold for r in outcome.records] == [0, 2] and outcome.lost == ()
     (failure,) = outcome.failures
-    assert failure.identity["fold"] == 1 and failure.error is not None
+    assert failure.identity.fold == 1 and failure.error is not None
     assert failure.error.message == "the disk is on fire"
     assert Store(here.store).failures() == [failure.run_id]
 
@@ -310,7 +310,7 @@ def test_a_fold_that_another_process_computes_is_an_error_as_ever(
     marker.unlink()
     names = [job.run_id for job in plan(
         grid(["dies"], ["-"], dataset=str(tiny_card), plugins=here.plugins,
-             settings={"params": config.params}), here).jobs]  # fmt: skip
+             settings={"params": config.method.params}), here).jobs]  # fmt: skip
     with Store(here.store).lock(names[0]), pytest.raises(BusyError, match=names[0]):
         run(config, here)
     store = Store(here.store)
@@ -357,7 +357,7 @@ needs_proc = pytest.mark.skipif(
 @needs_proc
 def test_ctrl_c_leaves_checkpoints_and_no_process(quick: RunConfig, tmp_path: Path) -> None:
     words = [
-        "run", "--dataset", quick.dataset, "--fusion", "concat", "--backbone", "test_resnet",
+        "run", "--dataset", quick.data.dataset, "--fusion", "concat", "--backbone", "test_resnet",
         "--weights", "none", "--epochs", "400", "--batch-size", "16", "--image-size", "32",
         "--augment", "flip", "--precision", "fp32", "--fold", "0,1", "--device", "cpu",
         "--store", str(tmp_path), "--checkpoint-every", "0",
@@ -388,7 +388,7 @@ def test_ctrl_c_leaves_checkpoints_and_no_process(quick: RunConfig, tmp_path: Pa
     for fold in (0, 1):
         progress = Until()
         with pytest.raises(Enough):
-            config = quick.model_copy(update={"epochs": 400})
+            config = quick.changed(epochs=400)
             run(config, Execution(store=tmp_path, device="cpu", folds=(fold,)), progress)
         assert progress.said[-1].startswith(f"fold {fold} goes on after epoch")
 

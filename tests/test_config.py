@@ -13,15 +13,14 @@ from pydantic import ValidationError
 
 from fusionbench.cli import run as run_module
 from fusionbench.cli.options import DEVICES
-from fusionbench.config.run_config import (
-    Device,
-    RunConfig,
+from fusionbench.config.plugin_settings import (
     literal_params,
     parse_assignments,
     plugin_params,
     plugin_schema,
     split_params,
 )
+from fusionbench.config.run_config import Device, RunConfig
 from fusionbench.errors import UsageError
 
 modest = settings(deadline=None, max_examples=50)
@@ -211,19 +210,19 @@ def test_other_literals() -> None:
 )  # fmt: skip
 def test_values_that_cannot_run_are_refused(field: str, value: object) -> None:
     with pytest.raises(ValidationError) as error:
-        RunConfig(**{field: value})
+        RunConfig.of(**{field: value})
     assert [e["loc"] for e in error.value.errors()] == [(field,)]
 
 
 def test_the_edges_are_allowed() -> None:
-    RunConfig(epochs=1, batch_size=2, image_size=16, seed=0, ema=0, drop_path=0.99, lr=1e-12)
-    RunConfig(image_size=2048, seed=2**31 - 1)
+    RunConfig.of(epochs=1, batch_size=2, image_size=16, seed=0, ema=0, drop_path=0.99, lr=1e-12)
+    RunConfig.of(image_size=2048, seed=2**31 - 1)
 
 
 def test_a_configuration_cannot_be_changed_and_survives_json() -> None:
-    config = RunConfig(fusion="concat", params={"fusion.hidden": "3"}, columns=("age",))
+    config = RunConfig.of(fusion="concat", params={"fusion.hidden": "3"}, columns=("age",))
     with pytest.raises(ValidationError):
-        config.epochs = 3  # type: ignore[misc]
+        config.training.epochs = 3  # type: ignore[misc]
     assert RunConfig.model_validate_json(config.model_dump_json()) == config
 
 

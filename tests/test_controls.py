@@ -38,17 +38,17 @@ class Same(Control):
 
 @pytest.fixture
 def control(quick: RunConfig) -> RunConfig:
-    return quick.model_copy(update={"fusion": "metadata-logistic"})
+    return quick.changed(fusion="metadata-logistic")
 
 
 @pytest.mark.parametrize("name", CONTROLS)
 def test_every_control_leaves_a_record_like_any_method(
     name: str, control: RunConfig, here: Execution
 ) -> None:
-    outcome = run(control.model_copy(update={"fusion": name}), here)
+    outcome = run(control.changed(fusion=name), here)
     record = outcome.records[0]
     assert record.result is not None
-    assert record.identity["backbone"] == record.identity["loss"] == "-"
+    assert record.identity.method.backbone is record.identity.method.loss is None
     assert "control: no image" in record.result.flags
     assert record.result.history == () and record.result.best_epoch is None
     assert record.measured.images_per_s is None
@@ -83,7 +83,7 @@ def test_the_logistic_control_is_scikit_learns_on_the_encoded_rows(
 
 def test_missingness_sees_gaps_and_nothing_else(control: RunConfig, here: Execution) -> None:
     """Answers may change; as long as the same cells are empty, so are the probabilities."""
-    config = control.model_copy(update={"fusion": "missingness"})
+    config = control.changed(fusion="missingness")
     first = open_experiment(config, here)
     fold = first.protocol.folds[0]
     rows = first.rows(fold)
@@ -125,7 +125,7 @@ def test_a_control_of_ones_own(control: RunConfig, here: Execution, tmp_path: Pa
     path = tmp_path / "same.py"
     path.write_text(SEES_NO_CLASS)
     execution = replace(here, plugins=(path,))
-    config = control.model_copy(update={"fusion": "same"})
+    config = control.changed(fusion="same")
     record = run(config, execution).records[0]
     assert record.result and record.result.metrics["auc_ovr_macro"] == 0.5
     with pytest.raises(UsageError, match="Did you mean strategy"):
@@ -135,7 +135,7 @@ def test_a_control_of_ones_own(control: RunConfig, here: Execution, tmp_path: Pa
 def test_a_name_belongs_to_one_kind(control: RunConfig, here: Execution, tmp_path: Path) -> None:
     (tmp_path / "sgmc.py").write_text(SEES_NO_CLASS)
     with pytest.raises(PluginError, match="A fusion and a control are called 'sgmc'"):
-        run(control.model_copy(update={"fusion": "sgmc"}), replace(here, plugins=(tmp_path,)))
+        run(control.changed(fusion="sgmc"), replace(here, plugins=(tmp_path,)))
     with pytest.raises(UsageError, match="Did you mean metadata-forest"):
         registry.find_method("metadata-forst")
 
@@ -183,7 +183,7 @@ def test_nobody_keeps_their_own_metadata(members: list[int], seed: int) -> None:
 
 
 def test_shuffled_metadata_stays_on_its_side(quick: RunConfig, here: Execution) -> None:
-    config = quick.model_copy(update={"shuffle_metadata": True, "calibrate": True})
+    config = quick.changed(shuffle_metadata=True, calibrate=True)
     experiment = open_experiment(config, here)
     fold = experiment.protocol.folds[0]
     rows = experiment.rows(fold)
@@ -205,8 +205,8 @@ def test_shuffled_metadata_stays_on_its_side(quick: RunConfig, here: Execution) 
 def test_shuffled_metadata_is_worth_nothing(control: RunConfig, here: Execution) -> None:
     """A classifier on somebody else's answers is at chance."""
     execution = replace(here, folds=None)
-    shuffled = control.model_copy(update={"shuffle_metadata": True})
-    runs = [control, *(shuffled.model_copy(update={"seed": seed}) for seed in range(4))]
+    shuffled = control.changed(shuffle_metadata=True)
+    runs = [control, *(shuffled.changed(seed=seed) for seed in range(4))]
     areas = [
         np.mean([float(r.result.metrics["auc_ovr_macro"] or 0) for r in found.records if r.result])
         for found in (run(config, execution) for config in runs)
@@ -218,12 +218,12 @@ def test_shuffled_metadata_is_worth_nothing(control: RunConfig, here: Execution)
 def test_a_forbidden_column_needs_to_be_allowed_and_is_named(
     control: RunConfig, here: Execution
 ) -> None:
-    config = control.model_copy(update={"columns": ("age", "biopsed")})
+    config = control.changed(columns=("age", "biopsed"))
     with pytest.raises(UsageError, match="--allow-forbidden"):
         run(config, here)
-    record = run(config.model_copy(update={"allow_forbidden": True}), here).records[0]
+    record = run(config.changed(allow_forbidden=True), here).records[0]
     assert record.result and "forbidden inputs: biopsed" in record.result.flags
-    plain = run(control.model_copy(update={"columns": ("age",)}), here).records[0]
+    plain = run(control.changed(columns=("age",)), here).records[0]
     assert plain.result is not None
     gain = float(record.result.metrics["bacc"] or 0) - float(plain.result.metrics["bacc"] or 0)
     assert gain > 0.1  # it does give the label away
@@ -231,7 +231,7 @@ def test_a_forbidden_column_needs_to_be_allowed_and_is_named(
 
 def test_calibration_is_reported_before_and_after(control: RunConfig, here: Execution) -> None:
     whole = run(control, here).records[0].result
-    result = run(control.model_copy(update={"calibrate": True}), here).records[0].result
+    result = run(control.changed(calibrate=True), here).records[0].result
     assert whole and result and whole.temperature is None and result.temperature is not None
     assert result.n_train < whole.n_train and result.n_test == whole.n_test
     names = {"nll_scaled", "brier_scaled", "ece_scaled"}

@@ -44,7 +44,7 @@ kind = "categorical"
 
 
 def small(dataset: str | Path, **changes: object) -> RunConfig:
-    return RunConfig(
+    return RunConfig.of(
         fusion="sgmc",
         backbone="test_efficientnet",
         dataset=str(dataset),
@@ -100,9 +100,9 @@ def test_derm7pt_in_its_own_layout(tmp_path: Path, protocol: str, folds: int) ->
     assert record.result is not None
     assert record.result.classes == ("BCC", "NEV", "MEL", "MISC", "SK")
     assert record.result.folds_expected == folds
-    assert set(record.identity["settings"]["columns"]) == {"elevation", "location", "sex"}
+    assert set(record.identity.data.columns) == {"elevation", "location", "sex"}
     assert "images missing" in record.result.flags
-    proxies = run(config.model_copy(update={"columns": ("sex", "pigment_network")}), execution)
+    proxies = run(config.changed(columns=("sex", "pigment_network")), execution)
     assert proxies.records[0].result is not None
     assert "label proxies: pigment_network" in proxies.records[0].result.flags
 
@@ -120,7 +120,7 @@ def test_real_photographs(real: Path, tmp_path: Path) -> None:
     config = small("pad-ufes-20", encoding="ordinal", missing="indicator", batch_size=64)
     with pytest.raises(DataError, match=r"1,?200 photographs"):
         run(config, execution)
-    config = config.model_copy(update={"allow_missing_images": True})
+    config = config.changed(allow_missing_images=True)
     (record,) = run(config, execution).records
     assert record.result is not None
     assert record.result.n_rows_dataset == 2298 and record.result.n_rows_used == 1098
@@ -129,7 +129,7 @@ def test_real_photographs(real: Path, tmp_path: Path) -> None:
     predictions = Store(execution.store).predictions(record.run_id)
     assert len(set(predictions.ids)) == record.result.n_test
 
-    both = config.model_copy(update={"protocol": "metablock-2021", "fusion": "none"})
+    both = config.changed(protocol="metablock-2021", fusion="none")
     (published,) = run(both, execution).records
     assert published.result is not None
     assert set(published.result.parts) == {"test", "holdout"}

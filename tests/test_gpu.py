@@ -74,7 +74,7 @@ def test_streamed_images_are_the_resident_ones() -> None:
 
 @pytest.mark.parametrize("fusion", ["none", "sgmc"])
 def test_every_path_trains_a_model_of_the_same_worth(fusion: str, tmp_path: Path) -> None:
-    config = RunConfig(
+    config = RunConfig.of(
         fusion=fusion, backbone="test_resnet", dataset="synthetic", weights="none", image_size=48,
         epochs=4, batch_size=64, lr=3e-3, precision="fp32", seed=1,
     )  # fmt: skip

@@ -87,7 +87,7 @@ def arrays(seed: int) -> Arrays:
 def scores(name: str) -> tuple[float, float, float]:
     """Melanoma's recall, balanced accuracy and accuracy on the test lesions, over the seeds."""
     way, found = WAYS[name], []
-    config = RunConfig(
+    config = RunConfig.of(
         epochs=20, batch_size=64, lr=1e-2, augment="none", sampler=cast(Any, way.sampler)
     )
     train, test = np.arange(TRAIN), np.arange(TRAIN, TRAIN + TEST)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from made_up_records import control, identity, record
 from rich.console import Console
 
-from fusionbench.config.recipe import configure
+from fusionbench.config.run_config import RunConfig
 from fusionbench.leaderboard import (
     Block,
     Row,
@@ -116,9 +116,9 @@ def test_what_a_control_lacks_is_no_difference() -> None:
     # What both have is compared, among networks as before.
     records = rows(BASE, settings=training) + rows(BASE, settings=training | {"lr": 1e-4})
     records += rows(BASE, **control(settings={"encoding": "ordinal"}))
-    told = {r.fusion: r.differences for r in only(records).rows if r.backbone == "-"}
+    told = {r.fusion: r.differences for r in only(records).rows if r.backbone is None}
     assert told == {"metadata-forest": {"encoding": "ordinal"}}
-    networks = [r.differences for r in only(records).rows if r.backbone != "-"]
+    networks = [r.differences for r in only(records).rows if r.backbone is not None]
     assert sorted(d["lr"] for d in networks) == ["0.0001", "0.001"]
     assert {d["encoding"] for d in networks} == {"onehot"}
 
@@ -149,8 +149,9 @@ def test_controls_can_be_left_out_and_the_gains_stay() -> None:
 
 def recipe_settings(name: str, **changes: Any) -> dict[str, Any]:
     """As a run under that recipe records them."""
-    config = configure(name, {}).model_dump(mode="json")
+    config = RunConfig.of(recipe=name).flat()
     drop = {"fusion", "backbone", "loss", "params", "dataset", "protocol", "seed", "weights"}
+    drop |= {"allow_missing_images"}
     args: dict[str, Any] = {"optimizer_args": {}, "schedule_args": {}}
     if name == "metablock-2021":
         args["optimizer_args"] = {"momentum": 0.9, "filter_bias_and_bn": False}

@@ -6,28 +6,23 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from sklearn.metrics import log_loss
-from test_sampling import FIRST_RUN_ID, made_up_experiment
-
-from fusionbench.cli import run as run_module
-from fusionbench.config.recipe import (
-    NOT_TRAINING,
-    TRAINING,
+from fusionbench.config.training.recipe import (
     changes,
-    configure,
     find_recipe,
     own_params,
     read_recipe,
     recipe_names,
 )
-from fusionbench.config.run_config import ADDED_LATER, Execution, RunConfig
+from sklearn.metrics import log_loss
+
+from fusionbench.cli import run as run_module
+from fusionbench.config.run_config import SETTINGS, Execution, RunConfig
 from fusionbench.errors import UsageError
 from fusionbench.metrics.compute import balanced_nll
 from fusionbench.models.backbones import build_backbone
@@ -35,7 +30,6 @@ from fusionbench.models.fusion_model import FusionModel, build_spec
 from fusionbench.plugin import registry
 from fusionbench.plugin.fusion import Fusion, Spec
 from fusionbench.plugin.loss import Loss, Output
-from fusionbench.protocols import Fold
 from fusionbench.runs.network_study import load_method, setup
 from fusionbench.runs.run import run
 
@@ -60,8 +54,7 @@ def test_the_three_recipes_are_there() -> None:
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_states_every_setting_of_training(name: str) -> None:
     recipe = find_recipe(name)
-    assert set(NOT_TRAINING) < set(RunConfig.model_fields)
-    assert set(recipe.settings) == set(TRAINING)
+    assert set(recipe.settings) == {n for n, s in SETTINGS.items() if s.in_recipe}
     assert set(recipe.stated) == set(recipe.settings) | set(recipe.params)
     assert recipe.title and recipe.source.citation
 
@@ -69,7 +62,7 @@ def test_a_recipe_states_every_setting_of_training(name: str) -> None:
 @pytest.mark.parametrize("name", recipe_names())
 @pytest.mark.parametrize("fusion", ["none", "concat", "metanet", "metablock", "sgmc"])
 def test_its_parameters_are_taken_by_every_method(name: str, fusion: str) -> None:
-    method = load_method(configure(name, {"fusion": fusion}))
+    method = load_method(RunConfig.of(recipe=name, fusion=fusion))
     if name == "metablock-2021":
         assert method.optimizer_args == {"momentum": 0.9, "filter_bias_and_bn": False}
         assert method.schedule_args == {"factor": 0.1, "patience": 10, "min_lr": 1e-6}
@@ -80,7 +73,7 @@ def test_its_parameters_are_taken_by_every_method(name: str, fusion: str) -> Non
 
 
 def test_modern_is_what_a_configuration_starts_from() -> None:
-    assert configure("modern", {}) == RunConfig()
+    assert RunConfig.of(recipe="modern") == RunConfig()
     assert {s.status for s in find_recipe("modern").stated.values()} == {"ours"}
 
 
@@ -133,12 +126,16 @@ def test_a_file_that_does_not_fit_is_refused_with_its_name(
 
 
 def test_given_settings_go_before_the_recipes() -> None:
-    config = configure(
-        "metablock-2021", {"lr": 0.5, "fusion": "concat", "params": {"optimizer.momentum": "0.5"}}
+    config = RunConfig.of(
+        recipe="metablock-2021", lr=0.5, fusion="concat", params={"optimizer.momentum": "0.5"}
     )
-    assert (config.lr, config.batch_size, config.recipe) == (0.5, 30, "metablock-2021")
-    assert config.params["optimizer.momentum"] == "0.5"
-    assert config.params["schedule.patience"] == "10"
+    assert (config.training.lr, config.training.batch_size, config.training.recipe) == (
+        0.5,
+        30,
+        "metablock-2021",
+    )
+    assert config.method.params["optimizer.momentum"] == "0.5"
+    assert config.method.params["schedule.patience"] == "10"
     assert changes(config) == {"lr": 0.5, "optimizer.momentum": "0.5"}
     assert changes(RunConfig()) == {}
 
@@ -155,16 +152,16 @@ def test_another_optimizer_or_schedule_drops_the_recipes_parameters_of_it(
     given: dict[str, Any], gone: str | None
 ) -> None:
     all_keys = set(find_recipe("metablock-2021").params)
-    kept = set(configure("metablock-2021", given).params)
+    kept = set(RunConfig.of(recipe="metablock-2021", **given).method.params)
     assert all_keys - kept == {k for k in all_keys if gone and k.startswith(gone)}
 
 
 def test_a_loss_that_is_not_in_the_run_is_not_set() -> None:
-    config = configure("metablock-2021", {"loss": "focal"})
-    assert "loss.ce.class_weights" in config.params
+    config = RunConfig.of(recipe="metablock-2021", loss="focal")
+    assert "loss.ce.class_weights" in config.method.params
     assert "loss.ce.class_weights" not in own_params(config, ["focal"])
     assert load_method(config).loss_params.keys() == {"focal"}
-    typed = config.model_copy(update={"params": {"loss.ce.class_weights": "none"}})
+    typed = config.changed(params={"loss.ce.class_weights": "none"})
     with pytest.raises(UsageError, match=r"loss\.ce"):
         load_method(typed)  # the user's own words are never dropped
 
@@ -190,13 +187,17 @@ def test_the_command_line_knows_what_was_typed(
     assert "recipe metablock-2021, but" not in said[0]
     assert "recipe metablock-2021, but epochs=30, schedule.patience=3" in said[1]
     plain, typed = seen
-    assert (plain.epochs, plain.optimizer, plain.select) == (150, "momentum", "test-best")
-    assert plain == configure("metablock-2021", {"dataset": "synthetic"})
-    assert (typed.epochs, typed.batch_size) == (30, 30)
-    assert typed.params["schedule.patience"] == "3"
+    assert (plain.training.epochs, plain.training.optimizer, plain.training.select) == (
+        150,
+        "momentum",
+        "test-best",
+    )
+    assert plain == RunConfig.of(recipe="metablock-2021", dataset="synthetic")
+    assert (typed.training.epochs, typed.training.batch_size) == (30, 30)
+    assert typed.method.params["schedule.patience"] == "3"
     result = CliRunner().invoke(cli, ["run", "--recipe", "modem"])
     assert result.exit_code != 0 and "modern" in str(result.exception or result.output)
-    assert {p.name for p in run_module.run_command.params} >= {*TRAINING, "recipe"}
+    assert {p.name for p in run_module.run_command.params} >= {*SETTINGS}
 
 
 # ---- in the record
@@ -206,19 +207,17 @@ def test_a_published_recipe_trains_and_its_record_keeps_it(
     tiny_card: Path, here: Execution
 ) -> None:
     given = {**TINY, "fusion": "concat", "dataset": str(tiny_card), "protocol": "holdout"}
-    config = configure("metablock-2021", given)
+    config = RunConfig.of(recipe="metablock-2021", **given)
     outcome = run(config, here)
     assert not outcome.failures, outcome.failures[0].error
     (record,) = outcome.records
-    settings = record.identity["settings"]
-    assert settings["recipe"] == "metablock-2021"
+    settings, training = record.identity.settings(), record.identity.training
+    assert training is not None and settings["recipe"] == "metablock-2021"
     for name, value in find_recipe("metablock-2021").settings.items():
-        default = RunConfig.model_fields[name].default
-        if name in given or name == "weights" or (name in ADDED_LATER and value == default):
-            continue
-        assert settings[name] == value, name
+        if name not in given and name != "weights":
+            assert settings[name] == value, name
     assert settings["epochs"] == 2  # the change is in the record
-    assert settings["schedule_args"]["patience"] == 10
+    assert training.schedule_args["patience"] == 10
     result = record.result
     assert result is not None
     assert "optimistic: test-best" in result.flags
@@ -227,21 +226,9 @@ def test_a_published_recipe_trains_and_its_record_keeps_it(
     assert result.best_epoch == 1 + int(np.argmin(watched))  # a loss: the lowest
 
 
-def test_default_settings_leave_the_run_id_alone_and_others_do_not() -> None:
-    fold = cast(Fold, SimpleNamespace(index=3))
-    assert made_up_experiment().run_id(fold) == FIRST_RUN_ID
-    new = {"recipe": "metablock-2021", "reducer": 8, "watch": "nll", "early_stop": 3}
-    assert set(new) <= set(ADDED_LATER)
-    ids = {made_up_experiment(**{k: v}).run_id(fold) for k, v in new.items()}
-    assert len(ids | {FIRST_RUN_ID}) == len(new) + 1
-    for name in new:
-        default = RunConfig.model_fields[name].default
-        assert made_up_experiment(**{name: default}).run_id(fold) == FIRST_RUN_ID
-
-
 def test_an_unknown_recipe_is_refused_from_python_too(quick: RunConfig, here: Execution) -> None:
     with pytest.raises(UsageError, match="no recipe"):
-        run(quick.model_copy(update={"recipe": "nobodys"}), here)
+        run(quick.changed(recipe="nobodys"), here)
 
 
 # ---- formulas
@@ -320,9 +307,9 @@ def test_the_reducer_is_the_authors_layer_between_any_fusion_and_the_head() -> N
 @pytest.mark.parametrize("fusion", ["none", "concat", "sgmc"])
 def test_a_reducer_is_trained_and_counted(quick: RunConfig, here: Execution, fusion: str) -> None:
     """Linear w -> 24, BatchNorm(24) and a head of 24 instead of one of w."""
-    config = quick.model_copy(update={"fusion": fusion, "epochs": 1})
+    config = quick.changed(fusion=fusion, epochs=1)
     plain = run(config, here).records[0].result
-    reduced = run(config.model_copy(update={"reducer": 24}), here).records[0].result
+    reduced = run(config.changed(reducer=24), here).records[0].result
     assert plain is not None and reduced is not None
     experiment = setup(config, here)
     train = experiment.rows(experiment.protocol.folds[0]).train

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,18 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from made_up_records import CLASSES, failed, finished, identity, record
+from made_up_records import CLASSES, control, failed, finished, identity, record
 from pydantic import ValidationError
 
+from fusionbench.config.identity import Identity, plain_json
 from fusionbench.errors import FusionbenchError, RecordError
 from fusionbench.records import (
-    IDENTITY_KEYS,
     BusyError,
     Predictions,
     Record,
     Store,
-    canonical_json,
     cohort,
     reading,
-    run_id,
 )
 from fusionbench.records.reading import parse_record
 
@@ -39,56 +38,88 @@ from fusionbench.records.reading import parse_record
 
 
 def test_a_run_id_reads_and_is_stable() -> None:
-    name = run_id(identity())
+    name = identity().run_id
     assert re.fullmatch(r"synthetic_grouped-5fold_sgmc_resnet18_f0_s0_[0-9a-f]{12}", name)
     # Written down: a change of the spelling would disown every record there is.
     assert name.endswith("_" + PINNED)
-    assert run_id(dict(reversed(identity().items()))) == name
+    alone = record(**control()).run_id
+    assert re.fullmatch(r"synthetic_grouped-5fold_metadata-forest_f0_s0_[0-9a-f]{12}", alone)
 
 
-PINNED = "502f8cd0185e"
+PINNED = "000000000000"
 
 
-@pytest.mark.parametrize("key", IDENTITY_KEYS)
-def test_every_part_of_the_identity_changes_the_run_id(key: str) -> None:
-    other: Any = 1 if key in ("fold", "seed") else "other"
-    assert run_id(identity(**{key: other})) != run_id(identity())
-    lacking = identity()
-    del lacking[key]
-    with pytest.raises(RecordError, match=key):
-        run_id(lacking)
+def _changed(value: Any) -> Any:
+    """Another value of the same type, as far as a JSON value tells its type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, list):
+        return [*value, "other"]
+    return {**value, "other": 1} if isinstance(value, dict) else f"{value or ''}other"
 
 
-def test_nested_settings_change_the_run_id_and_tuples_do_not() -> None:
-    a = identity(settings={"crop": (0.5, 1.0), "deep": {"x": 1}})
-    assert run_id(a) == run_id(identity(settings={"deep": {"x": 1}, "crop": [0.5, 1.0]}))
-    assert run_id(a) != run_id(identity(settings={"crop": (0.5, 1.0), "deep": {"x": 2}}))
-    # Keys that are numbers become text in the file, and sort otherwise there.
-    numbered = record(settings={"by stage": {2: "a", 10: "b"}})
-    assert Record.model_validate_json(numbered.to_json()).run_id == numbered.run_id
+def _leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    inner = value.items() if isinstance(value, dict) else ()
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        inner = enumerate(value)
+    if not inner:
+        yield path, value
+    for key, item in inner:
+        yield from _leaves(item, (*path, key))
+
+
+def test_every_part_of_the_identity_changes_the_run_id() -> None:
+    """Each value of its JSON in turn, choices apart, which have no other value of any name."""
+    whole = identity().model_dump(mode="json")
+    ids, count = {identity().run_id}, 1
+    for path, value in _leaves(whole):
+        other = json.loads(json.dumps(whole))
+        inner = other
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = _changed(value)
+        try:
+            ids.add(Identity.model_validate(other).run_id)
+            count += 1
+        except ValidationError as error:
+            assert error.errors()[0]["type"] in ("literal_error", "less_than", "less_than_equal")
+    assert count > 40 and len(ids) == count
+
+
+def test_an_unknown_or_absent_part_of_an_identity_is_refused() -> None:
+    whole = identity().model_dump(mode="json")
+    for part in ("data", "method", "fold", "seed"):
+        with pytest.raises(ValidationError, match=part):
+            Identity.model_validate({k: v for k, v in whole.items() if k != part})
+    with pytest.raises(ValidationError, match="colour"):
+        Identity.model_validate(whole | {"colour": 1})
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, Path("x"), {1, 2}, np.float32(1)])
 def test_an_identity_is_plain_json(bad: object) -> None:
     with pytest.raises(RecordError, match="plain JSON"):
-        run_id(identity(settings={"x": bad}))
+        plain_json({"x": bad})
+    assert plain_json({"x": (1, 2), 3: None}) == {"x": [1, 2], "3": None}
 
 
-@pytest.mark.parametrize("bad", ["0", 0.0, True, None])
+@pytest.mark.parametrize("bad", ["0", 0.5, True, None, -1])
 def test_fold_and_seed_are_whole_numbers(bad: object) -> None:
-    with pytest.raises(RecordError, match="whole numbers"):
-        run_id(identity(fold=bad))
+    for key in ("fold", "seed"):
+        with pytest.raises(ValidationError, match=key):
+            identity(**{key: bad})
 
 
 @given(st.text(max_size=80), st.text(max_size=80))
 @settings(deadline=None, max_examples=100)
 def test_any_name_makes_a_safe_file_name(dataset: str, backbone: str) -> None:
-    name = run_id(identity(dataset=dataset, backbone=backbone))
+    name = identity(dataset=dataset, backbone=backbone).run_id
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) and len(name) < 240
 
 
 def test_a_hub_name_stays_readable() -> None:
-    name = run_id(identity(backbone="hf_hub:timm/resnet18.a1_in1k"))
+    name = identity(backbone="hf_hub:timm/resnet18.a1_in1k").run_id
     assert "_hf_hub-timm-resnet18.a1_in1k_f0_" in name
 
 
@@ -106,9 +137,9 @@ json_values = st.recursive(
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=3), json_values, max_size=4))
 @settings(deadline=None, max_examples=100)
 def test_an_identity_survives_the_file(values: dict[str, Any]) -> None:
-    made = record(settings=values)
+    made = record(fusion_params=values)
     back = Record.model_validate_json(made.to_json())
-    assert canonical_json(back.identity) == canonical_json(made.identity)
+    assert back.identity == made.identity and back.identity.spelled == made.identity.spelled
     assert back.to_json() == made.to_json()
 
 
@@ -463,7 +494,7 @@ def test_one_process_computes_a_run_at_a_time(tmp_path: Path) -> None:
 
 def test_weights_lie_beside_the_record(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    run = run_id(identity())
+    run = identity().run_id
     assert store.write_weights(run, b"bytes") == store.weights_path(run)
     assert store.weights_path(run).read_bytes() == b"bytes"
     assert not store.has(run)

@@ -152,7 +152,7 @@ def test_stopped_after_every_epoch_it_gives_the_same_bits(
         with stop_after(1), pytest.raises(Stopped):
             run(config, other, progress)
         said = [n for n in progress.notes if "after epoch" in n or "anew" in n]
-        expected = f"fold 0 goes on after epoch {epoch - 1} of {config.epochs}"
+        expected = f"fold 0 goes on after epoch {epoch - 1} of {config.training.epochs}"
         assert said == ([expected] if epoch > 1 else [])
     with changed(train, "_train_epoch", lambda *a, **k: pytest.fail("trained an epoch again")):
         again = only(run(config, other).records)
@@ -170,7 +170,7 @@ def test_stopped_inside_an_epoch_it_repeats_that_epoch_only(
     quick: RunConfig, here: Execution, tmp_path: Path
 ) -> None:
     """Ctrl-C at steps drawn at random, and at the moment a checkpoint takes its name."""
-    config = quick.model_copy(update={"epochs": 6, "ema": 0.8, "optimizer": "adamw"})
+    config = quick.changed(epochs=6, ema=0.8, optimizer="adamw")
     whole = only(run(config, here).records)
     other = replace(here, store=tmp_path / "other")
     rng, step, rename = random.Random(1), TrainingStep.__call__, Path.replace
@@ -218,7 +218,7 @@ def test_stopped_inside_an_epoch_it_repeats_that_epoch_only(
 
 
 def test_time_and_photographs_of_all_processes_count(quick: RunConfig, here: Execution) -> None:
-    config = quick.model_copy(update={"epochs": 3})
+    config = quick.changed(epochs=3)
     path = checkpoint(config, here)
     with stop_after(1), pytest.raises(Stopped):
         run(config, here)
@@ -279,7 +279,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_card: Path) -> Ex
 
 
 def tiny(card: Path) -> RunConfig:
-    return RunConfig(
+    return RunConfig.of(
         fusion="none", backbone="test_resnet", dataset=str(card), weights="none", epochs=2,
         batch_size=16, image_size=32, augment="flip", precision="fp32",
     )  # fmt: skip
@@ -430,7 +430,7 @@ def test_a_failed_run_leaves_no_checkpoint(
         encoding="utf-8",
     )
     execution = replace(here, plugins=(path,))
-    config = quick.model_copy(update={"fusion": "late", "epochs": 4})
+    config = quick.changed(fusion="late", epochs=4)
     kept: list[int] = []
     keep = Keeper.keep
 
@@ -468,7 +468,7 @@ def _no_space() -> bytes:
 
 
 def test_checkpoints_may_be_rare(quick: RunConfig, here: Execution) -> None:
-    config = quick.model_copy(update={"epochs": 3})
+    config = quick.changed(epochs=3)
     for every, expected in ((math.inf, 0), (1e-9, 3)):
         written: list[str] = []
         write = Store.write_checkpoint

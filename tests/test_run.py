@@ -66,7 +66,7 @@ def test_a_run_leaves_records_that_agree_with_their_predictions(
     quick: RunConfig, here: Execution
 ) -> None:
     outcome = run(quick, replace(here, folds=None))
-    assert [r.identity["fold"] for r in outcome.records] == [0, 1, 2]
+    assert [r.identity.fold for r in outcome.records] == [0, 1, 2]
     store = Store(here.store)
     tested: Counter[str] = Counter()
     for record in outcome.records:
@@ -86,7 +86,7 @@ def test_a_run_leaves_records_that_agree_with_their_predictions(
 def test_the_same_command_gives_the_same_record_bit_for_bit(
     quick: RunConfig, here: Execution, tmp_path: Path
 ) -> None:
-    config = quick.model_copy(update={"augment": "mild", "fusion": "sgmc"})
+    config = quick.changed(augment="mild", fusion="sgmc")
     first = run(config, here).records[0]
     again = run(config, replace(here, store=tmp_path / "other")).records[0]
     assert first.reproducible() == again.reproducible()
@@ -96,7 +96,7 @@ def test_the_same_command_gives_the_same_record_bit_for_bit(
 
 def test_folds_and_seeds_differ(quick: RunConfig, here: Execution) -> None:
     by_fold = run(quick, replace(here, folds=(0, 1))).records
-    other = run(quick.model_copy(update={"seed": 1}), here).records[0]
+    other = run(quick.changed(seed=1), here).records[0]
     losses = [r.result.history[0]["loss"] for r in (*by_fold, other) if r.result]
     assert len(set(losses)) == 3
 
@@ -158,7 +158,7 @@ def test_the_plugin_source_is_part_of_the_run_id(
     ids = set()
     for text in (EXPLODES.format(after=1), EXPLODES.format(after=2)):
         path = plugin(tmp_path, "explodes", text)
-        config = quick.model_copy(update={"fusion": "explodes"})
+        config = quick.changed(fusion="explodes")
         experiment = setup(config, replace(here, plugins=(path,)))
         ids.add(experiment.run_id(experiment.protocol.folds[0]))
     assert len(ids) == 2
@@ -169,7 +169,7 @@ def test_a_non_finite_loss_stops_the_fold_and_is_recorded(
 ) -> None:
     path = plugin(tmp_path, "explodes", EXPLODES.format(after=2))
     execution = replace(here, plugins=(path,), folds=(0, 1))
-    outcome = run(quick.model_copy(update={"fusion": "explodes"}), execution)
+    outcome = run(quick.changed(fusion="explodes"), execution)
     assert not outcome.records
     failed = outcome.failures[0]
     assert failed.error is not None
@@ -182,7 +182,7 @@ def test_an_exception_in_a_plugin_is_recorded_with_its_traceback(
     quick: RunConfig, here: Execution, tmp_path: Path
 ) -> None:
     path = plugin(tmp_path, "raises", RAISES)
-    outcome = run(quick.model_copy(update={"fusion": "raises"}), replace(here, plugins=(path,)))
+    outcome = run(quick.changed(fusion="raises"), replace(here, plugins=(path,)))
     error = outcome.failures[0].error
     assert error is not None and error.type == "KeyError"
     assert "raises.py" in error.traceback and "a mistake in the plugin" in error.message
@@ -195,7 +195,7 @@ def test_running_out_of_memory_says_what_would_fit(
     path = plugin(tmp_path, "greedy", GREEDY.format(limit=limit).replace("len(image) > 1", "True"))
     if limit == 1:  # also when the head is sized, with two zero vectors: allow that one
         path.write_text(path.read_text().replace("if True", "if self.training"))
-    config = quick.model_copy(update={"fusion": "greedy", "batch_size": 32})
+    config = quick.changed(fusion="greedy", batch_size=32)
     outcome = run(config, replace(here, plugins=(path,)))
     assert outcome.failures[0].error is not None
     assert remedy in outcome.failures[0].error.message
@@ -204,12 +204,12 @@ def test_running_out_of_memory_says_what_would_fit(
 def test_the_last_epoch_is_kept_by_default_and_the_best_when_watched(
     quick: RunConfig, here: Execution
 ) -> None:
-    config = quick.model_copy(update={"epochs": 4, "select": "inner-val", "lr": 3e-3})
+    config = quick.changed(epochs=4, select="inner-val", lr=3e-3)
     result = run(config, here).records[0].result
     assert result is not None
     watched = [h["watched"] for h in result.history]
     assert result.best_epoch == 1 + int(np.argmax([float(w or 0) for w in watched]))
-    last = run(config.model_copy(update={"select": "last"}), here).records[0].result
+    last = run(config.changed(select="last"), here).records[0].result
     assert last is not None and last.best_epoch == 4
     assert result.n_train < last.n_train  # the inner part comes out of the training rows
     assert result.n_test == last.n_test
@@ -218,7 +218,7 @@ def test_the_last_epoch_is_kept_by_default_and_the_best_when_watched(
 def test_choosing_on_the_test_part_is_marked_and_reports_its_best_epoch(
     quick: RunConfig, here: Execution
 ) -> None:
-    config = quick.model_copy(update={"epochs": 3, "select": "test-best", "lr": 3e-3})
+    config = quick.changed(epochs=3, select="test-best", lr=3e-3)
     result = run(config, here).records[0].result
     assert result is not None
     assert "optimistic: test-best" in result.flags
@@ -229,7 +229,7 @@ def test_choosing_on_the_test_part_is_marked_and_reports_its_best_epoch(
 def test_inner_validation_never_shares_a_patient_with_training(
     quick: RunConfig, here: Execution
 ) -> None:
-    experiment = setup(quick.model_copy(update={"select": "inner-val"}), here)
+    experiment = setup(quick.changed(select="inner-val"), here)
     for fold in experiment.protocol.folds:
         rows = experiment.rows(fold)
         assert rows.watch is not None
@@ -250,7 +250,7 @@ def test_the_encoder_sees_training_rows_only(quick: RunConfig, here: Execution) 
 
 
 def test_a_held_out_part_is_evaluated_beside_the_fold(quick: RunConfig, here: Execution) -> None:
-    record = run(quick.model_copy(update={"protocol": "holdout"}), here).records[0]
+    record = run(quick.changed(protocol="holdout"), here).records[0]
     assert record.result is not None
     assert set(record.result.parts) == {"test", "holdout"}
     parts = Counter(Store(here.store).predictions(record.run_id).parts)
@@ -258,9 +258,9 @@ def test_a_held_out_part_is_evaluated_beside_the_fold(quick: RunConfig, here: Ex
 
 
 def test_leaky_protocols_and_dropped_rows_are_marked(quick: RunConfig, here: Execution) -> None:
-    leaky = setup(quick.model_copy(update={"protocol": "image-3fold"}), here)
+    leaky = setup(quick.changed(protocol="image-3fold"), here)
     assert leaky.flags() == ("leaky: patients",)
-    dropping = setup(quick.model_copy(update={"missing": "drop-rows"}), here)
+    dropping = setup(quick.changed(missing="drop-rows"), here)
     dropped = int(
         dropping.table.metadata[[c.name for c in dropping.columns]].isna().any(axis=1).sum()
     )
@@ -296,7 +296,7 @@ def test_weights_are_saved_on_request_and_give_the_same_predictions(
 
 
 def test_it_learns(quick: RunConfig, here: Execution) -> None:
-    config = quick.model_copy(update={"epochs": 12, "lr": 2e-3, "loss": "ce"})
+    config = quick.changed(epochs=12, lr=2e-3, loss="ce")
     result = run(config, here).records[0].result
     assert result is not None
     losses = [float(h["loss"] or 9) for h in result.history]
@@ -307,9 +307,9 @@ def test_it_learns(quick: RunConfig, here: Execution) -> None:
 def test_every_schedule_and_the_averaged_weights_run(quick: RunConfig, here: Execution) -> None:
     from fusionbench.training.optimizers import SCHEDULES
 
-    config = quick.model_copy(update={"epochs": 1, "ema": 0.9, "clip_grad": 1.0})
+    config = quick.changed(epochs=1, ema=0.9, clip_grad=1.0)
     for schedule in SCHEDULES:
-        outcome = run(config.model_copy(update={"schedule": schedule}), here)
+        outcome = run(config.changed(schedule=schedule), here)
         assert not outcome.failures, outcome.failures[0].error
 
 
@@ -337,7 +337,7 @@ def test_refusals_name_the_reason_and_nothing_is_recorded(
 
 
 def test_records_say_what_ran(quick: RunConfig, here: Execution) -> None:
-    record = run(quick.model_copy(update={"fusion": "sgmc"}), here).records[0]
+    record = run(quick.changed(fusion="sgmc"), here).records[0]
     saved = json.loads((here.store / "records" / f"{record.run_id}.json").read_text())
     assert saved["identity"]["loss"] == "ce+self-contrastive"
     assert saved["identity"]["loss_params"]["self-contrastive"]["tau"] == 0.07

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +13,9 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusionbench import config as config_module
-from fusionbench.config.run_config import ADDED_LATER, Execution, RunConfig
-from fusionbench.protocols import Fold
+from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.records import Store
-from fusionbench.runs.network_study import Experiment, setup
+from fusionbench.runs.network_study import setup
 from fusionbench.runs.run import run
 from fusionbench.training.sampling import epoch_rows, row_odds
 
@@ -112,11 +109,11 @@ def test_training_draws_as_the_sampler_says(
 
     monkeypatch.setattr(train, "epoch_rows", listening)
     monkeypatch.setattr(train, "batches", reading)
-    config = quick.model_copy(update={"sampler": sampler})
+    config = quick.changed(sampler=sampler)
     (record,) = run(config, here).records
     experiment = setup(config, here)
     expected = experiment.rows(experiment.protocol.folds[0]).train
-    assert len(seen) == config.epochs
+    assert len(seen) == config.training.epochs
     for rows, labels, name, drawn in seen:
         np.testing.assert_array_equal(rows, expected)
         np.testing.assert_array_equal(labels, experiment.table.labels[expected])
@@ -125,13 +122,13 @@ def test_training_draws_as_the_sampler_says(
     order = np.concatenate([drawn for *_, drawn in seen])
     np.testing.assert_array_equal(np.concatenate(used)[: len(order)], order)
     assert not np.array_equal(seen[0][3], seen[1][3])
-    assert record.identity["settings"]["sampler"] == sampler
+    assert record.identity.settings()["sampler"] == sampler
 
 
 def test_a_sampled_run_repeats_bit_for_bit_and_differs_from_a_shuffled_one(
     quick: RunConfig, here: Execution, tmp_path: Path
 ) -> None:
-    config = quick.model_copy(update={"sampler": "class-balanced"})
+    config = quick.changed(sampler="class-balanced")
     first = run(config, here).records[0]
     again = run(config, replace(here, store=tmp_path / "other")).records[0]
     shuffled = run(quick, here).records[0]
@@ -158,7 +155,7 @@ def test_a_loss_is_told_when_each_epoch_begins(
         "    def forward(self, output, target):\n"
         "        return {'told': self.now + 0 * output.logits.sum()}\n"
     )
-    config = quick.model_copy(update={"loss": "ce+told", "epochs": 3})
+    config = quick.changed(loss="ce+told", epochs=3)
     (record,) = run(config, replace(here, plugins=(path,))).records
     assert record.result is not None
     assert [entry["told"] for entry in record.result.history] == [103, 203, 303]
@@ -170,73 +167,3 @@ def test_the_flag_is_there_with_its_choices() -> None:
     result = CliRunner().invoke(cli, ["run", "--sampler", "sqrt"])
     assert result.exit_code == 2
     assert "'shuffle', 'class-balanced', 'square-root'" in result.output
-
-
-# ---- settings that came after the first records
-
-# Every setting that the first records state, at values of that time.
-FIRST = {
-    "encoding": "onehot",
-    "missing": "zero",
-    "resize": "squash",
-    "epochs": 30,
-    "batch_size": 32,
-    "image_size": 224,
-    "augment": "mild",
-    "optimizer": "adamw",
-    "lr": 3e-4,
-    "weight_decay": 0.05,
-    "schedule": "cosine",
-    "warmup_epochs": 1,
-    "clip_grad": 0.0,
-    "ema": 0.0,
-    "drop_path": 0.0,
-    "select": "last",
-    "precision": "auto",
-}
-FIRST_RUN_ID = "made-up_grouped-5fold_concat_resnet18_f3_s0_2011413c8dc7"
-
-
-def made_up_experiment(**changes: Any) -> Experiment:
-    """Of made-up data and plugins: all that an identity is made of."""
-    config = RunConfig(
-        fusion="concat", backbone="resnet18", loss="ce", dataset="made-up", **{**FIRST, **changes}
-    )
-    table = SimpleNamespace(
-        card=SimpleNamespace(name="made-up"), fingerprint="0123456789ab", views=("clinical",)
-    )
-    protocol = SimpleNamespace(spec=SimpleNamespace(name="grouped-5fold"), split_hash="ba98")
-    method = SimpleNamespace(
-        fusion_params={"hidden": 256},
-        fusion_source="feed",
-        losses={"ce": None},
-        loss_params={"ce": {"label_smoothing": 0.0}},
-        loss_sources={"ce": "beef"},
-        optimizer_args={},
-        schedule_args={},
-    )
-    columns = (SimpleNamespace(name="age"), SimpleNamespace(name="itch"))
-    parts = (config, table, columns, protocol, np.ones(1, bool), method, "imagenet")
-    return Experiment(*cast(Any, parts))
-
-
-def test_a_setting_added_later_leaves_the_run_ids_before_it_alone() -> None:
-    fold = cast(Fold, SimpleNamespace(index=3))
-    same = made_up_experiment()
-    stated = same.identity(fold)["settings"]
-    assert set(stated) == {*FIRST, "view", "columns", "optimizer_args", "schedule_args"}
-    assert same.run_id(fold) == FIRST_RUN_ID
-    assert made_up_experiment(sampler="shuffle").run_id(fold) == FIRST_RUN_ID
-    changed = made_up_experiment(sampler="square-root")
-    assert changed.identity(fold)["settings"]["sampler"] == "square-root"
-    assert changed.run_id(fold) != FIRST_RUN_ID
-
-
-def test_a_setting_is_left_out_only_while_it_has_its_default(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert set(ADDED_LATER) <= set(config_module.RunConfig.model_fields)
-    fold = cast(Fold, SimpleNamespace(index=0))
-    monkeypatch.setattr("fusionbench.runs.network_study.ADDED_LATER", ("sampler", "ema"))
-    assert "ema" not in made_up_experiment().identity(fold)["settings"]
-    assert made_up_experiment(ema=0.9).identity(fold)["settings"]["ema"] == 0.9

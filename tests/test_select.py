@@ -7,13 +7,13 @@ from made_up_records import record
 
 from fusionbench.errors import UsageError
 from fusionbench.leaderboard import blocks
-from fusionbench.leaderboard.select import row_name, select_row
+from fusionbench.leaderboard.select import select_row
 
 RECORDS = [
     *(record(fusion="concat", fold=k) for k in range(2)),
     *(record(fusion="metablock", fold=k) for k in range(2)),
     *(record(fusion="metablock", backbone="resnet50", fold=k) for k in range(2)),
-    record(fusion="random-forest", backbone="-"),
+    record(**control("random-forest")),
     record(fusion="concat", settings={"epochs": 5, "shuffle_metadata": True}),
 ]
 BLOCKS = blocks(RECORDS)
@@ -34,7 +34,7 @@ BLOCKS = blocks(RECORDS)
 )
 def test_one_row_is_found(text: str, name: str) -> None:
     block, row = select_row(BLOCKS, text)
-    assert row_name(row) == name and row in block.rows
+    assert row.name == name and row in block.rows
 
 
 def test_every_row_is_found_by_its_key_and_by_each_of_its_runs() -> None:

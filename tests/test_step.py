@@ -359,7 +359,7 @@ def test_folds_of_one_run_equal_folds_run_alone(quick: RunConfig, here: Executio
     together = run(config, replace(here, folds=None)).records
     assert len(together) > 1
     for record in together:
-        fold = record.identity["fold"]
+        fold = record.identity.fold
         alone = replace(here, folds=(fold,), store=here.store / f"alone-{fold}")
         (other,) = run(config, alone).records
         assert record.result is not None and other.result is not None
@@ -405,7 +405,7 @@ def test_the_record_keeps_the_path_that_was_taken(quick: RunConfig, here: Execut
     )
     notes = Notes()
     execution = replace(here, step="compiled", folds=(0, 1), plugins=(plugin,))
-    outcome = run(quick.model_copy(update={"fusion": "reads"}), execution, notes)
+    outcome = run(quick.changed(fusion="reads"), execution, notes)
     assert not outcome.failures
     assert [record.environment["path"] for record in outcome.records] == ["eager", "eager"]
     assert len([note for note in notes.notes if "eager, not compiled" in note]) == 1

@@ -146,13 +146,13 @@ def finished(
 ) -> dict[str, tuple[Store, RunConfig]]:
     """Runs with saved weights, by name; concat over two folds."""
     folder = tmp_path_factory.mktemp("finished")
-    base = RunConfig(
+    base = RunConfig.of(
         fusion="concat", backbone="test_resnet", dataset=str(tiny_card), weights="none", epochs=2,
         batch_size=16, image_size=32, augment="flip", precision="fp32", lr=3e-3,
     )  # fmt: skip
     found = {}
     for name, changes in CHANGES.items():
-        config = base.model_copy(update={"fusion": name, **changes})
+        config = base.changed(fusion=name, **changes)
         store = folder / ("calibrated" if name == "calibrated" else "store")
         folds = (0,) if name in ("sgmc", "calibrated") else (0, 1)
         run(config, Execution(store=store, folds=folds, device="cpu", save_weights=True))
@@ -161,12 +161,14 @@ def finished(
 
 
 def record_of(store: Store, fusion: str, fold: int = 0) -> Record:
-    return next(r for r in store if r.identity["fusion"] == fusion and r.identity["fold"] == fold)
+    return next(
+        r for r in store if r.identity.method.fusion.name == fusion and r.identity.fold == fold
+    )
 
 
 def stressed(store: Store, text: str, config: RunConfig, **options) -> Report:
     execution = Execution(store=store.folder, device="cpu")
-    return stress(store, text, execution, dataset=config.dataset, mask_seeds=2, **options)
+    return stress(store, text, execution, dataset=config.data.dataset, mask_seeds=2, **options)
 
 
 def value_of(report: Report, run: int, metric: str, **wanted: object) -> float:
@@ -182,7 +184,7 @@ def value_of(report: Report, run: int, metric: str, **wanted: object) -> float:
 @pytest.mark.parametrize("name", CHANGES)
 def test_with_nothing_withheld_the_record_comes_back_exactly(name: str, finished) -> None:
     store, config = finished[name]
-    report = stressed(store, config.fusion, config)
+    report = stressed(store, config.method.fusion, config)
     for i, one in enumerate(report.runs):
         record = store.read(one.run_id)
         assert record.result is not None and one.difference == 0
@@ -202,7 +204,7 @@ def test_every_scenario_is_what_predict_says_of_a_table_with_those_cells_emptied
     """Oracle: the run's own way, training.loop.predict, on an encoded table that was emptied
     by hand before encoding. The weights are loaded here."""
     store, config = finished[name]
-    report = stressed(store, record_of(store, config.fusion).run_id, config)
+    report = stressed(store, record_of(store, config.method.fusion).run_id, config)
     execution = Execution(store=store.folder, device="cpu")
     experiment = setup(config, execution)
     fold = experiment.protocol.folds[0]
@@ -317,7 +319,7 @@ def test_a_model_of_one_answer_changes_where_that_answer_does(
     plugin = tmp_path / "only_bleed.py"
     plugin.write_text(ONLY_BLEED)
     execution = replace(here, plugins=(plugin,), save_weights=True)
-    config = quick.model_copy(update={"fusion": "only-bleed", "epochs": 1})
+    config = quick.changed(fusion="only-bleed", epochs=1)
     (record,) = run(config, execution).records
     store = Store(here.store)
     path = store.weights_path(record.run_id)
@@ -329,7 +331,7 @@ def test_a_model_of_one_answer_changes_where_that_answer_does(
     weights["head.bias"][nev] = 4
     save_file(weights, path)
     with pytest.raises(RecordError, match="do not give its predictions"):
-        stress(store, "only-bleed", execution, dataset=config.dataset)
+        stress(store, "only-bleed", execution, dataset=config.data.dataset)
 
     # Written as if the run had ended so.
     experiment = setup(config, execution)
@@ -345,7 +347,7 @@ def test_a_model_of_one_answer_changes_where_that_answer_does(
     result = record.result.model_copy(update={"parts": {"test": part}})
     store.write(record.model_copy(update={"result": result}), predictions)
 
-    report = stress(store, "only-bleed", execution, dataset=config.dataset)
+    report = stress(store, "only-bleed", execution, dataset=config.data.dataset)
     flips = {f.column: f for f in report.flips}
     bleed = flips.pop("bleed")
     answered = int(told.isin(["True", "False"]).sum())
@@ -375,7 +377,7 @@ def test_metadata_dropout_flattens_the_curve(
     text = tiny_card.read_text().replace("patients = 40", "patients = 60\nagree = 1\nnoise = 0")
     card = tmp_path / "dataset.toml"
     card.write_text(text)
-    plain = RunConfig(
+    plain = RunConfig.of(
         fusion="sgmc", loss="ce", backbone="test_resnet", dataset=str(card), weights="none",
         epochs=10, batch_size=16, image_size=16, augment="none", precision="fp32", lr=1e-2,
         warmup_epochs=0, columns=("bleed", "elevation", "region", "gender", "age"),
@@ -386,7 +388,7 @@ def test_metadata_dropout_flattens_the_curve(
     for rate in (0.0, 0.5):
         reports = []
         for seed in (0, 1, 2):
-            config = plain.model_copy(update={"metadata_dropout": rate, "seed": seed})
+            config = plain.changed(metadata_dropout=rate, seed=seed)
             (record,) = run(config, execution).records
             reports.append(stressed(Store(execution.store), record.run_id, config, metric="nll"))
             assert reports[-1].metadata_dropout == rate
@@ -433,8 +435,8 @@ def test_a_record_opens_as_the_experiment_that_it_was(finished) -> None:
     for name in CHANGES:
         store, config = finished[name]
         for record in store:
-            experiment = reopen(record, Execution(device="cpu"), config.dataset)
-            fold = experiment.protocol.folds[record.identity["fold"]]
+            experiment = reopen(record, Execution(device="cpu"), config.data.dataset)
+            fold = experiment.protocol.folds[record.identity.fold]
             assert experiment.run_id(fold) == record.run_id
 
 
@@ -449,7 +451,7 @@ def test_what_differs_now_is_said(
     with pytest.raises(UsageError, match="that is the card of pad-ufes-20"):
         reopen(record, execution, "pad-ufes-20")
 
-    card = Path(config.dataset)
+    card = Path(config.data.dataset)
     other = tmp_path / "other" / "dataset.toml"
     shutil.copytree(card.parent, other.parent)
     other.write_text(card.read_text().replace("patients = 40", "patients = 41"))
@@ -459,11 +461,11 @@ def test_what_differs_now_is_said(
 
     monkeypatch.setattr("fusionbench.plugin.registry.source_hash", lambda entry: "0" * 16)
     with pytest.raises(UsageError, match=r"stale: concat, ce has changed"):
-        reopen(record, execution, config.dataset)
+        reopen(record, execution, config.data.dataset)
 
 
 def test_a_control_has_no_weights(quick: RunConfig, here: Execution) -> None:
-    config = quick.model_copy(update={"fusion": "metadata-logistic"})
+    config = quick.changed(fusion="metadata-logistic")
     run(config, here)
     with pytest.raises(UsageError, match="no network"):
         stressed(Store(here.store), "metadata-logistic", config)

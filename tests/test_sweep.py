@@ -153,7 +153,7 @@ def test_a_failing_row_is_recorded_and_left_until_told_otherwise(
 ) -> None:
     tiny = table(tmp_path, tiny_card, EXPLODING, REFUSED, CONCAT, top="folds = [0, 1]\n")
     outcome = carry_out(plan(tiny, here), here)
-    done = [(r.identity["fold"], r.identity["fusion"]) for r in outcome.records]
+    done = [(r.identity.fold, r.identity.method.fusion.name) for r in outcome.records]
     assert done == [(0, "none"), (1, "none"), (0, "concat"), (1, "concat")]
     bad = [f for f in outcome.failures if f.label == "bad"]
     assert [f.fold for f in bad] == [0, 1] and not any(f.before for f in bad)
@@ -202,8 +202,8 @@ def test_an_unexpected_error_stops_one_row_only(
 
     def stub(study, fold, verdict, store, execution, progress, trainers):
         config = study.config
-        order.append((fold.index, config.fusion, config.seed))
-        if config.fusion == "none":
+        order.append((fold.index, config.method.fusion, config.seed))
+        if config.method.fusion == "none":
             raise RuntimeError("a bug")
         if config.seed == 5 and fold.index == 1:
             raise KeyboardInterrupt
@@ -398,7 +398,7 @@ def test_a_grid_is_the_table_that_one_would_have_written(tmp_path: Path, tiny_ca
     )  # fmt: skip
     configs = {(d.label, d.config.seed): d.config for d in expand(made)}
     assert len(configs) == 2 * (2 * 2 * 2 + 1)
-    assert configs["concat, test_resnet, focal", 1] == RunConfig(
+    assert configs["concat, test_resnet, focal", 1] == RunConfig.of(
         fusion="concat", backbone="test_resnet", loss="focal", dataset=str(tiny_card), seed=1,
         epochs=3, augment="flip", columns=("age", "itch"),
         params={"loss.label_smoothing": "0.1"},
@@ -408,7 +408,7 @@ def test_a_grid_is_the_table_that_one_would_have_written(tmp_path: Path, tiny_ca
     assert made.folds == (2,) and made.seeds == (1, 0)
     # Without losses each method has its own.
     own = grid(["none", "sgmc"], ["resnet18"], dataset=str(tiny_card))
-    assert [d.config.loss for d in expand(own)] == ["ce", "ce+self-contrastive"]
+    assert [d.config.method.loss for d in expand(own)] == ["ce", "ce+self-contrastive"]
     assert [row.label for row in own.rows] == ["none", "sgmc"]
     with pytest.raises(UsageError, match="Did you mean concat"):
         grid(["conct"], ["resnet18"], dataset=str(tiny_card))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fusionbench.config.run_config import RunConfig, plugin_params
+from fusionbench.config.plugin_settings import plugin_params
+from fusionbench.config.run_config import RunConfig
 from fusionbench.errors import DataError, UsageError
 from fusionbench.plugin import registry
 from fusionbench.tables import ABSENT, OF_CONTROLS, Overrides, builtin_tables, expand, read_table
@@ -65,10 +66,10 @@ def test_a_built_in_table_expands(name: str, small: bool) -> None:
     assert [d.label for d in found[::seeds]] == [row.label for row in table.rows]
     assert len({d.config.model_dump_json() for d in found}) == len(found)
     if small:
-        assert {d.config.dataset for d in found} == {"synthetic"}
-        networks = [d.config for d in found if d.config.backbone != ABSENT]
-        assert all(config.backbone.startswith("test_") for config in networks)
-        assert {config.weights for config in networks} == {"none"}
+        assert {d.config.data.dataset for d in found} == {"synthetic"}
+        networks = [d.config for d in found if d.config.method.backbone != ABSENT]
+        assert all(config.method.backbone.startswith("test_") for config in networks)
+        assert {config.method.weights for config in networks} == {"none"}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -78,9 +79,9 @@ def test_the_plugins_of_a_built_in_table_take_its_settings(name: str) -> None:
     from fusionbench.runs.network_study import load_method
 
     for one in expand(read_table(name)):
-        entry = registry.find_method(one.config.fusion)
+        entry = registry.find_method(one.config.method.fusion)
         if entry.kind == "controls":
-            params = {k.removeprefix("fusion."): v for k, v in one.config.params.items()}
+            params = {k.removeprefix("fusion."): v for k, v in one.config.method.params.items()}
             plugin_params(registry.load(entry, Control), params, entry.name)
         else:
             load_method(one.config)
@@ -90,14 +91,14 @@ def test_the_plugins_of_a_built_in_table_take_its_settings(name: str) -> None:
 def test_a_built_in_table_has_its_control_rows(name: str) -> None:
     """The issue's list: three on metadata, missingness, image only, the main fusion's twin."""
     found = [d.config for d in expand(read_table(name)) if d.config.seed == 0]
-    methods = {config.fusion for config in found}
+    methods = {config.method.fusion for config in found}
     assert methods >= {"metadata-logistic", "metadata-forest", "metadata-boosting", "missingness"}
-    alone = {config.backbone for config in found if config.fusion == "none"}
-    assert alone == {config.backbone for config in found} - {ABSENT}
-    twins = [config for config in found if config.shuffle_metadata]
-    assert "sgmc" in {config.fusion for config in twins}
+    alone = {config.method.backbone for config in found if config.method.fusion == "none"}
+    assert alone == {config.method.backbone for config in found} - {ABSENT}
+    twins = [config for config in found if config.data.shuffle_metadata]
+    assert "sgmc" in {config.method.fusion for config in twins}
     for twin in twins:
-        assert twin.model_copy(update={"shuffle_metadata": False}) in found
+        assert twin.changed(shuffle_metadata=False) in found
 
 
 def test_the_ablation_takes_away_one_thing_a_row() -> None:
@@ -124,22 +125,26 @@ def test_a_row_is_recipe_then_settings_then_its_own(tmp_path: Path) -> None:
     ]  # fmt: skip
     common = {"dataset": "synthetic", "backbone": "resnet18", "loss": "ce"}
     smooth = {"loss.label_smoothing": "0.1"}
-    assert found[0].config == RunConfig(**common, fusion="none", seed=3, epochs=7, params=smooth)
-    assert found[3].config == RunConfig(
+    assert found[0].config == RunConfig.of(**common, fusion="none", seed=3, epochs=7, params=smooth)
+    assert found[3].config == RunConfig.of(
         **common, fusion="concat", seed=1, epochs=9, lr=1.0, params=smooth | {"fusion.hidden": "8"}
     )
     # A recipe stands below both; what it says and they do not is taken.
     recipe = written(tmp_path, PLAIN.replace("epochs = 7", 'epochs = 7\nrecipe = "sgmc-2024"'))
     config = expand(read_table(recipe))[0].config
-    assert (config.recipe, config.optimizer, config.epochs) == ("sgmc-2024", "adam", 7)
+    assert (config.training.recipe, config.training.optimizer, config.training.epochs) == (
+        "sgmc-2024",
+        "adam",
+        7,
+    )
 
 
 def test_overrides_win_over_rows(tmp_path: Path) -> None:
     table = read_table(written(tmp_path))
     small = expand(table, Overrides(small=True))
-    assert [(d.config.backbone, d.config.epochs, d.config.weights) for d in small] == [
-        ("test_resnet", 1, "none")
-    ] * 2
+    assert [
+        (d.config.method.backbone, d.config.training.epochs, d.config.method.weights) for d in small
+    ] == [("test_resnet", 1, "none")] * 2
     assert {d.config.seed for d in small} == {0}
     found = expand(
         table,
@@ -158,9 +163,15 @@ def test_another_dataset_takes_its_own_protocol_and_columns(tmp_path: Path) -> N
     text = PLAIN.replace('dataset = "synthetic"', 'dataset = "derm7pt"\nprotocol = "official"')
     text = text.replace("epochs = 7", 'epochs = 7\nview = "clinical"\ncolumns = ["sex"]')
     table = read_table(written(tmp_path, text))
-    assert {(d.config.view, d.config.columns) for d in expand(table)} == {("clinical", ("sex",))}
+    assert {(d.config.data.view, d.config.data.columns) for d in expand(table)} == {
+        ("clinical", ("sex",))
+    }
     for one in expand(table, Overrides(dataset="pad-ufes-20")):
-        assert (one.config.protocol, one.config.view, one.config.columns) == ("", "", ())
+        assert (one.config.data.protocol, one.config.data.view, one.config.data.columns) == (
+            "",
+            "",
+            (),
+        )
 
 
 def test_one_backbone_for_all_must_leave_different_rows() -> None:
@@ -168,8 +179,8 @@ def test_one_backbone_for_all_must_leave_different_rows() -> None:
     with pytest.raises(UsageError, match=r"SGMC50.*is the same run as SGMC18"):
         expand(table, Overrides(backbones={"": "resnet34"}))
     found = expand(table, Overrides(backbones={"resnet152": "resnet34"}))
-    assert [d.config.backbone for d in found][:3] == ["resnet18", "resnet50", "resnet34"]
-    assert "resnet152" not in {d.config.backbone for d in found}
+    assert [d.config.method.backbone for d in found][:3] == ["resnet18", "resnet50", "resnet34"]
+    assert "resnet152" not in {d.config.method.backbone for d in found}
 
 
 CONTROLS = PLAIN.replace(

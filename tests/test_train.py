@@ -53,13 +53,13 @@ def test_a_warm_up_rises_in_equal_steps_and_its_scores_do_not_count() -> None:
 def test_it_follows_the_watched_score_or_the_training_loss(
     watch: Any, watched: bool, mode: str
 ) -> None:
-    config = RunConfig(schedule="plateau", watch=watch, warmup_epochs=0)
+    config = RunConfig.of(schedule="plateau", watch=watch, warmup_epochs=0)
     plateau = make_scheduler(optimizer(), config, 5, {}, watched=watched)
     assert plateau.reduce.mode == mode
 
 
 def test_a_setting_that_it_does_not_take_is_refused() -> None:
-    config = RunConfig(schedule="plateau")
+    config = RunConfig.of(schedule="plateau")
     for wrong in ({"patience_epochs": 3}, {"factor": 2.0}):
         with pytest.raises(UsageError, match=r"plateau does not take.*patience"):
             make_scheduler(optimizer(), config, 5, wrong)
@@ -138,9 +138,9 @@ def test_without_a_watched_part_the_training_loss_decides_and_the_last_epoch_is_
     quick: RunConfig, here: Execution
 ) -> None:
     changed = {"epochs": 12, "early_stop": 1, "lr": 1.0, "optimizer": "momentum", "clip_grad": 1.0}
-    config = quick.model_copy(update={**changed, "schedule": "none"})
+    config = quick.changed(**changed, schedule="none")
     result = run(config, here).records[0].result
-    whole = run(config.model_copy(update={"early_stop": 0}), here).records[0].result
+    whole = run(config.changed(early_stop=0), here).records[0].result
     assert result is not None and whole is not None
     losses = [float(h["loss"] or 0) for h in whole.history]
     first_rise = next(i for i in range(1, 12) if losses[i] >= min(losses[:i])) + 1
@@ -157,7 +157,7 @@ def test_the_watched_score_is_the_metric_of_that_name(
     from fusionbench.metrics.compute import balanced_nll
     from fusionbench.records import Store
 
-    config = quick.model_copy(update={"epochs": 1, "select": "test-best", "watch": watch})
+    config = quick.changed(epochs=1, select="test-best", watch=watch)
     (record,) = run(config, replace(here)).records
     assert record.result is not None
     watched = float(record.result.history[0]["watched"] or 0)

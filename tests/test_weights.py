@@ -287,11 +287,11 @@ def test_the_record_says_which_weights_ran(
     quick: RunConfig, here: Execution, tmp_path: Path
 ) -> None:
     path = save_safetensors(trained().state_dict(), tmp_path / "mine")
-    config = quick.model_copy(update={"weights": str(path), "epochs": 1})
+    config = quick.changed(weights=str(path), epochs=1)
     (record,) = run(config, here).records
-    assert record.identity["weights"] == f"file:{file_digest(path)}"
+    assert record.identity.method.weights == f"file:{file_digest(path)}"
     assert str(tmp_path) not in record.to_json()
-    (plain,) = run(config.model_copy(update={"weights": "none"}), here).records
-    assert plain.identity["weights"] == "none" and plain.run_id != record.run_id
+    (plain,) = run(config.changed(weights="none"), here).records
+    assert plain.identity.method.weights == "none" and plain.run_id != record.run_id
     assert record.result is not None and plain.result is not None
     assert record.result.history[0]["loss"] != plain.result.history[0]["loss"]  # they were used

@@ -149,7 +149,7 @@ def outcome(config: RunConfig, execution: Execution) -> tuple[str, str]:
 def test_a_run_with_dropout_is_another_run_that_repeats_itself(
     quick: RunConfig, here: Execution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changed = quick.model_copy(update={"metadata_dropout": 0.5, "block_dropout": 0.3})
+    changed = quick.changed(metadata_dropout=0.5, block_dropout=0.3)
     again = replace(here, store=here.store.parent / "again")
     record, predictions = outcome(changed, here)
     assert (record, predictions) == outcome(changed, again)
@@ -178,12 +178,12 @@ def test_dropout_changes_metadata_of_training_steps_and_nothing_else(
         return replace(hidden, features=torch.zeros_like(hidden.features))
 
     monkeypatch.setattr(Withholding, "draw", nothing)
-    _, with_empty_mask = outcome(quick.model_copy(update={"metadata_dropout": 0.5}), here)
+    _, with_empty_mask = outcome(quick.changed(metadata_dropout=0.5), here)
     assert with_empty_mask == without
 
 
 def test_an_image_only_method_does_not_notice(quick: RunConfig, here: Execution) -> None:
-    config = quick.model_copy(update={"fusion": "none"})
+    config = quick.changed(fusion="none")
     _, without = outcome(config, here)
-    _, dropped = outcome(config.model_copy(update={"metadata_dropout": 0.9}), here)
+    _, dropped = outcome(config.changed(metadata_dropout=0.9), here)
     assert dropped == without

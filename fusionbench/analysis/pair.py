@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from fusionbench.errors import FusionbenchError, UsageError
 from fusionbench.leaderboard.rows import Block, Row, Stat
-from fusionbench.leaderboard.select import row_name, select_row
+from fusionbench.leaderboard.select import select_row
 from fusionbench.metrics.names import SCALED, describe
 from fusionbench.records import Predictions, Record
 from fusionbench.stats import (
@@ -131,7 +131,7 @@ def compare(
     for row in (a, b):
         if not row.ranked:
             raise FusionbenchError(
-                f"{row_name(row)} ({row.key}) is incomplete: n={row.runs_done}/{row.runs_expected}"
+                f"{row.name} ({row.key}) is incomplete: n={row.runs_done}/{row.runs_expected}"
                 " runs.",
                 "Run what is missing first; the same `fusionbench run` goes on where it stopped.",
             )
@@ -151,7 +151,7 @@ def compare(
         complete_data=block.complete_data,
         n_rows_dataset=block.n_rows_dataset,
         n_rows_used=block.n_rows_used,
-        n_folds=len({r.identity["fold"] for r in runs_a}),
+        n_folds=len({r.identity.fold for r in runs_a}),
         a=Side(a.key, name_a, a.seeds, _remarks(a, runs_a)),
         b=Side(b.key, name_b, b.seeds, _remarks(b, runs_b)),
         metrics=tuple(
@@ -178,7 +178,7 @@ def values_of(runs: Sequence[Record], metric: str, part: str = "test") -> Values
         if run.result is not None and part in run.result.parts:
             value = run.result.parts[part].metrics.get(metric)
             if value is not None:
-                found[run.identity["seed"], run.identity["fold"]] = value
+                found[run.identity.seed, run.identity.fold] = value
     return found
 
 
@@ -188,7 +188,7 @@ def _values(row: Row, runs: Sequence[Record], metric: str) -> Values:
         held = runs[0].result.metrics if runs[0].result is not None else {}
         why = "is undefined in every run" if metric in held else "is not among the metrics"
         raise UsageError(
-            f"{metric} {why} of {row_name(row)} ({row.key}).",
+            f"{metric} {why} of {row.name} ({row.key}).",
             f"`fusionbench show {row.run_ids[0]}` lists what its records hold.",
         )
     return found
@@ -229,7 +229,7 @@ def _pooled(runs: Sequence[Record], read: Mapping[str, Predictions], scaled: boo
             # softmax(logits / T) from softmax(logits).
             p = one.probabilities ** (1 / run.result.temperature)
             one = replace(one, probabilities=p / p.sum(axis=1, keepdims=True))
-        by_seed.setdefault(run.identity["seed"], []).append(one)
+        by_seed.setdefault(run.identity.seed, []).append(one)
     return pool(by_seed)
 
 
@@ -239,9 +239,9 @@ def _names(a: Row, b: Row) -> tuple[str, str]:
         {k: v for k, v in row.differences.items() if other.differences.get(k) != v}
         for row, other in ((a, b), (b, a))
     ]
-    plain = [row.label or row_name(row) for row in (a, b)]
+    plain = [row.label or row.name for row in (a, b)]
     with_loss = [
-        name if row.loss in ("", "-") else f"{name} ({row.loss})"
+        name if not row.loss else f"{name} ({row.loss})"
         for name, row in zip(plain, (a, b), strict=True)
     ]
     if with_loss[0] == with_loss[1]:

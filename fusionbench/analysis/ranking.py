@@ -13,7 +13,7 @@ from fusionbench.leaderboard.rows import Block, Row
 from fusionbench.metrics.names import describe
 from fusionbench.stats import Friedman, friedman
 
-Method = tuple[str, str, str]  # fusion, backbone, loss
+Method = tuple[str, str | None, str | None]  # fusion, backbone, loss
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,8 @@ def _worth(block: Block) -> tuple[object, ...]:
 
 def _label(method: Method) -> str:
     fusion, backbone, loss = method
-    name = fusion if backbone == "-" else f"{fusion}@{backbone}"
-    return f"{name} ({loss})" if loss not in ("", "-") else name
+    name = f"{fusion}@{backbone}" if backbone else fusion
+    return f"{name} ({loss})" if loss else name
 
 
 def _labels(methods: Sequence[Method]) -> list[str]:
@@ -162,7 +162,7 @@ def _labels(methods: Sequence[Method]) -> list[str]:
     fusions = [m[0] for m in methods]
     if len(set(fusions)) == len(fusions):
         return fusions
-    with_backbone = [m[0] if m[1] == "-" else f"{m[0]}@{m[1]}" for m in methods]
+    with_backbone = [f"{m[0]}@{m[1]}" if m[1] else m[0] for m in methods]
     if len(set(with_backbone)) == len(with_backbone):
         return with_backbone
     return [_label(m) for m in methods]

@@ -61,7 +61,7 @@ def fastest(
     for key, config in {_key(config, placed): config for config in configs}.items():
         times: Times | None = known.get(key)
         if times is None:
-            progress.note(f"measuring which precision trains {config.backbone} faster here")
+            progress.note(f"measuring which precision trains {config.method.backbone} faster here")
             times, how = (timer or time_steps)(config, placed), "measured now, and remembered"
             _remember(memory, key, times, progress)
         for name in PRECISIONS:
@@ -97,7 +97,11 @@ def _key(config: RunConfig, device: torch.device) -> str:
     machine = describe_machine(device)
     parts = (
         *(machine.device, machine.name, f"{machine.threads} threads", f"torch {machine.torch}"),
-        *(config.backbone, f"{config.image_size} px", f"batch {config.batch_size}"),
+        *(
+            config.method.backbone,
+            f"{config.training.image_size} px",
+            f"batch {config.training.batch_size}",
+        ),
     )
     return " | ".join(parts)
 

@@ -96,8 +96,8 @@ def measure_folds(
     speed = trained / max(second.recorded - second.ready, 1e-9)
     return FoldSpeed(
         name=name,
-        epochs=config.epochs,
-        train_images=second.images // config.epochs,
+        epochs=config.training.epochs,
+        train_images=second.images // config.training.epochs,
         first=first.ready - started,
         further=second.ready - first.recorded,
         images_per_s=speed,
@@ -116,7 +116,7 @@ def measure_at_once(
     every process has its share of the cores. leave_warm() comes before; raises as it does."""
     experiment = open_experiment(config, execution, progress)
     folds = experiment.protocol.folds
-    images = config.epochs * sum(len(experiment.rows(fold).train) for fold in folds)
+    images = config.training.epochs * sum(len(experiment.rows(fold).train) for fold in folds)
     found: list[AtOnce] = []
     for number in numbers:
         progress.note(f"{len(folds)} folds of {name}, {number} at a time")
@@ -124,7 +124,9 @@ def measure_at_once(
         seconds = ended - started
         speed = images / seconds
         first = found[0].images_per_s if found else speed
-        found.append(AtOnce(name, number, len(folds), config.epochs, seconds, speed, speed / first))
+        found.append(
+            AtOnce(name, number, len(folds), config.training.epochs, seconds, speed, speed / first)
+        )
     return found
 
 
@@ -162,6 +164,6 @@ def _carried_out(config: RunConfig, execution: Execution, progress: Progress) ->
     outcome = run(config, execution, progress)
     for failure in outcome.failures:
         reason = failure.error.message if failure.error is not None else ""
-        raise RunFailedError(f"Fold {failure.identity['fold']} failed: {reason}")
+        raise RunFailedError(f"Fold {failure.identity.fold} failed: {reason}")
     for lost in outcome.lost:
         raise RunFailedError(f"Fold {lost.fold} is lost: {lost.message}")

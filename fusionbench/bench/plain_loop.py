@@ -43,7 +43,9 @@ class Loop:
         config, self.device = setting.config, setting.device
         self.trained = trained.to(self.device).to(memory_format=memory_format).train()
         self.optimizer = make_optimizer(self.trained, config, {})
-        image = torch.rand(config.batch_size, 3, config.image_size, config.image_size)
+        image = torch.rand(
+            config.training.batch_size, 3, config.training.image_size, config.training.image_size
+        )
         self.image = image.to(self.device).to(memory_format=memory_format)
         self._loss = loss
         self._autocast = Placement(self.device, precision).autocast
@@ -119,11 +121,13 @@ def bare(setting: Setting) -> Loop:
     memory format and path: what no method can beat by much."""
     config = setting.config
     torch.manual_seed(config.seed)
-    net = create_net(config.backbone, config.image_size)
+    net = create_net(config.method.backbone, config.training.image_size)
     with torch.no_grad():
-        width = net.eval()(torch.zeros(2, 3, config.image_size, config.image_size)).shape[1]
+        width = net.eval()(
+            torch.zeros(2, 3, config.training.image_size, config.training.image_size)
+        ).shape[1]
     classifier = nn.Sequential(net, nn.Linear(width, CLASSES))
-    target = targets(config.batch_size).to(setting.device)
+    target = targets(config.training.batch_size).to(setting.device)
     return Loop(
         "bare",
         "bare",
@@ -140,9 +144,9 @@ def bare(setting: Setting) -> Loop:
 def reference(name: str, setting: Setting, plugins: tuple[Path, ...] = ()) -> Loop:
     """A method as papers' code runs it: fp32, eager, contiguous memory, and SGMC in its textbook
     form. Its images are in place and normalised: it is not charged for its data."""
-    backbone = build_backbone(setting.config.backbone, setting.config.image_size)
+    backbone = build_backbone(setting.config.method.backbone, setting.config.training.image_size)
     model, loss, _ = built(name, setting.config, backbone, plugins, textbook=True)
-    target = targets(setting.config.batch_size).to(setting.device)
+    target = targets(setting.config.training.batch_size).to(setting.device)
     meta = torch.rand(len(target), METADATA, device=setting.device)
     return Loop(
         f"{name} reference",

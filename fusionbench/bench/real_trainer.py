@@ -43,14 +43,14 @@ class Method:
         config, self.device = setting.config, setting.device
         self.name, self.precision = name, setting.placement.precision
         torch.manual_seed(config.seed)
-        backbone = build_backbone(config.backbone, config.image_size)
+        backbone = build_backbone(config.method.backbone, config.training.image_size)
         model, loss, self.config = built(name, config, backbone, plugins)
         self.loss_name = "+".join(loss.parts)
-        augment = AUGMENTATIONS[config.augment]
+        augment = AUGMENTATIONS[config.training.augment]
         self.step = TrainingStep(model, loss, augment, setting.placement, setting.path, progress)
-        self.optimizer = make_optimizer(self.step.trained, config, {})
+        self.optimizer = make_optimizer(self.step.trained, config.training, {})
         self.scheduler = make_scheduler(self.optimizer, self.config, steps, {})
-        self.arrays = self._made_up(min(steps * config.batch_size, MOST_IMAGES))
+        self.arrays = self._made_up(min(steps * config.training.batch_size, MOST_IMAGES))
         self.epoch = 0
 
     @property
@@ -58,15 +58,15 @@ class Method:
         return self.step.path
 
     def run(self, steps: int) -> None:
-        rows = np.arange(steps * self.config.batch_size) % len(self.arrays.labels)
-        self.epoch = self.epoch % self.config.epochs + 1
+        rows = np.arange(steps * self.config.training.batch_size) % len(self.arrays.labels)
+        self.epoch = self.epoch % self.config.training.epochs + 1
         _train_epoch(
             self.step, self.arrays, rows, self.config, self.optimizer, self.scheduler, None, None,
             seed=self.config.seed, epoch=self.epoch, steps=steps, task=Task(),
         )  # fmt: skip
 
     def parts(self) -> Mapping[str, Work]:
-        step, size = self.step, self.config.batch_size
+        step, size = self.step, self.config.training.batch_size
         rows = np.arange(size) % len(self.arrays.labels)
         generator = torch.Generator().manual_seed(self.config.seed)
 
@@ -76,7 +76,7 @@ class Method:
             return batch.image, drawn, batch.meta, batch.target
 
         given = fetched()
-        step.begin_epoch(1, self.config.epochs)
+        step.begin_epoch(1, self.config.training.epochs)
         asked = (step.model, step.loss, step.augment, step.placement, step.path)
         inputs, forward = _Inputs(*asked), _Forward(*asked)
         inputs(*given)
@@ -91,7 +91,7 @@ class Method:
         }
 
     def _made_up(self, count: int) -> Arrays:
-        size = self.config.image_size
+        size = self.config.training.image_size
         generator = torch.Generator().manual_seed(self.config.seed)
         images = torch.randint(256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
         return Arrays(

@@ -18,7 +18,7 @@ from fusionbench.bench.plain_loop import bare, reference
 from fusionbench.bench.real_trainer import Method
 from fusionbench.bench.results import AtOnce, FoldSpeed, Operation, Report
 from fusionbench.bench.subjects import CLASSES, METADATA, open_setting
-from fusionbench.config.run_config import Execution, RunConfig
+from fusionbench.config.run_config import Execution, RunConfig, default_of
 from fusionbench.progress import SILENT, Progress
 
 Against = Literal["bare", "reference"]
@@ -73,7 +73,9 @@ def bench(
             warm.append(warm_up(make, device))
             task.advance()
     with progress.task("measuring", total=(rounds + 1) * len(warm), unit="round") as task:
-        lines = measure(warm, steps, rounds, config.batch_size, device, against=held, task=task)
+        lines = measure(
+            warm, steps, rounds, config.training.batch_size, device, against=held, task=task
+        )
     found: tuple[Operation, ...] = ()
     if profile:
         progress.note("profiling")
@@ -97,11 +99,11 @@ def bench(
         date=datetime.now(UTC).isoformat(timespec="minutes"),
         version=__version__,
         machine=describe_machine(device),
-        backbone=config.backbone,
-        image_size=config.image_size,
-        batch_size=config.batch_size,
-        augment=config.augment,
-        optimizer=config.optimizer,
+        backbone=config.method.backbone,
+        image_size=config.training.image_size,
+        batch_size=config.training.batch_size,
+        augment=config.training.augment,
+        optimizer=config.training.optimizer,
         metadata=METADATA,
         classes=CLASSES,
         steps=steps,
@@ -116,5 +118,5 @@ def bench(
 def _of(name: str, config: RunConfig, device: torch.device) -> RunConfig:
     fusion, _, loss = name.partition(":")
     update = {"fusion": fusion, "loss": loss, "dataset": "synthetic", "weights": "none"}
-    epochs = RunConfig.model_fields["epochs"].default if device.type == "cuda" else CPU_EPOCHS
+    epochs = default_of("epochs") if device.type == "cuda" else CPU_EPOCHS
     return config.model_copy(update=update | {"epochs": epochs})

@@ -74,8 +74,8 @@ def open_setting(config: RunConfig, execution: Execution) -> Setting:
     """Resolve device, precision and path. Raises UsageError, BackboneError."""
     device = choose_device(execution.device)
     path = choose_path(execution.step, device)
-    backbone = build_backbone(config.backbone, config.image_size)
-    placement = choose_placement(device, config.precision, backbone)
+    backbone = build_backbone(config.method.backbone, config.training.image_size)
+    placement = choose_placement(device, config.training.precision, backbone)
     # Every subject compiles the same few functions, for a model of its own.
     torch._dynamo.config.cache_size_limit = 256
     prepare(device)
@@ -109,7 +109,7 @@ def built(
         classes=CLASSES,
         groups={str(i): (i,) for i in range(METADATA)},
     )
-    model = FusionModel(backbone, fusion(spec, **fusion_params), config.reducer)
+    model = FusionModel(backbone, fusion(spec, **fusion_params), config.method.reducer)
     with_counts = replace(model.spec, counts=(100,) * CLASSES)
     made: dict[str, Loss] = {
         key: cls(with_counts, **loss_params[key]) for key, cls in losses.items()

@@ -68,8 +68,8 @@ def compare_command(
     wanted = [
         r
         for r in records
-        if (not dataset or r.identity["dataset"] == dataset)
-        and (not protocol or r.identity["protocol"] == protocol)
+        if (not dataset or r.identity.data.dataset == dataset)
+        and (not protocol or r.identity.data.protocol == protocol)
     ]
     block, row_a, row_b = choose(blocks(wanted), a, b)
     found = compare(

@@ -64,8 +64,8 @@ def rank_command(
     wanted = [
         r
         for r in records
-        if (not datasets or r.identity["dataset"] in datasets)
-        and (not protocols or r.identity["protocol"] in protocols)
+        if (not datasets or r.identity.data.dataset in datasets)
+        and (not protocols or r.identity.data.protocol in protocols)
     ]
     if not wanted:
         raise FusionbenchError(

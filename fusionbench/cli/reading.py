@@ -33,14 +33,14 @@ class Reading:
             except RecordError as error:
                 self.problems.append(str(error))
                 continue
-            if any(record.identity[key] != value for key, value in self.wanted.items()):
+            if any(getattr(record.identity.data, k) != v for k, v in self.wanted.items()):
                 self.others += 1
                 continue
             self.fitting += 1
             if has_level(record, self.level):
                 yield record
             else:
-                dataset = str(record.identity["dataset"])
+                dataset = str(record.identity.data.dataset)
                 self.without[dataset] = self.without.get(dataset, 0) + 1
 
     def report(self, *, asked_for: bool) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,9 +13,8 @@ from fusionbench.cli.options import json_option, store_option
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from fusionbench.config.identity import MethodIdentity
     from fusionbench.records import Level, Measured, PartResult, Record, Store
-
-ABSENT = "-"  # where a network's backbone, weights and loss stand, of a method without one
 
 
 @click.command("show")
@@ -63,14 +62,14 @@ def _print(record: Record, store: Store) -> None:
     console = terminal.out()
     identity, result = record.identity, record.result
     console.print(f"[bold]{escape(record.run_id)}[/]")
-    facts = {
-        "method": _method(identity),
-        "data": f"{identity['dataset']} ({identity['data_fingerprint']})",
-        "protocol": f"{identity['protocol']}, fold {identity['fold']}, seed {identity['seed']}",
-        "weights": "" if identity["weights"] == ABSENT else identity["weights"],
-        "fusion settings": _pairs(identity["fusion_params"]),
-        "loss settings": _pairs(identity["loss_params"]),
-        "settings": _pairs(identity["settings"]),
+    facts: dict[str, object] = {
+        "method": _method(identity.method),
+        "data": f"{identity.data.dataset} ({identity.data.fingerprint})",
+        "protocol": f"{identity.data.protocol}, fold {identity.fold}, seed {identity.seed}",
+        "weights": identity.method.weights or "",
+        "fusion settings": _pairs(identity.method.fusion.params),
+        "loss settings": _pairs({loss.name: loss.params for loss in identity.method.losses}),
+        "settings": _pairs(identity.settings()),
         "device": ", ".join(
             str(record.environment[key])
             for key in ("device", "precision")
@@ -111,10 +110,10 @@ def _print(record: Record, store: Store) -> None:
         console.print(_confusion(part, result.classes))
 
 
-def _method(identity: Mapping[str, Any]) -> str:
-    if identity["backbone"] == ABSENT:
-        return f"{identity['fusion']}, a control: no photograph"
-    return f"{identity['fusion']} on {identity['backbone']}, loss {identity['loss']}"
+def _method(method: MethodIdentity) -> str:
+    if not method.uses_images:
+        return f"{method.fusion.name}, a control: no photograph"
+    return f"{method.fusion.name} on {method.backbone}, loss {method.loss}"
 
 
 def _overall(part: PartResult) -> Table:

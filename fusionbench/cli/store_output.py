@@ -98,9 +98,15 @@ def lines_of(store: Store) -> list[dict[str, Any]]:
 
 
 def _named(record: Record) -> dict[str, Any]:
-    identity = record.identity
-    method = f"{identity['fusion']} {identity['backbone']} {identity['loss']}"
-    return {"method": method} | {k: identity[k] for k in ("dataset", "protocol", "fold", "seed")}
+    identity, method = record.identity, record.identity.method
+    names = [name for name in (method.fusion.name, method.backbone, method.loss) if name]
+    return {
+        "method": " ".join(names),
+        "dataset": identity.data.dataset,
+        "protocol": identity.data.protocol,
+        "fold": identity.fold,
+        "seed": identity.seed,
+    }
 
 
 def _bytes(store: Store, record: Path) -> int:

@@ -91,7 +91,7 @@ def _print(report: Report) -> None:
     from fusionbench.cli import terminal
 
     console = terminal.out()
-    method = report.fusion if report.backbone == "-" else f"{report.fusion}@{report.backbone}"
+    method = f"{report.fusion}@{report.backbone}" if report.backbone else report.fusion
     console.print(Text(f"{method}  {report.dataset} / {report.protocol}", style="bold"))
     facts = [f"row {report.key}", f"{report.n:,} photographs of {report.patients:,} patients"]
     if len(report.seeds) > 1:

@@ -25,8 +25,9 @@ from fusionbench.cli.sweep_output import (
     print_table,
     summary,
 )
-from fusionbench.cli.table_options import overrides_of, table_options
-from fusionbench.config.run_config import Device, Execution, RunConfig, Step, parse_assignments
+from fusionbench.cli.table_options import overrides_of, table_options, table_settings
+from fusionbench.config.plugin_settings import parse_assignments
+from fusionbench.config.run_config import Device, Execution, Step, default_of
 
 if TYPE_CHECKING:
     from fusionbench.runs import Resources
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
 SECTIONS = {
     "What runs": (
         *("small", "dataset", "protocol", "data", "allow-missing-images"),
-        *("backbone", "weights", "epochs", "image-size", "batch-size", "lr"),
+        *("backbone", "weights", "epochs", "image-size", "batch-size", "lr", "setting"),
     ),
-    "A grid, instead of TABLE": ("fusion", "loss", "seed", "fold", "set", "setting"),
+    "A grid, instead of TABLE": ("fusion", "loss", "seed", "fold", "set"),
     "How": (
         *("dry-run", "retry-failed", "device", "step", "workers", "folds-at-once", "store"),
         *("save-weights", "plugins", "json", "help"),
@@ -45,7 +46,7 @@ SECTIONS = {
     "On a cluster": ("on", "gpus-per-run", "cpus-per-run", "memory-per-run"),
 }
 # Options that make a grid, by their names here.
-GRID = ("fusions", "losses", "seeds", "folds", "assignments", "more")
+GRID = ("fusions", "losses", "seeds", "folds", "assignments")
 
 
 @click.command(
@@ -79,13 +80,6 @@ GRID = ("fusions", "losses", "seeds", "folds", "assignments", "more")
     multiple=True,
     metavar="KEY=VALUE",
     help="A setting of a plugin, as for fusionbench run, for every row.",
-)
-@click.option(
-    "--setting",
-    "more",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Any other option of fusionbench run, for every row: augment=flip, recipe=sgmc-2024, …",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would run and for how long; run nothing.")
 @click.option(
@@ -159,7 +153,7 @@ def sweep_command(
         declared, overrides = _grid(options, plugins), Overrides()
     else:
         if given := [name for name in GRID if options[name]]:
-            flag = {"fusions": "fusion", "losses": "loss", "assignments": "set", "more": "setting"}
+            flag = {"fusions": "fusion", "losses": "loss", "assignments": "set"}
             name = flag.get(given[0], given[0].removesuffix("s"))
             raise click.UsageError(f"--{name} belongs to a grid: leave out TABLE, or --{name}.")
         declared, overrides = read_table(table, plugins=plugins), overrides_of(options)
@@ -197,22 +191,17 @@ def _grid(options: dict[str, Any], plugins: tuple[Path, ...]) -> Table:
         raise click.UsageError("Name a TABLE, or the methods of a grid: --fusion A,B.")
     if options["small"]:
         raise click.UsageError("--small belongs to a TABLE.")
-    from fusionbench.runs.grid import grid, setting
+    from fusionbench.runs.grid import grid
 
-    settings = dict(setting(text) for text in options["more"])
-    for name in ("epochs", "image_size", "batch_size", "lr", "weights"):
-        if options[name] is not None:
-            settings[name] = options[name]
-    if options["allow_missing_images"]:
-        settings["allow_missing_images"] = True
+    settings = table_settings(options)
     if params := parse_assignments(options["assignments"]):
         settings["params"] = params
     backbones = [name for item in options["backbones"] for name in listed(item)]
     return grid(
         fusions,
-        backbones or [RunConfig.model_fields["backbone"].default],
+        backbones or [default_of("backbone")],
         listed(options["losses"]),
-        dataset=options["dataset"] or RunConfig.model_fields["dataset"].default,
+        dataset=options["dataset"] or default_of("dataset"),
         protocol=options["protocol"],
         seeds=_numbers("seed", options["seeds"]) or [0],
         folds=_numbers("fold", options["folds"]),

@@ -86,9 +86,9 @@ def print_plan(found: Plan, expected: Forecast, retry_failed: bool) -> None:
         rows.setdefault(key, {})[job.fold] = shown[job.state]
         first.setdefault(key, job)
     for key in sorted(rows):
-        identity = first[key].study.identity(first[key].split)
-        names = [identity[name] for name in ("fusion", "backbone", "loss")]
-        method = ", ".join(name for name in names if name != "-")
+        identity = first[key].study.method_identity
+        names = (identity.fusion.name, identity.backbone, identity.loss)
+        method = ", ".join(name for name in names if name)
         seed = [str(first[key].config.seed)] if several else []
         cells = [rows[key].get(k, "") for k in folds]
         grid.add_row(Text(first[key].label), Text(method), *seed, *cells)

@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fusionbench.cli.setting_options import (
+    OF_TABLES,
+    parse_setting,
+    setting_options,
+    settings_option,
+)
+from fusionbench.config.run_config import SETTINGS
+
 if TYPE_CHECKING:
     from fusionbench.tables import Overrides
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-# RunConfig fields that an option sets for every row of a table.
-FIELDS = ("epochs", "image_size", "batch_size", "lr", "weights")
 
 
 def table_options(command: F) -> F:
@@ -33,21 +38,8 @@ def table_options(command: F) -> F:
                 metavar="[OLD=]NEW",
                 help="For every row, or for the rows that have OLD; may be given several times.",
             ),
-            click.option("--epochs", type=click.IntRange(1), metavar="N", help="For every row."),
-            click.option(
-                "--image-size", type=click.IntRange(16, 2048), metavar="PIXELS", help="As --epochs."
-            ),
-            click.option("--batch-size", type=click.IntRange(2), metavar="N", help="As --epochs."),
-            click.option("--lr", type=float, metavar="X", help="As --epochs."),
-            click.option(
-                "--weights", metavar="FROM", help="imagenet, none, or a file; for every row."
-            ),
-            click.option(
-                "--allow-missing-images",
-                is_flag=True,
-                help="Use the photographs that are there. Such rows are never ranked beside whole "
-                "ones.",
-            ),
+            setting_options(OF_TABLES, defaults=False),
+            settings_option,
         )
     ):
         command = option(command)
@@ -64,15 +56,19 @@ def overrides_of(options: Mapping[str, Any]) -> Overrides:
         if not new.strip():
             raise click.UsageError(f"--backbone {item}: give NEW or OLD=NEW.")
         backbones[old.strip()] = new.strip()
-    settings = {name: options[name] for name in FIELDS if options[name] is not None}
-    if options["allow_missing_images"]:
-        settings["allow_missing_images"] = True
     return Overrides(
         small=options["small"],
         dataset=options["dataset"],
         protocol=options["protocol"],
         backbones=backbones,
-        settings=settings,
+        settings=table_settings(options),
+    )
+
+
+def table_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that the options of a command state for every row."""
+    return {name: options[name] for name in OF_TABLES if options[name] is not None} | dict(
+        parse_setting(text) for text in options["more"]
     )
 
 
@@ -85,8 +81,10 @@ def spelled(table: str, options: Mapping[str, Any]) -> str:
     words += ["--small"] if options["small"] else []
     words += [f"--{name} {options[name]}" for name in ("dataset", "protocol") if options[name]]
     words += [f"--backbone {item}" for item in options["backbones"]]
-    for name in FIELDS:
+    for name in OF_TABLES:
         if (value := options[name]) is not None:
-            words.append(f"--{name.replace('_', '-')} {Path(str(value)).name}")
-    words += ["--allow-missing-images"] if options["allow_missing_images"] else []
+            words.append(
+                SETTINGS[name].flag + ("" if value is True else f" {Path(str(value)).name}")
+            )
+    words += [f"--setting {text}" for text in options["more"]]
     return " ".join(words)

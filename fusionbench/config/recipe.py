@@ -1,11 +1,10 @@
 """Recipes: named, complete training settings (`--recipe NAME`), one toml file each beside this one.
 
     find_recipe(name) -> Recipe
-    configure(name, given) -> RunConfig      the recipe's settings, and over them what is `given`
     changes(config) -> dict                  settings in which a run departs from its recipe
 
-A recipe states every setting of training and says of each how it is known. It says nothing of
-method, dataset and protocol. Nothing here imports torch.
+RunConfig.of(recipe=NAME, ...) applies one. A recipe says of each setting how it is known; it says
+nothing of method, dataset and protocol. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -27,19 +26,12 @@ from pydantic import (
     model_validator,
 )
 
-from fusionbench.config.run_config import RunConfig
+from fusionbench.config.run_config import SETTINGS, Param, RunConfig
 from fusionbench.errors import UsageError
 from fusionbench.plugin.registry import key_of, unknown_name
 
-# Fields of RunConfig that say what is trained on what; a recipe is the rest.
-NOT_TRAINING = (
-    *("fusion", "backbone", "loss", "params", "seed", "recipe"),
-    *("dataset", "protocol", "view", "columns", "allow_missing_images"),
-    *("allow_forbidden", "shuffle_metadata", "calibrate"),
-)
-TRAINING = tuple(name for name in RunConfig.model_fields if name not in NOT_TRAINING)
-# The field whose change takes a recipe's parameters of that owner away.
-OWNERS = {"optimizer": "optimizer", "schedule": "schedule"}
+# Owners of parameters that are settings too: another one drops the recipe's parameters of it.
+OWNERS = ("optimizer", "schedule")
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -50,7 +42,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Setting(_Strict):
+class Stated(_Strict):
     """A value, and how it is known: read in the source, guessed, or ours."""
 
     value: bool | int | float | str
@@ -58,7 +50,7 @@ class Setting(_Strict):
     note: str = ""
 
 
-class Source(_Strict):
+class RecipeSource(_Strict):
     """Where the settings come from."""
 
     citation: Text
@@ -69,33 +61,51 @@ class _File(_Strict):
     """The content of a recipe file."""
 
     title: Text
-    source: Source
+    source: RecipeSource
     differences: tuple[Text, ...] = Field((), strict=False)
-    settings: dict[str, Setting]
-    params: dict[str, Setting] = {}
+    settings: dict[str, Stated]
+    params: dict[str, Stated] = {}
 
     @model_validator(mode="after")
     def _fits(self) -> _File:
-        if strangers := sorted(set(self.settings) - set(TRAINING)):
-            raise ValueError(f"no setting of training: {', '.join(strangers)}")
+        stated = {name for name, setting in SETTINGS.items() if setting.in_recipe}
+        if strangers := sorted(set(self.settings) - stated):
+            raise ValueError(f"not a setting of a recipe: {', '.join(strangers)}")
         for key, setting in self.params.items():
             if not isinstance(setting.value, str):
                 raise ValueError(f"{key}: the value of a parameter is text, as after --set")
-        RunConfig.model_validate({name: s.value for name, s in self.settings.items()})
+        stated_values: dict[str, Any] = {name: s.value for name, s in self.settings.items()}
+        RunConfig().changed(**stated_values)
         return self
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Training settings with their source; `name` is the file's stem."""
+    """Training settings with their source; `name` is the file's stem. A setting that the recipe
+    does not state keeps its default."""
 
     name: str
     title: str
-    source: Source
+    source: RecipeSource
     differences: tuple[str, ...]  # known ones, from the source
-    settings: Mapping[str, Any]  # by RunConfig field
+    settings: Mapping[str, Any]  # by the setting's name
     params: Mapping[str, str]  # by --set key
-    stated: Mapping[str, Setting]  # both, with status and note
+    stated: Mapping[str, Stated]  # both, with status and note
+
+    def under(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The recipe's settings, and over them `settings`, by name. Another optimizer or schedule
+        drops the recipe's parameters of that one."""
+        values = {**self.settings, **settings}
+        own = {}
+        for key, value in self.params.items():
+            owner = key.partition(".")[0]
+            if owner not in OWNERS or values[owner] == self.settings.get(owner, values[owner]):
+                own[key] = value
+        return {
+            **values,
+            "params": {**own, **settings.get("params", {})},
+            "recipe": self.name,
+        }
 
 
 def recipe_names() -> list[str]:
@@ -138,48 +148,31 @@ def read_recipe(path: Path) -> Recipe:
     )
 
 
-def configure(name: str, given: Mapping[str, Any]) -> RunConfig:
-    """The RunConfig of a recipe. `given` are RunConfig fields, `params` among them, that go before
-    the recipe's own; another optimizer or schedule also drops the recipe's parameters of that one.
-
-    Raises UsageError for an unknown recipe, pydantic's ValidationError for a value that cannot be.
-    """
-    recipe = find_recipe(name)
-    fields = {**recipe.settings, **given}
-    own = {k: v for k, v in recipe.params.items() if _keeps_owner(k, recipe, fields)}
-    fields["params"] = {**own, **given.get("params", {})}
-    fields["recipe"] = recipe.name
-    return RunConfig(**fields)
-
-
-def own_params(config: RunConfig, losses: Iterable[str]) -> dict[str, str]:
-    """`config.params` without what the recipe sets for a loss that this run does not have."""
-    recipe, losses = find_recipe(config.recipe), tuple(losses)
+def own_params(config: RunConfig, losses: Iterable[str]) -> dict[str, Param]:
+    """The run's params without what the recipe sets for a loss that this run does not have."""
+    params = config.method.params
+    recipe, losses = find_recipe(config.training.recipe), tuple(losses)
     strange = {
         key
         for key, value in recipe.params.items()
-        if key.startswith("loss.")
-        and key.split(".")[1] not in losses
-        and config.params.get(key) == value
+        if key.startswith("loss.") and key.split(".")[1] not in losses and params.get(key) == value
     }
-    return {key: value for key, value in config.params.items() if key not in strange}
+    return {key: value for key, value in params.items() if key not in strange}
 
 
 def changes(config: RunConfig) -> dict[str, Any]:
     """Settings and parameters in which `config` departs from its recipe: name -> its own value,
     None for a parameter of the recipe that it has not."""
-    recipe = find_recipe(config.recipe)
-    found = {k: getattr(config, k) for k, v in recipe.settings.items() if getattr(config, k) != v}
+    recipe, values, params = (
+        find_recipe(config.training.recipe),
+        config.flat(),
+        config.method.params,
+    )
+    departures = {k: values[k] for k, v in recipe.settings.items() if values[k] != v}
     for key, text in recipe.params.items():
-        if config.params.get(key) != text:
-            found[key] = config.params.get(key)
-    training = ("optimizer.", "schedule.")
-    for key, value in config.params.items():
-        if key not in recipe.params and key.startswith(training):
-            found[key] = value
-    return found
-
-
-def _keeps_owner(key: str, recipe: Recipe, fields: Mapping[str, Any]) -> bool:
-    field = OWNERS.get(key.split(".")[0])
-    return field is None or fields[field] == recipe.settings.get(field, fields[field])
+        if params.get(key) != text:
+            departures[key] = params.get(key)
+    for key, value in params.items():
+        if key not in recipe.params and key.partition(".")[0] in OWNERS:
+            departures[key] = value
+    return departures

@@ -1,19 +1,20 @@
 """What a run is: every setting that changes its numbers (RunConfig), and where it runs (Execution).
 
-`--set` values are checked against a plugin's own signature, so a plugin's keyword arguments are its
-schema. Nothing here imports torch.
+Each setting is declared once, as a field of one of the parts of RunConfig. Options of commands,
+`--setting`, table files, `--help` and `fusionbench list settings` are made from these fields.
+Nothing here imports torch.
 """
 
 from __future__ import annotations
 
-import ast
-import inspect
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from fusionbench.errors import UsageError
 from fusionbench.plugin.registry import unknown_name
@@ -31,65 +32,319 @@ Resize = Literal["squash", "crop"]
 Sampler = Literal["shuffle", "class-balanced", "square-root"]
 Watch = Literal["bacc", "nll", "balanced-nll"]
 
-# Fields of RunConfig that came after the first records. At its default such a field is no part of
-# a run's identity, so that records written before it keep their run_id and are found again.
-ADDED_LATER = (
-    *("sampler", "recipe", "reducer", "watch", "early_stop"),
-    *("allow_forbidden", "shuffle_metadata", "metadata_dropout", "block_dropout", "calibrate"),
-)
+# The value of a plugin's setting: text as on the command line, or plain JSON.
+Param = bool | int | float | str | list[Any] | None
 
 
-class RunConfig(BaseModel):
-    """One method on one dataset under one protocol. Every field changes the numbers."""
+def _setting(
+    default: Any,
+    text: str,
+    *,
+    metavar: str = "",
+    in_recipe: bool = False,
+    of_metadata: bool = False,
+    **limits: Any,
+) -> Any:
+    """A field that is a setting.
 
+    text         what `--help` and the documentation say of it
+    metavar      what stands for its value in `--help`
+    in_recipe    a recipe states it
+    of_metadata  it changes nothing for a method that is given no metadata
+    """
+    extra: dict[str, Any] = {"metavar": metavar, "in_recipe": in_recipe, "of_metadata": of_metadata}
+    return Field(default, description=text, json_schema_extra=extra, **limits)
+
+
+class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    fusion: str = "sgmc"
-    backbone: str = "resnet50"
-    loss: str = ""  # "": the fusion's own default; losses are joined by "+"
-    reducer: int = Field(0, ge=0)  # width of the layer between fusion and head; 0: none
-    params: dict[str, str] = {}  # raw --set values: "fusion.hidden" -> "256"
 
-    dataset: str = "pad-ufes-20"
-    protocol: str = ""  # "": the card's default
-    view: str = ""  # "": the card's first
-    columns: tuple[str, ...] = ()  # metadata columns; (): the card's inputs
-    encoding: Encoding = "onehot"
-    missing: Missing = "zero"
-    allow_forbidden: bool = False  # columns that give the label away, if `columns` names them
-    # A control: every patient's metadata is another one's, within the training and the test rows.
-    shuffle_metadata: bool = False
-    resize: Resize = "squash"
-    allow_missing_images: bool = False
+class MethodSettings(_Settings):
+    """The fusion or control, and the network it is built into."""
 
-    # Where the settings below came from. A name only: config.recipe.configure applies one.
-    recipe: str = "modern"
-    seed: int = Field(0, ge=0, lt=2**31)
-    epochs: int = Field(30, ge=1)
-    batch_size: int = Field(32, ge=2)
-    sampler: Sampler = "shuffle"
-    image_size: int = Field(224, ge=16, le=2048)
-    augment: Augment = "mild"
-    weights: str = "imagenet"  # imagenet | none | a file
-    optimizer: str = "adamw"
-    lr: float = Field(3e-4, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    schedule: str = "cosine"
-    warmup_epochs: int = Field(1, ge=0)
-    clip_grad: float = Field(0.0, ge=0)  # 0: off
-    ema: float = Field(0.0, ge=0, lt=1)  # decay of averaged weights; 0: off
-    drop_path: float = Field(0.0, ge=0, lt=1)
-    # Probability, in training, that a cell, or all columns of a block that goes unrecorded
-    # together, is withheld.
-    metadata_dropout: float = Field(0.0, ge=0, lt=1)
-    block_dropout: float = Field(0.0, ge=0, lt=1)
-    select: Select = "last"
-    watch: Watch = "bacc"  # what is scored after each epoch on the part that `select` names
-    early_stop: int = Field(0, ge=0)  # epochs without improvement before training ends; 0: off
-    # Hold out an inner validation part (as `select = "inner-val"` does anyhow) and fit a
-    # temperature on it.
-    calibrate: bool = False
-    precision: Precision = "auto"
+    fusion: str = _setting(
+        "sgmc",
+        "Fusion method (fusionbench list fusions), or a control that sees no photograph (list "
+        "controls).",
+        metavar="NAME",
+    )
+    backbone: str = _setting(
+        "resnet50", "A timm model (fusionbench list backbones).", metavar="NAME"
+    )
+    loss: str = _setting(
+        "",
+        "Loss (fusionbench list losses), or several joined by +. Default: the fusion's own.",
+        metavar="NAME",
+    )
+    params: dict[str, Param] = _setting(
+        {},
+        "A setting of the method: fusion.NAME, loss.NAME, loss.<loss>.NAME, optimizer.NAME, "
+        "schedule.NAME. May be given several times.",
+        metavar="KEY=VALUE",
+    )
+    reducer: int = _setting(
+        0,
+        "Width of a layer (linear, batch norm, ReLU, dropout) between fusion and classifier; 0: "
+        "none.",
+        metavar="N",
+        in_recipe=True,
+        ge=0,
+    )
+    weights: str = _setting(
+        "imagenet", "To start from: imagenet, none, or a file.", metavar="FROM", in_recipe=True
+    )
+
+
+class DataChoices(_Settings):
+    """What every method, a control as well, is given. Part of a run's identity."""
+
+    dataset: str = _setting(
+        "pad-ufes-20", "Dataset (fusionbench list datasets), or a dataset.toml.", metavar="NAME"
+    )
+    protocol: str = _setting(
+        "",
+        "How rows are split (fusionbench list protocols). Default: the dataset's own.",
+        metavar="NAME",
+    )
+    view: str = _setting(
+        "", "Which photograph, where there are several. Default: the first.", metavar="NAME"
+    )
+    columns: tuple[str, ...] = _setting(
+        (), "Metadata columns. Default: the card's inputs.", metavar="A,B,…", of_metadata=True
+    )
+    encoding: Encoding = _setting(
+        "onehot", "How categories become numbers.", in_recipe=True, of_metadata=True
+    )
+    missing: Missing = _setting(
+        "zero", "What an empty metadata cell becomes.", in_recipe=True, of_metadata=True
+    )
+    allow_forbidden: bool = _setting(
+        False,
+        "Let --columns name what gives the label away. Such rows say so.",
+        of_metadata=True,
+    )
+    shuffle_metadata: bool = _setting(
+        False,
+        "A control: every patient's metadata is another patient's. Such rows say so.",
+        of_metadata=True,
+    )
+    calibrate: bool = _setting(
+        False,
+        "Hold out an inner validation part of the training rows, fit a temperature on it, and "
+        "report calibration before and after. --select inner-val does so anyhow.",
+    )
+
+
+class DataSettings(DataChoices):
+    """The same, and what is decided about photographs that are not there."""
+
+    allow_missing_images: bool = _setting(
+        False,
+        "Use the photographs that are there. Such rows are never ranked beside whole ones.",
+    )
+
+
+class TrainingSettings(_Settings):
+    """How a network is trained. A control has none of it."""
+
+    recipe: str = _setting(
+        "modern",
+        "Training settings by name (fusionbench list recipes). Options given beside it take "
+        "precedence; defaults shown here are those of the recipe modern.",
+        metavar="NAME",
+    )
+    epochs: int = _setting(30, "Passes over the training rows.", metavar="N", in_recipe=True, ge=1)
+    batch_size: int = _setting(32, "Images per step.", metavar="N", in_recipe=True, ge=2)
+    sampler: Sampler = _setting(
+        "shuffle",
+        "shuffle: every training row once per epoch. The others draw rows with replacement, so "
+        "that all classes come up alike, or in proportion to the square root of their counts. "
+        "With a loss that makes up for the counts as well, rarity counts twice.",
+        in_recipe=True,
+    )
+    image_size: int = _setting(
+        224, "Side of the square input.", metavar="PIXELS", in_recipe=True, ge=16, le=2048
+    )
+    resize: Resize = _setting("squash", "The whole photograph, or its centre.", in_recipe=True)
+    augment: Augment = _setting("mild", "Training augmentation.", in_recipe=True)
+    optimizer: str = _setting("adamw", "Any of timm's.", metavar="NAME", in_recipe=True)
+    lr: float = _setting(3e-4, "Peak learning rate.", metavar="X", in_recipe=True, gt=0)
+    weight_decay: float = _setting(0.05, "Weight decay.", metavar="X", in_recipe=True, ge=0)
+    schedule: str = _setting(
+        "cosine",
+        "Of the learning rate: cosine, tanh, step, multistep, poly, plateau, constant or none.",
+        metavar="NAME",
+        in_recipe=True,
+    )
+    warmup_epochs: int = _setting(1, "Epochs of linear warm-up.", metavar="N", in_recipe=True, ge=0)
+    clip_grad: float = _setting(
+        0.0, "Largest gradient norm; 0: no limit.", metavar="X", in_recipe=True, ge=0
+    )
+    ema: float = _setting(
+        0.0,
+        "Decay of averaged weights, which are then the result; 0: off.",
+        metavar="X",
+        in_recipe=True,
+        ge=0,
+        lt=1,
+    )
+    drop_path: float = _setting(
+        0.0, "Stochastic depth of the backbone.", metavar="X", in_recipe=True, ge=0, lt=1
+    )
+    metadata_dropout: float = _setting(
+        0.0,
+        "In training, the share of metadata cells that are withheld. Each batch draws its own.",
+        metavar="X",
+        in_recipe=True,
+        of_metadata=True,
+        ge=0,
+        lt=1,
+    )
+    block_dropout: float = _setting(
+        0.0,
+        "In training, the share of photographs that lose every column of a block of columns that "
+        "go unrecorded together.",
+        metavar="X",
+        in_recipe=True,
+        of_metadata=True,
+        ge=0,
+        lt=1,
+    )
+    select: Select = _setting(
+        "last",
+        "Whose weights are evaluated: the last epoch's, the best on an inner validation part, or "
+        "the best on the test part (optimistic, and marked so).",
+        in_recipe=True,
+    )
+    watch: Watch = _setting(
+        "bacc",
+        "What chooses that epoch: balanced accuracy, log loss, or its mean over classes.",
+        in_recipe=True,
+    )
+    early_stop: int = _setting(
+        0,
+        "Epochs without a better watched score (training loss, where --select is last) before "
+        "training ends; 0: never.",
+        metavar="N",
+        in_recipe=True,
+        ge=0,
+    )
+    precision: Precision = _setting(
+        "auto",
+        "auto: bf16 on hardware that has it, but for depthwise networks on a CPU.",
+        in_recipe=True,
+    )
+
+
+class RunConfig(_Settings):
+    """One method on one dataset under one protocol. Every setting changes the numbers.
+
+    RunConfig.of(fusion="concat", epochs=3) takes settings of all parts by their names.
+    """
+
+    method: MethodSettings = MethodSettings()
+    data: DataSettings = DataSettings()
+    training: TrainingSettings = TrainingSettings()
+    seed: int = _setting(
+        0, "Of initial weights, batches and augmentation.", metavar="N", ge=0, lt=2**31
+    )
+
+    @classmethod
+    def of(cls, *, strict: bool = False, **settings: Any) -> RunConfig:
+        """The recipe's settings (`recipe="modern"` where none is named), and over them `settings`,
+        by name. Another optimizer or schedule also drops the recipe's parameters of that one.
+
+        `strict`: a text is no number. Raises UsageError for an unknown name or recipe, pydantic's
+        ValidationError for a value that a setting cannot have (`problems` lists them).
+        """
+        from fusionbench.config.recipe import find_recipe  # which checks its files against these
+
+        recipe = find_recipe(settings.get("recipe", default_of("recipe")))
+        return cls().changed(strict=strict, **recipe.under(settings))
+
+    def changed(self, *, strict: bool = False, **settings: Any) -> RunConfig:
+        """The same with other values for some settings, by name. Raises as `of` does."""
+        parts: dict[str, dict[str, Any]] = {}
+        for name, value in settings.items():
+            if name not in SETTINGS:
+                raise UsageError(*unknown_name("setting", name, SETTINGS))
+            parts.setdefault(SETTINGS[name].part, {})[name] = value
+        whole = self.model_dump()
+        whole |= parts.pop("", {})
+        for part, values in parts.items():
+            whole[part] |= values
+        # As JSON: there a list is a tuple, even where types are strict.
+        return RunConfig.model_validate_json(json.dumps(whole, default=str), strict=strict)
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting by its name, as plain JSON."""
+        whole = self.model_dump(mode="json")
+        return {n: whole[s.part][n] if s.part else whole[n] for n, s in SETTINGS.items()}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a run, as its field declares it."""
+
+    name: str
+    part: str  # "method", "data", "training"; "" for the seed
+    field: FieldInfo
+
+    @property
+    def text(self) -> str:
+        return self.field.description or ""
+
+    @property
+    def metavar(self) -> str:
+        return str(self._extra("metavar"))
+
+    @property
+    def in_recipe(self) -> bool:
+        return bool(self._extra("in_recipe"))
+
+    @property
+    def of_metadata(self) -> bool:
+        return bool(self._extra("of_metadata"))
+
+    @property
+    def reaches_controls(self) -> bool:
+        """Whether it changes anything for a method that is no network."""
+        return self.part in ("data", "") or self.name in ("fusion", "params", "recipe")
+
+    @property
+    def flag(self) -> str:
+        return "--set" if self.name == "params" else f"--{self.name.replace('_', '-')}"
+
+    def _extra(self, key: str) -> Any:
+        extra = self.field.json_schema_extra
+        assert isinstance(extra, dict)
+        return extra[key]
+
+
+PARTS: dict[str, type[BaseModel]] = {
+    "method": MethodSettings,
+    "data": DataSettings,
+    "training": TrainingSettings,
+}
+SETTINGS: Mapping[str, Setting] = {
+    name: Setting(name, part, field)
+    for part, model in PARTS.items()
+    for name, field in model.model_fields.items()
+} | {"seed": Setting("seed", "", RunConfig.model_fields["seed"])}
+
+
+def default_of(name: str) -> Any:
+    """The default of the setting of that name."""
+    return SETTINGS[name].field.default
+
+
+def problems(error: ValidationError) -> list[tuple[str, str]]:
+    """(setting, problem) of a RunConfig that cannot be; `params.NAME` for a plugin's setting."""
+    return [
+        (".".join(str(part) for part in item["loc"] if part not in PARTS), item["msg"])
+        for item in error.errors()
+    ]
 
 
 @dataclass(frozen=True)
@@ -101,95 +356,11 @@ class Execution:
     plugins: tuple[Path, ...] = ()
     folds: tuple[int, ...] | None = None  # None: all
     device: Device = "auto"
-    step: Step = "auto"  # how a training step runs (fusionbench.training.step)
+    step: Step = "auto"  # how a training step runs (training.step)
     existing: Existing = "skip"
     save_weights: bool = False
     workers: int | None = None  # decoding threads; None: one per core
     # Seconds between two checkpoints of a run, at least; 0: one after every epoch, inf: none; None:
-    # as often as takes a small share of the time (fusionbench.training.checkpoints).
+    # as often as takes a small share of the time (training.checkpoints).
     checkpoint_every: float | None = None
     folds_at_once: int = 1  # of a configuration, each in a process of its own; in a sweep, runs
-
-
-def parse_assignments(items: Iterable[str]) -> dict[str, str]:
-    """`KEY=VALUE` items -> dict. Raises UsageError for one that is not of that form."""
-    parsed: dict[str, str] = {}
-    for item in items:
-        key, found, value = item.partition("=")
-        if not found or not key.strip():
-            raise UsageError(
-                f"--set {item!r} is not of the form KEY=VALUE.", "As in fusion.fr=off."
-            )
-        parsed[key.strip()] = value.strip()
-    return parsed
-
-
-def plugin_params(cls: type, raw: Mapping[str, str], where: str) -> dict[str, Any]:
-    """All keyword arguments of a plugin: its defaults, overridden by `raw` text, checked by type.
-
-    `where` names the plugin in messages ("fusion sgmc"). Raises UsageError.
-    """
-    schema = plugin_schema(cls)
-    unknown = [key for key in raw if key not in schema]
-    if unknown:
-        raise UsageError(*unknown_name(f"setting of {where}", unknown[0], schema or ["(none)"]))
-    values = {key: default for key, (_, default) in schema.items()}
-    for key, text in raw.items():
-        annotation = schema[key][0]
-        try:
-            values[key] = TypeAdapter(_from_text(annotation)).validate_python(text)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise UsageError(f"--set {key}={text} does not fit {where}: {reason}.") from None
-    return values
-
-
-def plugin_schema(cls: type) -> dict[str, tuple[Any, Any]]:
-    """Keyword argument -> (annotation, default) of a plugin's `__init__`."""
-    init = cls.__init__  # type: ignore[misc]
-    if init is object.__init__:
-        return {}
-    hints = get_type_hints(init)
-    return {
-        p.name: (hints.get(p.name, type(p.default)), p.default)
-        for p in inspect.signature(init).parameters.values()
-        if p.kind is p.KEYWORD_ONLY
-    }
-
-
-def split_params(raw: Mapping[str, str], loss_names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Raw `--set` keys by owner: "fusion", "optimizer", "schedule", "loss" and "loss.<name>"."""
-    owners: dict[str, dict[str, str]] = {"fusion": {}, "optimizer": {}, "schedule": {}, "loss": {}}
-    owners.update({f"loss.{name}": {} for name in loss_names})
-    for key, value in raw.items():
-        owner, _, name = key.rpartition(".")
-        if owner not in owners or not name:
-            raise UsageError(
-                f"--set {key}={value}: nothing here is called {owner or key!r}.",
-                f"Keys start with one of: {', '.join(f'{o}.' for o in owners)}",
-            )
-        owners[owner][name] = value
-    return owners
-
-
-def literal_params(raw: Mapping[str, str], where: str) -> dict[str, Any]:
-    """Text values for a library's factory (optimiser, schedule): numbers, booleans, lists, text."""
-    values: dict[str, Any] = {}
-    for key, text in raw.items():
-        try:
-            values[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            values[key] = {"true": True, "false": False}.get(text.lower(), text)
-        if isinstance(values[key], dict | bytes | complex | set):
-            raise UsageError(f"--set {where}.{key}={text} is no number, text, boolean or list.")
-    return values
-
-
-def _from_text(annotation: Any) -> Any:
-    """The annotation, taking comma-separated text for a tuple: stages=1,2,4."""
-    if get_origin(annotation) is tuple and get_args(annotation):
-        split = BeforeValidator(
-            lambda v: [part for part in v.split(",") if part] if isinstance(v, str) else v
-        )
-        return Annotated[annotation, split]
-    return annotation

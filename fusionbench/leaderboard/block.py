@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from fusionbench.config.identity import RowIdentity
 from fusionbench.metrics.names import describe
-from fusionbench.tables import ABSENT
 
 if TYPE_CHECKING:
     from fusionbench.stats import Spread
 
 __all__ = [
-    "ABSENT",
     "Block",
     "Gain",
     "Gains",
@@ -141,10 +140,10 @@ class Row:
     """One configuration: what ran, over which folds and seeds, and what came out."""
 
     key: str  # 12 hex digits of the configuration
+    identity: RowIdentity | None  # None: nothing of it has run
     fusion: str
-    backbone: str  # ABSENT: the method has none, nor weights, nor a loss
-    loss: str
-    config: dict[str, Any]  # the identity without fold and seed
+    backbone: str | None  # None, like the loss: the method has no network
+    loss: str | None
     differences: dict[str, str]  # settings that tell this row from others of its block
     seeds: tuple[int, ...]
     runs_done: int
@@ -161,6 +160,12 @@ class Row:
     gains: Gains | None = None
 
     @property
+    def name(self) -> str:
+        """`fusion@backbone`, the method alone where it has no network; `…/shuffled` for a twin."""
+        network = f"@{self.backbone}" if self.backbone else ""
+        return f"{self.fusion}{network}{'/shuffled' if self.shuffled else ''}"
+
+    @property
     def ranked(self) -> bool:
         """Every fold of every seed is there."""
         return self.runs_done == self.runs_expected
@@ -171,9 +176,14 @@ class Row:
         return any(flag.startswith("optimistic") for flag in self.flags)
 
     @property
+    def stale(self) -> bool:
+        """A plugin's source has changed since it ran."""
+        return any(flag.startswith("stale") for flag in self.flags)
+
+    @property
     def control(self) -> bool:
         """There to be compared with: it sees no photograph, or other patients' metadata."""
-        return self.backbone == ABSENT or self.shuffled
+        return self.backbone is None or self.shuffled
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
-from fusionbench.config.recipe import OWNERS, configure, find_recipe
-from fusionbench.config.run_config import ADDED_LATER, RunConfig, literal_params
+from fusionbench.config.identity import canonical_json
+from fusionbench.config.plugin_settings import literal_params
+from fusionbench.config.recipe import OWNERS, find_recipe
+from fusionbench.config.run_config import RunConfig
 from fusionbench.errors import UsageError
-from fusionbench.leaderboard.block import ABSENT, Row
-from fusionbench.tables import OF_CONTROLS
+from fusionbench.leaderboard.block import Row
 
 TRAINING = ""  # the owner of settings that no plugin owns
-# As records.canonical_json spells it, of what is plain JSON already.
-spelled = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 def with_differences(rows: Sequence[Row]) -> list[Row]:
@@ -29,15 +26,15 @@ def with_differences(rows: Sequence[Row]) -> list[Row]:
     each names its own and, of what a recipe states, only its departures.
     """
     settings = [(row, _settings(row)) for row in rows]
-    recipes = {row.key: recipe_of(row) for row in rows if row.backbone != ABSENT}
+    recipes = {row.key: name for row in rows if (name := _recipe_of(row)) is not None}
     stated = {}
     if len(set(recipes.values())) > 1:
-        stated = {row.key: _stated(row, own) for row, own in settings if row.key in recipes}
+        stated = {r.key: _stated(recipes[r.key], own) for r, own in settings if r.key in recipes}
     # Every setting that one of the rows of that owner has; apart for methods without a network.
     keys: dict[tuple[str, bool], set[str]] = defaultdict(set)
     for row, own in settings:
         for owner, values in own.items():
-            keys[owner, row.backbone == ABSENT] |= values.keys()
+            keys[owner, row.backbone is None] |= values.keys()
     peers: dict[tuple[str, str], set[str | None]] = defaultdict(set)
     # Rows that follow their recipe in a setting, and the values of those that do not.
     following: set[tuple[str, str, str]] = set()
@@ -45,7 +42,7 @@ def with_differences(rows: Sequence[Row]) -> list[Row]:
     for row, own in settings:
         recipe = stated.get(row.key, {})
         for owner, values in own.items():
-            for key in keys[owner, row.backbone == ABSENT]:
+            for key in keys[owner, row.backbone is None]:
                 peers[owner, key].add(values.get(key))
                 if key in recipe:
                     follows = values.get(key) == recipe[key]
@@ -67,7 +64,7 @@ def with_differences(rows: Sequence[Row]) -> list[Row]:
             differences={
                 key: values.get(key, "-")
                 for owner, values in own.items()
-                for key in sorted(keys[owner, row.backbone == ABSENT])
+                for key in sorted(keys[owner, row.backbone is None])
                 if tells(row, owner, key)
             },
         )
@@ -75,64 +72,55 @@ def with_differences(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def recipe_of(row: Row) -> str:
-    """The name of the recipe that the row's settings came from."""
-    default = RunConfig.model_fields["recipe"].default
-    return str(dict(row.config["settings"]).get("recipe", default))
-
-
-def full_settings(row: Row) -> dict[str, Any]:
-    """The row's settings, those included that a record leaves out while they are at default."""
-    control = row.backbone == ABSENT
-    later = {
-        name: RunConfig.model_fields[name].default
-        for name in ADDED_LATER
-        if not control or (name in OF_CONTROLS and name != "recipe")
-    }
-    return later | dict(row.config["settings"])
-
-
 def _settings(row: Row) -> dict[str, dict[str, str]]:
     """Owner -> its settings, flat, as text. Owners that two rows share are compared."""
-    config = row.config
-    sources = {f"{name}.source": str(v)[:8] for name, v in dict(config["loss_sources"]).items()}
-    fusion = _flat(config["fusion_params"], "fusion")
-    training = _flat(full_settings(row), "")
-    # The row's remarks say it.
-    training.pop("shuffle_metadata", None)
+    identity = row.identity
+    assert identity is not None
+    method = identity.method
+    training = identity.settings()
+    training.pop("shuffle_metadata")  # the row's remarks say it
+    losses: dict[str, str] = {}
+    for loss in method.losses:
+        losses |= _flat(loss.params, f"loss.{loss.name}")
+        losses[f"{loss.name}.source"] = loss.source[:8]
     return {
-        f"fusion {row.fusion}": fusion | {"fusion.source": str(config["fusion_source"])[:8]},
-        f"loss {row.loss}": _flat(config["loss_params"], "loss") | sources,
-        f"backbone {row.backbone}": _flat(config["weights"], "weights"),
-        TRAINING: training,
+        f"fusion {row.fusion}": _flat(method.fusion.params, "fusion")
+        | {"fusion.source": method.fusion.source[:8]},
+        f"loss {row.loss}": losses,
+        f"backbone {row.backbone}": {} if method.weights is None else {"weights": method.weights},
+        TRAINING: _flat(training, ""),
     }
 
 
-def _stated(row: Row, own: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
-    """What the row's recipe states, by the same flat names as the row's settings."""
-    found = dict(_recipe(recipe_of(row)))
-    for owner, field in OWNERS.items():
+def _recipe_of(row: Row) -> str | None:
+    """The name of the recipe that the row's settings came from."""
+    training = row.identity.training if row.identity is not None else None
+    return None if training is None else training.recipe
+
+
+def _stated(name: str, own: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
+    """What the recipe of that name states, by the same flat names as a row's settings."""
+    stated = dict(_recipe(name))
+    for owner in OWNERS:
         # Another optimizer or schedule does without the recipe's parameters of that one.
-        if own[TRAINING].get(field) != found.get(field):
-            found = {k: v for k, v in found.items() if not k.startswith(f"{owner}_args.")}
-    return found
+        if own[TRAINING].get(owner) != stated.get(owner):
+            stated = {k: v for k, v in stated.items() if not k.startswith(f"{owner}_args.")}
+    return stated
 
 
 @cache
 def _recipe(name: str) -> Mapping[str, str]:
     """Nothing for a recipe that is not there any more: then every setting is told."""
     try:
-        params = find_recipe(name).params
-        config = configure(name, {}).model_dump(mode="json")
+        recipe, values = find_recipe(name), RunConfig.of(recipe=name).flat()
     except UsageError:
         return {}
-    found = _flat({key: config[key] for key in find_recipe(name).settings}, "")
-    for key, text in params.items():
+    stated = _flat({key: values[key] for key in recipe.settings}, "")
+    for key, text in recipe.params.items():
         owner, _, parameter = key.rpartition(".")
-        value = literal_params({parameter: text}, owner)
-        name_of = f"{owner}_args.{parameter}" if owner in OWNERS else key
-        found |= _flat(value[parameter], name_of)
-    return found
+        value = literal_params({parameter: text}, owner)[parameter]
+        stated |= _flat(value, f"{owner}_args.{parameter}" if owner in OWNERS else key)
+    return stated
 
 
 def _flat(value: object, path: str) -> dict[str, str]:
@@ -141,6 +129,4 @@ def _flat(value: object, path: str) -> dict[str, str]:
         for key, inner in value.items():
             found |= _flat(inner, f"{path}.{key}" if path else str(key))
         return found
-    if isinstance(value, str):
-        return {path: value}
-    return {path: spelled(value)}
+    return {path: value if isinstance(value, str) else canonical_json(value)}

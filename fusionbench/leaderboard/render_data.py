@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fusionbench.leaderboard.block import ABSENT, Block, Gain, Gains, PartStats, Row
+from fusionbench.leaderboard.block import Block, Gain, Gains, PartStats, Row
 from fusionbench.leaderboard.escape import csv_cell
 from fusionbench.leaderboard.marks import alike
 from fusionbench.leaderboard.published_comparison import PublishedBlock
@@ -52,11 +52,11 @@ def _row_data(row: Row, wanted: tuple[str, ...] | None) -> dict[str, Any]:
         "key": row.key,
         "label": row.label,
         "fusion": row.fusion,
-        "backbone": _known(row.backbone),
-        "loss": _known(row.loss),
+        "backbone": row.backbone,
+        "loss": row.loss,
         "control": row.control,
         "differences": row.differences,
-        "config": row.config,
+        "config": None if row.identity is None else row.identity.model_dump(mode="json"),
         "ranked": row.ranked,
         "runs_done": row.runs_done,
         "runs_expected": row.runs_expected,
@@ -69,10 +69,6 @@ def _row_data(row: Row, wanted: tuple[str, ...] | None) -> dict[str, Any]:
         "flags": list(row.flags),
         "run_ids": list(row.run_ids),
     }
-
-
-def _known(name: str) -> str | None:
-    return None if name == ABSENT else name
 
 
 def _part_data(part: PartStats, wanted: tuple[str, ...] | None) -> dict[str, Any]:
@@ -213,8 +209,8 @@ def _csv_rows(block: Block, names: Sequence[str], several: bool) -> Iterator[dic
                 "n_rows_used": block.n_rows_used,
                 "n_rows_dataset": block.n_rows_dataset,
                 "fusion": csv_cell(row.fusion),
-                "backbone": csv_cell(_known(row.backbone) or ""),
-                "loss": csv_cell(_known(row.loss) or ""),
+                "backbone": csv_cell(row.backbone or ""),
+                "loss": csv_cell(row.loss or ""),
                 "settings": csv_cell("; ".join(f"{k}={v}" for k, v in row.differences.items())),
                 "part": csv_cell(part),
                 "control": row.control,

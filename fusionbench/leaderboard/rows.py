@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-from pydantic_core import to_json
-
+from fusionbench.config.identity import RowIdentity
 from fusionbench.leaderboard.block import Block, LevelName, PartStats, Row, Stat, Stats, stat
-from fusionbench.leaderboard.differences import spelled, with_differences
+from fusionbench.leaderboard.differences import with_differences
 from fusionbench.leaderboard.gains import with_gains
 from fusionbench.metrics.names import describe
 from fusionbench.records import Record
@@ -72,21 +70,14 @@ def blocks(
     """
     # By name and once each, so that neither order nor a merged copy matters.
     finished: dict[str, tuple[tuple[str, ...], str, _Run]] = {}
-    configs: dict[str, dict[str, Any]] = {}
-    keys: dict[bytes, str] = {}  # thousands of runs are of few configurations: each is spelled once
+    identities: dict[str, RowIdentity] = {}
     for record in records:
         if not has_level(record, level):
             continue
-        config = {k: v for k, v in record.identity.items() if k not in ("fold", "seed")}
-        data = tuple(
-            str(config[k]) for k in ("dataset", "protocol", "data_fingerprint", "split_hash")
-        )
-        text = to_json(config)
-        if text not in keys:
-            keys[text] = _digest(config)
-        key = keys[text]
-        configs.setdefault(key, config)
-        finished[record.run_id] = (data, key, _slim(record, level))
+        row, on = record.identity.row, record.identity.data
+        identities.setdefault(row.digest, row)
+        data: tuple[str, ...] = (on.dataset, on.protocol, on.fingerprint, on.split_hash)
+        finished[record.run_id] = (data, row.digest, _slim(record, level))
     by_data: dict[tuple[str, ...], dict[str, list[_Run]]] = defaultdict(lambda: defaultdict(list))
     for _, (data, key, run) in sorted(finished.items()):
         by_data[data][key].append(run)
@@ -96,7 +87,7 @@ def blocks(
         candidates = [
             (
                 _cohorts(runs),
-                _row(key if i == 0 else f"{key}-{i}", configs[key], runs, current_sources),
+                _row(key if i == 0 else f"{key}-{i}", identities[key], runs, current_sources),
                 runs[0].data,
             )
             for key, all_runs in sorted(configurations.items())
@@ -125,8 +116,8 @@ def _slim(record: Record, level: LevelName) -> _Run:
     }
     return _Run(
         run_id=record.run_id,
-        fold=record.identity["fold"],
-        seed=record.identity["seed"],
+        fold=record.identity.fold,
+        seed=record.identity.seed,
         cohort=result.cohort,
         n_train=result.n_train,
         n_test=result.n_test,
@@ -160,18 +151,18 @@ def _consistent(items: Iterable[tuple[dict[int, str], T]]) -> list[list[T]]:
     return [members for _, members in groups]
 
 
-def _row(key: str, config: dict[str, Any], runs: list[_Run], current: Sources | None) -> Row:
+def _row(key: str, identity: RowIdentity, runs: list[_Run], current: Sources | None) -> Row:
     runs = sorted(runs, key=lambda r: (r.seed, r.fold))
     seeds = tuple(sorted({run.seed for run in runs}))
     flags = dict.fromkeys(flag for run in runs for flag in run.flags)
-    flags |= dict.fromkeys(_stale(config, current))
+    flags |= dict.fromkeys(_stale(identity, current))
     speeds = [run.images_per_s for run in runs if run.images_per_s is not None]
     return Row(
         key=key,
-        fusion=str(config["fusion"]),
-        backbone=str(config["backbone"]),
-        loss=str(config["loss"]),
-        config=config,
+        identity=identity,
+        fusion=identity.method.fusion.name,
+        backbone=identity.method.backbone,
+        loss=identity.method.loss,
         differences={},
         seeds=seeds,
         runs_done=len(runs),
@@ -185,7 +176,7 @@ def _row(key: str, config: dict[str, Any], runs: list[_Run], current: Sources | 
         flags=tuple(flags),
         run_ids=tuple(run.run_id for run in runs),
         verdict=_verdict([run.verdict for run in runs]),
-        shuffled=bool(dict(config["settings"]).get("shuffle_metadata", False)),
+        shuffled=identity.data.shuffle_metadata,
         ratio=math.fsum(r.n_test / r.n_train for r in runs) / len(runs)
         if all(r.n_train and r.n_test for r in runs)
         else None,
@@ -214,13 +205,15 @@ def _verdict(verdicts: Sequence[str]) -> str:
     return "; ".join(found)
 
 
-def _stale(config: Mapping[str, Any], current: Sources | None) -> tuple[str, ...]:
+def _stale(identity: RowIdentity, current: Sources | None) -> tuple[str, ...]:
     """A plugin that is not at hand now says nothing; one that is must be the one that ran."""
     if current is None:
         return ()
-    used = {(kind, config["fusion"]): config["fusion_source"] for kind in ("fusions", "controls")}
-    used |= {("losses", name): digest for name, digest in dict(config["loss_sources"]).items()}
-    changed = dict.fromkeys(key[1] for key, hash in used.items() if current.get(key, hash) != hash)
+    changed = [
+        plugin.name
+        for plugin in identity.method.plugins
+        if current.get((plugin.kind, plugin.name), plugin.source) != plugin.source
+    ]
     return (f"stale: {', '.join(changed)}",) if changed else ()
 
 
@@ -232,7 +225,7 @@ def _block(
     def rank(row: Row) -> tuple[object, ...]:
         found = row.parts["test"].metrics.get(sort)
         value = sign * found.mean if row.ranked and found else math.inf
-        return (not row.ranked, value, row.fusion, row.backbone, row.loss, row.key)
+        return (not row.ranked, value, row.fusion, row.backbone or "", row.loss or "", row.key)
 
     dataset, protocol, fingerprint, split = data
     return Block(
@@ -246,10 +239,6 @@ def _block(
         rows=tuple(sorted(with_gains(with_differences(rows), sort), key=rank)),
         level=level,
     )
-
-
-def _digest(config: Mapping[str, Any]) -> str:
-    return hashlib.sha256(spelled(config).encode()).hexdigest()[:12]
 
 
 def without_controls(found: Iterable[Block]) -> list[Block]:

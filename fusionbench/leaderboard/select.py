@@ -25,8 +25,10 @@ def select_row(blocks: Sequence[Block], text: str) -> tuple[Block, Row]:
     key = key_of(name)
     readings: tuple[Callable[[Row], bool], ...] = (
         lambda row: row.key == name,
-        lambda row: name in (row.label, row_name(row)) or key == f"{row.fusion}{_twin(row)}",
-        lambda row: row_name(row) == f"{key_of(name.partition('@')[0])}@{name.partition('@')[2]}",
+        lambda row: (
+            name in (row.label, row.name) or key == row.name.replace(f"@{row.backbone}", "")
+        ),
+        lambda row: row.name == f"{key_of(name.partition('@')[0])}@{name.partition('@')[2]}",
         lambda row: len(name) >= 4 and row.key.startswith(name),
         lambda row: any(name in run for run in row.run_ids),
     )
@@ -40,23 +42,13 @@ def select_row(blocks: Sequence[Block], text: str) -> tuple[Block, Row]:
             )
     if not rows:
         raise UsageError(f"There is no finished run to take {name!r} from.", "See --store.")
-    known = list(dict.fromkeys(n for _, row in rows for n in (row_name(row), row.fusion)))
+    known = list(dict.fromkeys(n for _, row in rows for n in (row.name, row.fusion)))
     raise UsageError(*unknown_name("row", name, known))
-
-
-def row_name(row: Row) -> str:
-    """`fusion@backbone`, the method alone where it has no network; `…/shuffled` for a twin."""
-    name = row.fusion if row.backbone == "-" else f"{row.fusion}@{row.backbone}"
-    return name + _twin(row)
-
-
-def _twin(row: Row) -> str:
-    return "/shuffled" if row.shuffled else ""
 
 
 def _several(text: str, found: Sequence[tuple[Block, Row]]) -> str:
     lines = [
-        f"  {row.key}  {row_name(row)}, {block.dataset} / {block.protocol}"
+        f"  {row.key}  {row.name}, {block.dataset} / {block.protocol}"
         + "".join(f", {k}={v}" for k, v in row.differences.items())
         for block, row in found[:SHOWN]
     ]

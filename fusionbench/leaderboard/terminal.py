@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from fusionbench.leaderboard.block import ABSENT, Block
+from fusionbench.leaderboard.block import Block
 from fusionbench.leaderboard.marks import SIGN
 from fusionbench.leaderboard.published_comparison import PublishedBlock
 from fusionbench.leaderboard.published_table import PublishedTable, published_table
@@ -174,7 +174,7 @@ def _label(line: Line, layout: _Layout) -> Text:
     text = Text(plain(name), style="bold" if line.row.ranked else "")
     if layout.with_part:
         text.append(f" ({line.part})", style="not bold")
-    said = [plain(n) for n in (line.row.backbone, line.row.loss) if n != ABSENT]
+    said = [plain(n) for n in (line.row.backbone, line.row.loss) if n]
     between = ", " if len(", ".join(said)) <= layout.names else "\n"
     # A loss too long for the column breaks between its terms.
     said[1:] = [n if len(n) <= layout.names else n.replace("+", "+\n") for n in said[1:]]

@@ -7,7 +7,7 @@ registered, run and tabulated like any fusion (`--fusion NAME`), and needs no to
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,9 @@ class Control:
     Its `__init__` takes hyper-parameters as keyword arguments with defaults: the signature is the
     schema of `--set fusion.NAME=VALUE`.
     """
+
+    uses_images: ClassVar[bool] = False
+    uses_metadata: ClassVar[bool] = True
 
     def features(self, inputs: Inputs) -> np.ndarray:
         """(n, F) finite numbers for the estimator; by default the encoded metadata."""

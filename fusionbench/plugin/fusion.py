@@ -64,6 +64,7 @@ class Fusion(nn.Module):
     """
 
     default_loss: ClassVar[str] = "ce"
+    uses_images: ClassVar[bool] = True
     # False: the method ignores metadata by design (contracts then demand that it does).
     uses_metadata: ClassVar[bool] = True
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fusionbench.errors import PluginError, UsageError
 
@@ -43,6 +43,22 @@ class Entry:
     parameters: tuple[tuple[str, str], ...] = ()  # (name, default as source text)
     broken: str = ""  # why it cannot be used; "" where nothing is known against it
     entry_point: EntryPoint | None = None
+
+    @property
+    def uses_images(self) -> bool:
+        """Whether it is built into a network that sees the photograph, as its base class says."""
+        return self.kind != "controls"
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The defaults of its settings, as far as they are literals."""
+        values = {}
+        for key, source in self.parameters:
+            try:
+                values[key] = ast.literal_eval(source)
+            except (ValueError, SyntaxError):
+                continue
+        return values
 
 
 def builtin_root() -> Path:

@@ -1,6 +1,5 @@
 """One Record = one (method, fold, seed): what ran, what came out, and where it is kept.
 
-    run_id(identity) -> str             readable prefix + 12 hex digits of what changes the number
     cohort(data_fingerprint, split_hash, {part: ids}) -> str    which photographs were evaluated
     Record, Result, PartResult, Level, Measured, Failure        the file's schema (pydantic)
     Predictions(ids, parts, fold, labels, probabilities, classes, groups, lesions)
@@ -35,7 +34,6 @@ from __future__ import annotations
 from fusionbench.records.predictions import Predictions
 from fusionbench.records.reading import Problem, read_record
 from fusionbench.records.schema import (
-    IDENTITY_KEYS,
     SCHEMA_VERSION,
     Failure,
     Level,
@@ -43,14 +41,11 @@ from fusionbench.records.schema import (
     PartResult,
     Record,
     Result,
-    canonical_json,
     cohort,
-    run_id,
 )
 from fusionbench.records.store import BusyError, Store
 
 __all__ = [
-    "IDENTITY_KEYS",
     "SCHEMA_VERSION",
     "BusyError",
     "Failure",
@@ -62,8 +57,6 @@ __all__ = [
     "Record",
     "Result",
     "Store",
-    "canonical_json",
     "cohort",
     "read_record",
-    "run_id",
 ]

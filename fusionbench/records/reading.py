@@ -186,12 +186,12 @@ def mismatch(record: Record, predictions: Predictions) -> str:
     rows = {part: predictions.parts.count(part) for part in set(predictions.parts)}
     expected = {name: part.n for name, part in record.result.parts.items()}
     found = (rows, predictions.fold, predictions.classes)
-    wanted = (expected, record.identity["fold"], record.result.classes)
+    wanted = (expected, record.identity.fold, record.result.classes)
     if found == wanted:
         return ""
     return (
         f"rows per part {rows} against {expected}, fold {predictions.fold} against "
-        f"{record.identity['fold']}, classes {predictions.classes} against "
+        f"{record.identity.fold}, classes {predictions.classes} against "
         f"{record.result.classes}"
     )
 

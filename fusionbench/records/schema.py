@@ -1,13 +1,11 @@
-"""The schema of a record file, and the identity that names it."""
+"""The schema of a record file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -15,73 +13,13 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
-    ValidationInfo,
     model_validator,
 )
 from pydantic_core import core_schema
 
-from fusionbench.errors import RecordError
+from fusionbench.config.identity import Identity, canonical_json
 
-SCHEMA_VERSION = 1
-
-# What every identity states. `fold` and `seed` tell the runs of one configuration apart; all the
-# rest is the configuration. Never in it: paths, devices, numbers of workers.
-IDENTITY_KEYS = (
-    "dataset",
-    "data_fingerprint",
-    "protocol",
-    "split_hash",
-    "fold",
-    "seed",
-    "fusion",
-    "fusion_params",
-    "fusion_source",
-    "backbone",
-    "weights",
-    "loss",
-    "loss_params",
-    "loss_sources",
-    "settings",
-)
-
-
-# An encoder each: json.dumps with arguments makes a new one at every call.
-_PLAIN = json.JSONEncoder(allow_nan=False)
-_SPELLED = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def canonical_json(value: object, *, from_file: bool = False) -> str:
-    """The one spelling of a value: sorted keys, shortest floats, no NaN. Raises RecordError.
-
-    `from_file`: it was parsed from JSON just now, and is plain already.
-    """
-    try:
-        # Twice, so that what a file gives back (lists for tuples, text for keys) spells the same.
-        plain = value if from_file else json.loads(_PLAIN.encode(value))
-        return _SPELLED.encode(plain)
-    except (TypeError, ValueError) as error:
-        raise RecordError(
-            f"An identity must be plain JSON without NaN: {error}.",
-            "Use text, whole numbers, finite floats, lists and dicts only.",
-        ) from None
-
-
-def run_id(identity: Mapping[str, Any], *, from_file: bool = False) -> str:
-    """`<dataset>_<protocol>_<fusion>_<backbone>_f<fold>_s<seed>_<12 hex>`, safe as a file name.
-
-    The digits are the start of the sha256 of the canonical JSON of the whole identity.
-    `from_file`: as for canonical_json.
-    Raises RecordError where a key of IDENTITY_KEYS is absent or a value is not plain JSON.
-    """
-    missing = [key for key in IDENTITY_KEYS if key not in identity]
-    if missing:
-        raise RecordError(f"The identity lacks {', '.join(missing)}.")
-    if not all(type(identity[key]) is int for key in ("fold", "seed")):
-        raise RecordError("The identity's fold and seed must be whole numbers.")
-    spelled = canonical_json(dict(identity), from_file=from_file)
-    digest = hashlib.sha256(spelled.encode()).hexdigest()[:12]
-    names = [_slug(str(identity[key])) for key in ("dataset", "protocol", "fusion", "backbone")]
-    return "_".join([*names, f"f{identity['fold']}", f"s{identity['seed']}", digest])
+SCHEMA_VERSION = 2
 
 
 def cohort(data_fingerprint: str, split_hash: str, ids: Mapping[str, Iterable[str]]) -> str:
@@ -92,11 +30,6 @@ def cohort(data_fingerprint: str, split_hash: str, ids: Mapping[str, Iterable[st
     evaluated = {part: sorted(names) for part, names in ids.items()}
     text = canonical_json([data_fingerprint, split_hash, evaluated])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@lru_cache(maxsize=256)
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:48].strip("._-") or "x"
 
 
 def _null_for_nan(value: Any) -> Any:
@@ -207,10 +140,10 @@ class Failure(_Part):
 class Record(_Part):
     """One (method, fold, seed). See the module docstring for which lines are reproducible."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     run_id: RunId
     status: Literal["ok", "failed"]
-    identity: dict[str, Any]
+    identity: Identity
     result: Result | None = None
     error: Failure | None = None
     predictions_sha256: str | None = None  # set by Store.write
@@ -219,17 +152,15 @@ class Record(_Part):
     measured: Measured = Measured()
 
     @model_validator(mode="after")
-    def _consistent(self, info: ValidationInfo) -> Record:
+    def _consistent(self) -> Record:
         if (self.status == "ok") != (self.result is not None):
             raise ValueError("a record has a result exactly when its status is ok")
         if (self.status == "failed") != (self.error is not None):
             raise ValueError("a record has an error exactly when its status is failed")
-        try:
-            expected = run_id(self.identity, from_file=info.mode == "json")
-        except RecordError as error:
-            raise ValueError(str(error)) from None
-        if expected != self.run_id:
-            raise ValueError(f"run_id does not belong to the identity, which gives {expected}")
+        if self.identity.run_id != self.run_id:
+            raise ValueError(
+                f"run_id does not belong to the identity, which gives {self.identity.run_id}"
+            )
         return self
 
     def to_json(self) -> str:

@@ -6,17 +6,23 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from fusionbench.runs.process_engine import WorkerLostError, Workers
-from fusionbench.runs.process_worker import UnexpectedError
 from fusionbench.config.run_config import Execution
 from fusionbench.errors import FusionbenchError, UsageError
-from fusionbench.runs.fold import LastTrainer, Order, build_images
 from fusionbench.progress import SILENT, Progress, Task
 from fusionbench.records import BusyError, Record
-from fusionbench.runs.sweep_fold import SteadyStore, StoreUnwritableError, Verdicts, compute, ordered
+from fusionbench.runs.fold import LastTrainer, Order, build_images
 from fusionbench.runs.ledger import Ledger, Mark, SweepOutcome, earlier_failures
 from fusionbench.runs.plan import Job, Plan
+from fusionbench.runs.process_engine import WorkerLostError, Workers
+from fusionbench.runs.process_worker import UnexpectedError
 from fusionbench.runs.resources import Resources
+from fusionbench.runs.sweep_fold import (
+    SteadyStore,
+    StoreUnwritableError,
+    Verdicts,
+    compute,
+    ordered,
+)
 
 # Between two looks at runs that other processes are computing.
 LOOK_AGAIN = 1.0  # seconds
@@ -123,8 +129,8 @@ def _at_once(
         return job.label if len(seeds) == 1 else f"{job.label}, seed {job.config.seed}"
 
     def order(job: Job) -> tuple[Order, Mark]:
-        config, table = job.study.config, job.study.table
-        pixels = (table.fingerprint, job.study.view, config.image_size, config.resize)
+        training, table = job.study.config.training, job.study.table
+        pixels = (table.fingerprint, job.study.view, training.image_size, training.resize)
         if pixels not in built:
             build_images(job.study, execution, progress)
             built.add(pixels)

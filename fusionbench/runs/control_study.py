@@ -11,59 +11,45 @@ from typing import Any
 
 import numpy as np
 
-from fusionbench.plugin import registry
-from fusionbench.config.run_config import ADDED_LATER, Execution, RunConfig, plugin_params
-from fusionbench.plugin.control import Control, Inputs
 from fusionbench.config.environment import describe_environment, peak_memory
+from fusionbench.config.identity import MethodIdentity, PluginIdentity, plain_json
+from fusionbench.config.plugin_settings import plugin_params
+from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import PluginError, RunFailedError, UsageError
+from fusionbench.plugin import registry
+from fusionbench.plugin.control import Control, Inputs
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
 from fusionbench.runs.study import FoldRows, Opened, Study, Trained, open_study
 
-# What stands in a record where a network's backbone, weights and loss do.
-ABSENT = "-"
-# Settings that reach a control. All others say how networks are trained or what images become.
-SETTINGS = ("columns", "encoding", "missing", "allow_forbidden", "shuffle_metadata", "calibrate")
-
 
 @dataclass(frozen=True)
-class ControlExperiment(Study):
+class ControlStudy(Study):
     """A resolved run of a control plugin."""
 
     control: type[Control]
     params: dict[str, Any]
     source: str
 
-    def identity(self, fold: Fold) -> dict[str, Any]:
-        settings: dict[str, Any] = {
-            name: getattr(self.config, name)
-            for name in SETTINGS
-            if name not in ADDED_LATER
-            or getattr(self.config, name) != RunConfig.model_fields[name].default
-        }
-        # The photographs decide nothing here, but which of them are missing does.
-        settings |= {"columns": [c.name for c in self.columns], "view": self.view}
-        return self.data_identity(fold) | {
-            "fusion": self.config.fusion,
-            "fusion_params": self.params,
-            "fusion_source": self.source,
-            "backbone": ABSENT,
-            "weights": ABSENT,
-            "loss": ABSENT,
-            "loss_params": {},
-            "loss_sources": {},
-            "settings": settings,
-        }
-
-    def flags(self) -> tuple[str, ...]:
-        return ("control: no image", *super().flags())
+    @property
+    def method_identity(self) -> MethodIdentity:
+        return MethodIdentity(
+            fusion=PluginIdentity(
+                kind="controls",
+                name=self.config.method.fusion,
+                params=plain_json(self.params),
+                source=self.source,
+            ),
+            uses_images=self.control.uses_images,
+            uses_metadata=self.control.uses_metadata,
+        )
 
 
 @dataclass(frozen=True)
 class ControlTrainer:
     """Fits one classifier per fold."""
 
-    experiment: ControlExperiment
+    study: ControlStudy
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -71,7 +57,7 @@ class ControlTrainer:
 
     def train(self, fold: Fold, rows: FoldRows, progress: Progress) -> Trained:
         """Raises RunFailedError where the classifier's probabilities are no distribution."""
-        study = self.experiment
+        study = self.study
         table, k = study.table, len(study.table.card.classes)
         metadata = study.metadata(fold, rows)
         encoder = study.encoder(metadata, rows.train)
@@ -96,7 +82,7 @@ class ControlTrainer:
         found = {name: predict(part) for name, part in rows.parts.items()}
         if not all(np.isfinite(p).all() for p in found.values()):
             raise RunFailedError(
-                f"{study.config.fusion} gives probabilities that are not finite (fold "
+                f"{study.config.method.fusion} gives probabilities that are not finite (fold "
                 f"{fold.index}).",
                 "Look at the plugin's features.",
             )
@@ -115,12 +101,12 @@ def setup(
     execution: Execution,
     progress: Progress = SILENT,
     opened: Opened | None = None,
-) -> ControlExperiment:
+) -> ControlStudy:
     """Resolve and check a run of a control. Raises UsageError, DataError or PluginError."""
-    entry = registry.find("controls", config.fusion, execution.plugins)
+    entry = registry.find("controls", config.method.fusion, execution.plugins)
     control = registry.load(entry, Control)
-    given = {k: v for k, v in config.params.items() if k.startswith("fusion.")}
-    raw = {key.removeprefix("fusion."): value for key, value in given.items()}
+    own = {k: v for k, v in config.method.params.items() if k.startswith("fusion.")}
+    raw = {key.removeprefix("fusion."): value for key, value in own.items()}
     params = plugin_params(control, raw, f"control {entry.name}")
     try:
         control(**params).estimator(0)
@@ -130,10 +116,8 @@ def setup(
         raise PluginError(
             f"The control {entry.name} cannot be built: {type(error).__name__}: {error}."
         ) from error
-    # Nothing of how networks train is this run's; so two commands that differ there are one run.
-    own = config.model_copy(update={"fusion": entry.name, "params": given, "select": "last"})
-    study = open_study(own, execution, progress, opened)
-    return ControlExperiment(
+    study = open_study(config.changed(fusion=entry.name, params=own), execution, progress, opened)
+    return ControlStudy(
         **study.resolved,
         control=control,
         params=params,
@@ -142,7 +126,7 @@ def setup(
 
 
 def trainer(
-    experiment: ControlExperiment, execution: Execution, progress: Progress = SILENT
+    study: ControlStudy, execution: Execution, progress: Progress = SILENT
 ) -> ControlTrainer:
     """What carries its folds out."""
-    return ControlTrainer(experiment)
+    return ControlTrainer(study)

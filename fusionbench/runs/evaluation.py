@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 
 from fusionbench.metrics.calibration import fit_temperature, scaled
-from fusionbench.metrics.lesions import by_lesion
 from fusionbench.metrics.compute import compute, confusion
+from fusionbench.metrics.lesions import by_lesion
 from fusionbench.protocols import Fold
 from fusionbench.records import Level, PartResult, Predictions, Result
 from fusionbench.runs.study import FoldRows, Study, Trained

@@ -1,32 +1,30 @@
 """One fold of one configuration: opened, trained, evaluated and written down.
 
-What is trained is another module's business: fusionbench.runs.network_trainer's, or fusionbench.runs.control_study's for a
-control without images, whichever kind of plugin the method's name belongs to. PyTorch is loaded for
-the former only.
+runs.network_trainer trains a network, runs.control_study a control without images. PyTorch is
+loaded for the former only.
 """
 
 from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from fusionbench.plugin import registry
 from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import FusionbenchError, RunFailedError, UsageError
-from fusionbench.runs.evaluation import predictions_of, result_of
+from fusionbench.plugin import registry
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
 from fusionbench.records import Failure, Measured, Record, Store
+from fusionbench.runs.evaluation import predictions_of, result_of
 from fusionbench.runs.study import Opened, Study, Trainer
 
 
 def carrier(config: RunConfig, execution: Execution) -> Any:
     """The module that carries out runs of the config's method: it has `setup` and `trainer`."""
-    if registry.find_method(config.fusion, execution.plugins).kind == "controls":
+    if not registry.find_method(config.method.fusion, execution.plugins).uses_images:
         from fusionbench.runs import control_study as tabular
 
         return tabular
@@ -53,9 +51,8 @@ def open_experiment(
 def build_images(study: Study, execution: Execution, progress: Progress) -> None:
     """Decode its photographs into the cache, for processes that then need not wait for each
     other; they map the one file into memory and share its pages."""
-    images: Callable[..., Any] | None = getattr(study, "images", None)
-    if images is not None:
-        images(execution.workers, progress)
+    if study.uses_images:
+        study.images(execution.workers, progress)
 
 
 def run_fold(

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from fusionbench.config.identity import Identity
 from fusionbench.errors import RecordError
 from fusionbench.records import Record, Store
-from fusionbench.runs.study import Study
 from fusionbench.runs.plan import Job
+from fusionbench.runs.study import Study
 
 # Records read per method, backbone and dataset: enough for a median.
 ENOUGH = 8
@@ -84,9 +85,12 @@ def _read(store: Store, names: Sequence[str]) -> list[Record]:
 
 def _alike(job: Job, records: Sequence[Record]) -> list[Record]:
     own = job.study.identity(job.split)
-    size = own["settings"].get("image_size")
-    alike = [r for r in records if r.identity["settings"].get("image_size") == size]
-    return [r for r in alike if r.identity["loss"] == own["loss"]] or alike
+    alike = [r for r in records if _size(r.identity) == _size(own)]
+    return [r for r in alike if r.identity.method.loss == own.method.loss] or alike
+
+
+def _size(identity: Identity) -> int | None:
+    return identity.training.image_size if identity.training is not None else None
 
 
 def _pace(record: Record) -> float | None:
@@ -99,8 +103,7 @@ def _pace(record: Record) -> float | None:
 
 def _epochs(study: Study) -> int:
     """0 for a method that does not train by epochs."""
-    settings = study.identity(study.protocol.folds[0])["settings"]
-    return int(settings.get("epochs", 0))
+    return study.config.training.epochs if study.uses_images else 0
 
 
 def _written(job: Job) -> int:

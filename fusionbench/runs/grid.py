@@ -6,18 +6,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from fusionbench.config.run_config import RunConfig
 from fusionbench.errors import UsageError
 from fusionbench.plugin import registry
-from fusionbench.plugin.registry import unknown_name
 from fusionbench.tables import Table
-
-# Said by options of their own, not by a setting.
-ELSEWHERE = ("fusion", "backbone", "loss", "dataset", "protocol", "seed", "params")
 
 
 def grid(
@@ -45,7 +40,7 @@ def grid(
     rows: list[dict[str, Any]] = []
     for name in dict.fromkeys(registry.key_of(fusion) for fusion in fusions):
         entry = registry.find_method(name, plugins)
-        control = entry.kind == "controls"
+        control = not entry.uses_images
         given = {k: v for k, v in params.items() if _takes(entry, k, control)}
         taken |= {*given}
         common = {"fusion": name, "params": given} if given else {"fusion": name}
@@ -82,26 +77,6 @@ def grid(
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"The grid's {where}: {first['msg']}.") from None
     return table.model_copy(update={"path": Path("grid.toml")})
-
-
-def setting(text: str) -> tuple[str, Any]:
-    """ "augment=flip" -> ("augment", "flip"), of the type that the setting has.
-
-    Raises UsageError for one that there is not, or a value that it cannot have.
-    """
-    name, found, value = (part.strip() for part in text.partition("="))
-    name = name.replace("-", "_")
-    known = {k: f for k, f in RunConfig.model_fields.items() if k not in ELSEWHERE}
-    if not found or not value:
-        raise UsageError(f"--setting {text}: write NAME=VALUE.", "As in augment=flip.")
-    if name not in known:
-        raise UsageError(*unknown_name("setting", name, known))
-    annotation: Any = known[name].annotation
-    parts = [p.strip() for p in value.split(",")] if get_origin(annotation) is tuple else value
-    try:
-        return name, TypeAdapter(annotation).validate_python(parts)
-    except ValidationError as error:
-        raise UsageError(f"--setting {text}: {error.errors()[0]['msg']}.") from None
 
 
 def _takes(entry: registry.Entry, key: str, control: bool) -> bool:

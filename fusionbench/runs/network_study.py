@@ -14,32 +14,35 @@ from typing import Any
 
 import torch
 
-from fusionbench.plugin import registry
-from fusionbench.models import weights
-from fusionbench.models.backbones import Backbone, build_backbone
-from fusionbench.config.run_config import (
-    ADDED_LATER,
-    Execution,
-    RunConfig,
+from fusionbench.config.identity import (
+    MethodIdentity,
+    PluginIdentity,
+    TrainingIdentity,
+    plain_json,
+)
+from fusionbench.config.plugin_settings import (
     literal_params,
     plugin_params,
     plugin_schema,
     split_params,
 )
-from fusionbench.data.image_cache import open_or_build
+from fusionbench.config.recipe import own_params
+from fusionbench.config.run_config import Execution, Param, RunConfig
 from fusionbench.data.encoder import MetadataEncoder
+from fusionbench.data.image_cache import open_or_build
 from fusionbench.errors import FusionbenchError, PluginError, UsageError
+from fusionbench.models import weights
+from fusionbench.models.backbones import Backbone, build_backbone
+from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.plugin import registry
 from fusionbench.plugin.fusion import Fusion
 from fusionbench.plugin.loss import CombinedLoss, Loss
-from fusionbench.models.fusion_model import FusionModel, build_spec
 from fusionbench.progress import SILENT, Progress
-from fusionbench.protocols import Fold
-from fusionbench.config.recipe import own_params
 from fusionbench.runs.study import Opened, Study, open_study
 
 
 @dataclass(frozen=True)
-class Method:
+class LoadedMethod:
     """The plugins of a run, loaded, with every parameter resolved."""
 
     fusion: type[Fusion]
@@ -53,45 +56,53 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Experiment(Study):
+class NetworkStudy(Study):
     """A resolved run of a fusion. Pixels are decoded only when `images` is called."""
 
-    method: Method
+    method: LoadedMethod
     weights: str  # identity of the starting weights
 
-    def identity(self, fold: Fold) -> dict[str, Any]:
-        config, method = self.config, self.method
-        settings = config.model_dump(
-            mode="json",
-            exclude={"fusion", "backbone", "loss", "params", "dataset", "protocol", "seed",
-                     "weights", "allow_missing_images"},
-        )  # fmt: skip
-        for name in ADDED_LATER:
-            if getattr(config, name) == RunConfig.model_fields[name].default:
-                del settings[name]
-        settings["view"] = self.view
-        settings["columns"] = [c.name for c in self.columns]
-        settings["optimizer_args"] = method.optimizer_args
-        settings["schedule_args"] = method.schedule_args
-        return self.data_identity(fold) | {
-            "fusion": config.fusion,
-            "fusion_params": method.fusion_params,
-            "fusion_source": method.fusion_source,
-            "backbone": config.backbone,
-            "weights": self.weights,
-            "loss": "+".join(method.losses),
-            "loss_params": method.loss_params,
-            "loss_sources": method.loss_sources,
-            "settings": settings,
-        }
+    @property
+    def method_identity(self) -> MethodIdentity:
+        method, settings = self.method, self.config.method
+        return MethodIdentity(
+            fusion=PluginIdentity(
+                kind="fusions",
+                name=settings.fusion,
+                params=plain_json(method.fusion_params),
+                source=method.fusion_source,
+            ),
+            uses_images=method.fusion.uses_images,
+            uses_metadata=method.fusion.uses_metadata,
+            backbone=settings.backbone,
+            weights=self.weights,
+            reducer=settings.reducer,
+            losses=tuple(
+                PluginIdentity(
+                    kind="losses",
+                    name=name,
+                    params=plain_json(method.loss_params[name]),
+                    source=method.loss_sources[name],
+                )
+                for name in method.losses
+            ),
+        )
+
+    @property
+    def training_identity(self) -> TrainingIdentity:
+        return TrainingIdentity(
+            **self.config.training.model_dump(),
+            optimizer_args=plain_json(self.method.optimizer_args),
+            schedule_args=plain_json(self.method.schedule_args),
+        )
 
     def images(self, workers: int | None, progress: Progress) -> torch.Tensor:
         """uint8 (n, S, S, 3), memory-mapped from the cache, which is built on first use."""
         cache = open_or_build(
             self.table.images[self.view],
             self.table.digests[self.view],
-            self.config.image_size,
-            resize=self.config.resize,
+            self.config.training.image_size,
+            resize=self.config.training.resize,
             name=f"{self.table.card.name}-{self.view}",
             workers=workers,
             progress=progress,
@@ -102,11 +113,11 @@ class Experiment(Study):
 
     def backbone(self) -> Backbone:
         """The backbone with its starting weights; random ones from torch's seed."""
-        config = self.config
+        method, training = self.config.method, self.config.training
         backbone = build_backbone(
-            config.backbone, config.image_size, drop_path_rate=config.drop_path
+            method.backbone, training.image_size, drop_path_rate=training.drop_path
         )
-        weights.load_weights(backbone.net, config.backbone, config.weights, config.image_size)
+        weights.load_weights(backbone.net, method.backbone, method.weights, training.image_size)
         return backbone
 
     def model(
@@ -121,9 +132,9 @@ class Experiment(Study):
         )
         method = self.method
         fusion = _construct(
-            f"fusion {self.config.fusion}", method.fusion, spec, method.fusion_params
+            f"fusion {self.config.method.fusion}", method.fusion, spec, method.fusion_params
         )
-        model = FusionModel(backbone, fusion, self.config.reducer)
+        model = FusionModel(backbone, fusion, self.config.method.reducer)
         with_counts = replace(model.spec, counts=counts)
         losses = {
             name: _construct(f"loss {name}", cls, with_counts, method.loss_params[name])
@@ -137,40 +148,38 @@ def setup(
     execution: Execution,
     progress: Progress = SILENT,
     opened: Opened | None = None,
-) -> Experiment:
+) -> NetworkStudy:
     """Resolve and check everything that can be checked before training.
 
     Raises UsageError, DataError or PluginError.
     """
     method = load_method(config, execution.plugins)
-    starting = weights.weights_identity(config.backbone, config.weights)
-    own = config.model_copy(
-        update={
-            "fusion": registry.key_of(config.fusion),
-            "loss": "+".join(method.losses),
-            "recipe": registry.key_of(config.recipe),
-            "params": own_params(config, method.losses),
-        }
+    starting = weights.weights_identity(config.method.backbone, config.method.weights)
+    own = config.changed(
+        fusion=registry.key_of(config.method.fusion),
+        loss="+".join(method.losses),
+        recipe=registry.key_of(config.training.recipe),
+        params=own_params(config, method.losses),
     )
     study = open_study(own, execution, progress, opened)
-    return Experiment(
+    return NetworkStudy(
         **study.resolved,
         method=method,
         weights=starting,
     )
 
 
-def load_method(config: RunConfig, plugins: tuple[Path, ...] = ()) -> Method:
+def load_method(config: RunConfig, plugins: tuple[Path, ...] = ()) -> LoadedMethod:
     """Load the fusion and the losses of a config and resolve their parameters."""
-    entry = registry.find("fusions", config.fusion, plugins)
+    entry = registry.find("fusions", config.method.fusion, plugins)
     fusion = registry.load(entry, Fusion)
-    names = [registry.key_of(n) for n in (config.loss or fusion.default_loss).split("+")]
+    names = [registry.key_of(n) for n in (config.method.loss or fusion.default_loss).split("+")]
     if len(set(names)) != len(names):
-        raise UsageError(f"--loss {config.loss} names a loss twice.")
+        raise UsageError(f"--loss {config.method.loss} names a loss twice.")
     entries = {name: registry.find("losses", name, plugins) for name in names}
     losses = {name: registry.load(e, Loss) for name, e in entries.items()}
     raw = split_params(own_params(config, names), names)
-    return Method(
+    return LoadedMethod(
         fusion,
         plugin_params(fusion, raw["fusion"], f"fusion {entry.name}"),
         registry.source_hash(entry),
@@ -183,7 +192,7 @@ def load_method(config: RunConfig, plugins: tuple[Path, ...] = ()) -> Method:
 
 
 def _loss_params(
-    losses: Mapping[str, type[Loss]], raw: Mapping[str, Mapping[str, str]]
+    losses: Mapping[str, type[Loss]], raw: Mapping[str, Mapping[str, Param]]
 ) -> dict[str, dict[str, Any]]:
     """`loss.NAME=VALUE` goes to the one loss that has NAME; `loss.<loss>.NAME` says which."""
     given = {name: dict(raw[f"loss.{name}"]) for name in losses}

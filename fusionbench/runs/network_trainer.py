@@ -10,25 +10,25 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from fusionbench.training.augment import AUGMENTATIONS
-from fusionbench.training.checkpoint_file import CheckpointError
-from fusionbench.training.checkpoints import Keeper, place_of
-from fusionbench.config.run_config import Execution, StepPath
 from fusionbench.config.environment import describe_environment, peak_memory
+from fusionbench.config.run_config import Execution, StepPath
 from fusionbench.errors import RunFailedError
-from fusionbench.runs.network_study import Experiment, setup
-from fusionbench.training.feed import Arrays, place
-from fusionbench.plugin.loss import CombinedLoss
 from fusionbench.metrics.compute import balanced_nll, compute
 from fusionbench.models.fusion_model import FusionModel
-from fusionbench.training.placement import choose_device, choose_path, choose_placement, prepare
+from fusionbench.plugin.loss import CombinedLoss
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
 from fusionbench.records import Store
-from fusionbench.training.step import TrainingStep
+from fusionbench.runs.network_study import NetworkStudy, setup
 from fusionbench.runs.study import FoldRows, Trained
+from fusionbench.training.augment import AUGMENTATIONS
+from fusionbench.training.checkpoint_file import CheckpointError
+from fusionbench.training.checkpoints import Keeper, place_of
+from fusionbench.training.feed import Arrays, place
 from fusionbench.training.loop import fit, predict
 from fusionbench.training.metadata_dropout import withholding
+from fusionbench.training.placement import choose_device, choose_path, choose_placement, prepare
+from fusionbench.training.step import TrainingStep
 
 __all__ = ["NetworkTrainer", "setup", "trainer"]
 
@@ -37,17 +37,19 @@ class NetworkTrainer:
     """Holds what the folds share: the probed backbone, the decoded images, and the training step
     with all that was compiled and recorded for it."""
 
-    def __init__(self, experiment: Experiment, execution: Execution, progress: Progress) -> None:
+    def __init__(self, experiment: NetworkStudy, execution: Execution, progress: Progress) -> None:
         device = choose_device(execution.device)
         path = choose_path(execution.step, device)
-        config = experiment.config
+        method = experiment.config.method
         prepare(device)
-        progress.note(f"building {config.backbone}, weights: {config.weights}")
+        progress.note(f"building {method.backbone}, weights: {method.weights}")
         self.experiment = experiment
         self.execution = execution
         self.backbone = experiment.backbone()  # probed and, with pretrained weights, loaded once
         self.images = place(experiment.images(execution.workers, progress), device)
-        self.placement = choose_placement(device, config.precision, self.backbone)
+        self.placement = choose_placement(
+            device, experiment.config.training.precision, self.backbone
+        )
         self.path: StepPath = path  # that steps take, as far as is known
         self._step: TrainingStep | None = None
 
@@ -70,13 +72,13 @@ class NetworkTrainer:
         A checkpoint of it in the store is gone on from, and one is left there after each epoch.
         """
         experiment, placement = self.experiment, self.placement
-        config, table = experiment.config, experiment.table
+        config, table = experiment.config.training, experiment.table
         seed = experiment.fold_seed(fold)
         torch.manual_seed(seed)
         if placement.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         # Random starting weights are other ones in every fold.
-        random = config.weights == "none"
+        random = experiment.config.method.weights == "none"
         backbone = experiment.backbone() if random else copy.deepcopy(self.backbone)
         metadata = experiment.metadata(fold, rows)
         encoder = experiment.encoder(metadata, rows.train)
@@ -170,7 +172,7 @@ class NetworkTrainer:
             del step
             if self.path.startswith("compiled"):
                 torch.compiler.reset()  # what was compiled for earlier steps counts against a limit
-            augment = AUGMENTATIONS[self.experiment.config.augment]
+            augment = AUGMENTATIONS[self.experiment.config.training.augment]
             step = TrainingStep(model, loss, augment, self.placement, self.path, progress)
         return step
 
@@ -187,7 +189,7 @@ class NetworkTrainer:
 
 
 def trainer(
-    experiment: Experiment, execution: Execution, progress: Progress = SILENT
+    experiment: NetworkStudy, execution: Execution, progress: Progress = SILENT
 ) -> NetworkTrainer:
     """What carries its folds out. Raises UsageError for a device that is not there."""
     return NetworkTrainer(experiment, execution, progress)

@@ -8,10 +8,10 @@ from typing import Literal
 
 from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import DataError, FusionbenchError
-from fusionbench.runs.fold import open_experiment
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
 from fusionbench.records import Store
+from fusionbench.runs.fold import open_experiment
 from fusionbench.runs.study import Opened, Study
 from fusionbench.tables import Declared, Overrides, Table, apply, expand
 

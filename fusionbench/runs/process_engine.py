@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
-from fusionbench.runs.process_worker import Work, begin, call
 from fusionbench.errors import FusionbenchError
 from fusionbench.progress import Progress, Task
+from fusionbench.runs.process_worker import Work, begin, call
 
 LOOK = 0.1  # seconds between two looks at the workers
 # What a worker that is told to stop has for the step or the write at hand, before it is killed.

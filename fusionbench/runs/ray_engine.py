@@ -23,13 +23,13 @@ from fusionbench.errors import FusionbenchError
 from fusionbench.progress import Progress, Task
 from fusionbench.records import BusyError, Failure, Record
 from fusionbench.runs import shipping
-from fusionbench.runs.ray_connection import connected, first_line
-from fusionbench.runs.sweep_fold import SteadyStore, Verdicts
 from fusionbench.runs.ledger import Ledger
 from fusionbench.runs.plan import Job
+from fusionbench.runs.ray_connection import connected, first_line
+from fusionbench.runs.ray_worker import Board, own_threads, work
 from fusionbench.runs.resources import Resources
 from fusionbench.runs.shipping import Delivery, Order, Shared
-from fusionbench.runs.ray_worker import Board, own_threads, work
+from fusionbench.runs.sweep_fold import SteadyStore, Verdicts
 
 # How often Ray computes a run anew whose worker or node was lost.
 RETRIES = 3
@@ -64,7 +64,7 @@ def on_ray(
 def wants(job: Job, resources: Resources, device: str, gpus_there: bool) -> dict[str, float]:
     """Ray's num_cpus, num_gpus and memory for a run: by default one GPU for a network, where there
     are any or --device cuda asks for one, and as many CPUs as this process has threads."""
-    network = hasattr(job.study, "images")
+    network = job.study.uses_images
     gpus = 0.0
     if network and device != "cpu":
         gpus = (
@@ -218,7 +218,7 @@ class _Sweep:
 
     def _pixels(self, job: Job) -> Ref | None:
         study: Any = job.study
-        if not hasattr(study, "images"):
+        if not study.uses_images:
             return None
         key = ("pixels", study.table.fingerprint, study.view, *_form(job))
 
@@ -276,7 +276,8 @@ class _Sweep:
 
 def _form(job: Job) -> tuple[object, ...]:
     """What decides the pixels besides the photographs."""
-    return job.study.config.image_size, job.study.config.resize
+    training = job.study.config.training
+    return training.image_size, training.resize
 
 
 def _lost(job: Job, error: Exception) -> Record:

@@ -8,14 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fusionbench.runs.process_engine import WorkerLostError, Workers
 from fusionbench.audit import verdict_of
 from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import UsageError
-from fusionbench.runs.fold import LastTrainer, Order, Reopened, build_images, open_experiment, run_fold
 from fusionbench.progress import SILENT, Progress, Task
 from fusionbench.protocols import Fold
 from fusionbench.records import Record, Store
+from fusionbench.runs.fold import (
+    LastTrainer,
+    Order,
+    Reopened,
+    build_images,
+    open_experiment,
+    run_fold,
+)
+from fusionbench.runs.process_engine import WorkerLostError, Workers
 from fusionbench.runs.study import Study, Trainer
 
 

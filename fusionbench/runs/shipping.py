@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 
 from fusionbench import __version__
-from fusionbench.plugin import control as controls
-from fusionbench.plugin import registry
 from fusionbench.config.run_config import Device, Execution, Step
 from fusionbench.data.table import Table
 from fusionbench.errors import FusionbenchError, PluginError
+from fusionbench.plugin import control as controls
+from fusionbench.plugin import registry
 from fusionbench.progress import Progress
 from fusionbench.protocols import Split
 from fusionbench.records import Predictions, Record, Store
@@ -176,9 +176,9 @@ def with_pixels(study: Any, pixels: np.ndarray) -> Study:
     """The run with its photographs at hand: uint8 (n, S, S, 3), which may be read-only."""
     import torch
 
-    from fusionbench.runs.network_study import Experiment
+    from fusionbench.runs.network_study import NetworkStudy
 
-    class Shipped(Experiment):
+    class Shipped(NetworkStudy):
         def images(self, workers: int | None, progress: Progress) -> torch.Tensor:
             with warnings.catch_warnings():  # torch warns of read-only memory; nobody writes to it
                 warnings.simplefilter("ignore", UserWarning)
@@ -191,18 +191,18 @@ def with_weights(study: Study, name: str, content: bytes, folder: Path) -> Study
     """The run with its starting weights in a file of that name below `folder`."""
     path = folder / name
     path.write_bytes(content)
-    return replace(study, config=study.config.model_copy(update={"weights": str(path)}))
+    return replace(study, config=study.config.changed(weights=str(path)))
 
 
 def starting_weights(study: Study) -> Path | None:
     """The file that the run starts from, where it is one on this machine."""
-    if not hasattr(study, "images") or study.config.weights == "none":
+    if not study.uses_images or study.config.method.weights == "none":
         return None
     from fusionbench.models.weights import offline_file
 
-    if study.config.weights == "imagenet":
-        return offline_file(study.config.backbone)  # None: each machine asks timm's hub
-    return Path(study.config.weights)
+    if study.config.method.weights == "imagenet":
+        return offline_file(study.config.method.backbone)  # None: each machine asks timm's hub
+    return Path(study.config.method.weights)
 
 
 class _Packer(pickle.Pickler):
@@ -220,8 +220,9 @@ class _Packer(pickle.Pickler):
             _, kind, module = obj.__module__.split(".", 2)
             name = registry.key_of(module.rpartition("_")[0])
             # As the plan found it: a file that was edited since is not what the run_id stands for.
-            losses = self.identity["loss_sources"]
-            source = losses[name] if kind == "losses" else self.identity["fusion_source"]
+            source = next(
+                p.source for p in self.identity.method.plugins if (p.kind, p.name) == (kind, name)
+            )
             return ("plugin", kind, name, source)
         return None
 

@@ -1,7 +1,7 @@
 """What a run is made on, and the rows of each fold: the part of a run that needs no network.
 
 open_study() resolves data, columns and protocol of a RunConfig. What is trained on them is an
-Experiment's (fusionbench.runs.network_study: a network; fusionbench.runs.control_study: a control without images).
+network's (runs.network_study) or a control's, which has no images (runs.control_study).
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from fusionbench.config.run_config import Execution, RunConfig
+from fusionbench.config.identity import DataIdentity, Identity, MethodIdentity, TrainingIdentity
+from fusionbench.config.run_config import DataSettings, Execution, RunConfig
 from fusionbench.data.card import Column
+from fusionbench.data.choices import named
 from fusionbench.data.encoder import MetadataEncoder, input_columns
 from fusionbench.data.locate import find_data, open_card
 from fusionbench.data.table import Table, load_table
 from fusionbench.errors import DataError
 from fusionbench.progress import SILENT, Progress
-from fusionbench.protocols import Fold, inner_split, split_of
-from fusionbench.protocols import Split
-from fusionbench.records import cohort, run_id
+from fusionbench.protocols import Fold, Split, inner_split, split_of
+from fusionbench.records import cohort
 
 
 @dataclass(frozen=True)
@@ -54,23 +55,42 @@ class Study:
         """The fields of a Study, for a kind of experiment that adds its own."""
         return {field.name: getattr(self, field.name) for field in fields(Study)}
 
-    def identity(self, fold: Fold) -> dict[str, Any]:
-        """What run_id hashes: all that changes the numbers, and nothing else."""
+    @property
+    def uses_images(self) -> bool:
+        """Whether the method is a network that sees the photographs."""
+        return self.method_identity.uses_images
+
+    @property
+    def method_identity(self) -> MethodIdentity:
+        """What is trained, with every setting of its plugins."""
         raise NotImplementedError
 
-    def run_id(self, fold: Fold) -> str:
-        return run_id(self.identity(fold))
+    @property
+    def training_identity(self) -> TrainingIdentity | None:
+        """How it is trained; None for a method without a network."""
+        return None
 
-    def data_identity(self, fold: Fold) -> dict[str, Any]:
-        """The identity's part that every kind of method shares."""
-        return {
-            "dataset": self.table.card.name,
-            "data_fingerprint": self.table.fingerprint,
-            "protocol": self.protocol.spec.name,
-            "split_hash": self.protocol.split_hash,
-            "fold": fold.index,
-            "seed": self.config.seed,
-        }
+    def identity(self, fold: Fold) -> Identity:
+        """All that changes the numbers, and nothing else."""
+        data = DataIdentity(
+            **named(self.config, self.table.card).data.model_dump(exclude={"allow_missing_images"}),
+            fingerprint=self.table.fingerprint,
+            split_hash=self.protocol.split_hash,
+        )
+        return Identity(
+            data=data,
+            method=self.method_identity,
+            training=self.training_identity,
+            fold=fold.index,
+            seed=self.config.seed,
+        )
+
+    def run_id(self, fold: Fold) -> str:
+        return self.identity(fold).run_id
+
+    def images(self, workers: int | None, progress: Progress) -> Any:
+        """The decoded photographs, for a method that uses them."""
+        raise NotImplementedError
 
     def fold_seed(self, fold: Fold) -> int:
         """What a fold's training draws its random numbers from."""
@@ -79,18 +99,19 @@ class Study:
     def rows(self, fold: Fold) -> FoldRows:
         """Which rows train, are watched and are evaluated. Raises DataError for an empty part."""
         config, table = self.config, self.table
+        select = config.training.select if self.uses_images else "last"
         train = self._kept(fold.train)
         parts = {"test": self._kept(fold.test), **{k: self._kept(v) for k, v in fold.extra.items()}}
         inner = watch = None
-        if config.select == "inner-val" or config.calibrate:
+        if select == "inner-val" or config.data.calibrate:
             if fold.valid is not None:
                 inner = self._kept(fold.valid)
             else:
                 groups = table.groups if table.card.group else None
                 train, inner = inner_split(train, table.labels, groups, config.seed)
-        if config.select == "inner-val":
+        if select == "inner-val":
             watch = inner
-        elif config.select == "test-best":
+        elif select == "test-best":
             watch = parts["test"]
         for name, rows in {"training": train, **parts}.items():
             if not len(rows):
@@ -106,7 +127,7 @@ class Study:
         Under `shuffle_metadata` that is what another patient answered, drawn apart for the rows
         that train (and choose) and for each part that is evaluated.
         """
-        if not self.config.shuffle_metadata:
+        if not self.config.data.shuffle_metadata:
             return self.table.metadata
         sides = [np.concatenate([rows.train, *([] if rows.inner is None else [rows.inner])])]
         sides += rows.parts.values()
@@ -118,7 +139,7 @@ class Study:
 
     def encoder(self, metadata: pd.DataFrame, train: np.ndarray) -> MetadataEncoder:
         """Fitted on the training rows of `metadata`, and on nothing else."""
-        return _encoder(self.config, self.table, self.columns).fit(metadata.iloc[train])
+        return _encoder(self.config.data, self.table, self.columns).fit(metadata.iloc[train])
 
     def cohort(self, rows: FoldRows) -> str:
         ids = {name: self.table.ids[part].tolist() for name, part in rows.parts.items()}
@@ -126,17 +147,17 @@ class Study:
 
     def flags(self) -> tuple[str, ...]:
         """What a reader must know about the row."""
-        flags = []
+        flags = [] if self.uses_images else ["control: no image"]
         if self.protocol.leaks:
             flags.append(f"leaky: {', '.join(self.protocol.leaks)}")
-        if self.config.select == "test-best":
+        if self.uses_images and self.config.training.select == "test-best":
             flags.append("optimistic: test-best")
         if not self.table.complete:
             flags.append("images missing")
         for role, title in (("proxy", "label proxies"), ("forbidden", "forbidden inputs")):
             if names := [c.name for c in self.columns if c.role == role]:
                 flags.append(f"{title}: {', '.join(names)}")
-        if self.config.shuffle_metadata:
+        if self.config.data.shuffle_metadata:
             flags.append("control: shuffled metadata")
         if dropped := int((~self.keep).sum()):
             flags.append(f"rows dropped: {dropped}")
@@ -175,16 +196,16 @@ class Opened:
     """Data and splits read once for many configurations, under one Execution."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str | bool, ...], tuple[Table, Split]] = {}
+        self._read: dict[tuple[str | bool, ...], tuple[Table, Split]] = {}
 
     def of(
-        self, config: RunConfig, execution: Execution, progress: Progress
+        self, data: DataSettings, execution: Execution, progress: Progress
     ) -> tuple[Table, Split]:
         """As read now, or earlier for a configuration on the same data under the same protocol."""
-        key = (config.dataset, config.view, config.protocol, config.allow_missing_images)
-        if key not in self._found:
-            self._found[key] = _read(config, execution, progress)
-        return self._found[key]
+        key = (data.dataset, data.view, data.protocol, data.allow_missing_images)
+        if key not in self._read:
+            self._read[key] = _read(data, execution, progress)
+        return self._read[key]
 
 
 def open_study(
@@ -194,24 +215,25 @@ def open_study(
     opened: Opened | None = None,
 ) -> Study:
     """Resolve and check data, columns and split. Raises UsageError or DataError."""
-    card = open_card(config.dataset, plugins=execution.plugins)
-    columns = input_columns(card, config.columns or None, forbidden=config.allow_forbidden)
-    table, protocol = (opened or Opened()).of(config, execution, progress)
-    keep = _encoder(config, table, columns).keeps(table.metadata)
+    data = config.data
+    card = open_card(data.dataset, plugins=execution.plugins)
+    columns = input_columns(card, data.columns or None, forbidden=data.allow_forbidden)
+    table, protocol = (opened or Opened()).of(data, execution, progress)
+    keep = _encoder(data, table, columns).keeps(table.metadata)
     return Study(config, table, columns, protocol, keep)
 
 
-def _read(config: RunConfig, execution: Execution, progress: Progress) -> tuple[Table, Split]:
-    card = open_card(config.dataset, plugins=execution.plugins)
+def _read(data: DataSettings, execution: Execution, progress: Progress) -> tuple[Table, Split]:
+    card = open_card(data.dataset, plugins=execution.plugins)
     root = find_data(card, execution.data)
     table = load_table(
         card,
         root,
-        view=config.view or None,
-        allow_missing_images=config.allow_missing_images,
+        view=data.view or None,
+        allow_missing_images=data.allow_missing_images,
         progress=progress,
     )
-    return table, split_of(table, config.protocol or None, root=root, progress=progress)
+    return table, split_of(table, data.protocol or None, root=root, progress=progress)
 
 
 def swapped(rows: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -229,11 +251,11 @@ def swapped(rows: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> n
     return np.array(taken, dtype=rows.dtype)
 
 
-def _encoder(config: RunConfig, table: Table, columns: tuple[Column, ...]) -> MetadataEncoder:
+def _encoder(data: DataSettings, table: Table, columns: tuple[Column, ...]) -> MetadataEncoder:
     return MetadataEncoder(
         columns,
-        encoding=config.encoding,
-        missing=config.missing,
+        encoding=data.encoding,
+        missing=data.missing,
         unknown=table.card.unknown,
-        forbidden=config.allow_forbidden,
+        forbidden=data.allow_forbidden,
     )

@@ -12,12 +12,12 @@ from types import FrameType
 from fusionbench.audit import verdict_of
 from fusionbench.config.run_config import Execution
 from fusionbench.errors import FusionbenchError
-from fusionbench.runs.fold import LastTrainer, Order, Reopened, run_fold
 from fusionbench.progress import Progress
 from fusionbench.protocols import Fold
 from fusionbench.records import BusyError, Predictions, Record, Store
-from fusionbench.runs.study import Study
+from fusionbench.runs.fold import LastTrainer, Order, Reopened, run_fold
 from fusionbench.runs.ledger import Mark, meanwhile
+from fusionbench.runs.study import Study
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -77,7 +77,7 @@ _reopened = Reopened()  # a worker's
 
 
 def ordered(given: tuple[Order, Mark], progress: Progress) -> Record | None:
-    """What a worker of a sweep on this machine does (fusionbench.runs.process_engine). `Mark`: of the run's
+    """What a worker of a sweep on this machine does (runs.process_engine). `Mark`: of the run's
     failure when the sweep began. None where another process has finished or failed it since."""
     order, failure_before = given
     study, fold = _reopened.of(order)

@@ -7,14 +7,12 @@
 A row is a label and the settings in which it differs from the others; `[settings]` holds what all
 of them share, `[small]` what turns the table into one that is made in minutes, on drawn lesions.
 A row may name a control, a method that never sees the photograph: of the shared settings it takes
-those that reach it (OF_CONTROLS). leaderboards/README.md describes the format.
+those that reach it (Setting.reaches_controls). leaderboards/README.md describes the format.
 """
 
 from __future__ import annotations
 
 from fusionbench.tables.schema import (
-    ABSENT,
-    OF_CONTROLS,
     Declared,
     Overrides,
     PublishedFilter,
@@ -26,8 +24,6 @@ from fusionbench.tables.table_file import builtin_tables, expand, read_table
 from fusionbench.tables.variants import apply, fold_count, note_of, protocol_of
 
 __all__ = [
-    "ABSENT",
-    "OF_CONTROLS",
     "Declared",
     "Overrides",
     "PublishedFilter",

@@ -16,15 +16,6 @@ Text = Annotated[str, Field(min_length=1)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)]
 Folds = tuple[Annotated[int, Field(ge=0)], ...]
 
-# What stands where a network's backbone and loss do, for a method that has none.
-ABSENT = "-"
-# Settings that reach a control, and what names it; all others say how networks are trained or what
-# images become.
-OF_CONTROLS = (
-    *("fusion", "params", "recipe", "view", "columns", "encoding", "missing"),
-    *("allow_forbidden", "shuffle_metadata", "calibrate", "allow_missing_images"),
-)
-
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

@@ -8,13 +8,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fusionbench.config.plugin_settings import split_params
 from fusionbench.config.recipe import own_params
-from fusionbench.config.run_config import RunConfig, split_params
+from fusionbench.config.run_config import SETTINGS, RunConfig
+from fusionbench.config.run_config import problems as setting_problems
 from fusionbench.data.locate import open_card
 from fusionbench.errors import FusionbenchError, UsageError
 from fusionbench.metrics.names import METRICS, describe
 from fusionbench.plugin.registry import KINDS, METHODS, Entry, discover, key_of, unknown_name
-from fusionbench.tables.schema import OF_CONTROLS, Overrides, Table
+from fusionbench.tables.schema import Overrides, Table
 from fusionbench.tables.variants import apply, config_of, fold_count, is_control, protocol_of
 
 # Said once for the whole table, elsewhere than in its settings.
@@ -78,7 +80,7 @@ def check_variant(table: Table, plugins: Sequence[str | Path]) -> Iterator[tuple
             config = config_of(table, row, table.seeds[0], entries["controls"])
             _check_names(config, entries)
         except ValidationError as error:
-            yield from ((f"{where}.{name}", text) for name, text in problems_of(error))
+            yield from ((f"{where}.{name}", text) for name, text in setting_problems(error))
         except (FusionbenchError, TypeError, ValueError) as error:
             yield where, str(error)
         else:
@@ -91,14 +93,12 @@ def check_variant(table: Table, plugins: Sequence[str | Path]) -> Iterator[tuple
 def _check_names(config: RunConfig, known: Mapping[str, dict[str, Entry]]) -> None:
     """Method, losses and the names of their settings, from source text alone."""
     methods = {name: entry for kind in METHODS for name, entry in known[kind].items()}
-    entry = _find("fusion", config.fusion, methods)
-    if entry.kind == "controls":
-        given = {
-            k.removeprefix("fusion."): v for k, v in config.params.items() if k[:7] == "fusion."
-        }
-        _check_params(f"control {entry.name}", entry, given)
+    entry = _find("fusion", config.method.fusion, methods)
+    if not entry.uses_images:
+        own = split_params(config.method.params, ())["fusion"]
+        _check_params(f"control {entry.name}", entry, own)
         return
-    names = [key_of(name) for name in config.loss.split("+")]
+    names = [key_of(name) for name in config.method.loss.split("+")]
     losses = {name: _find("loss", name, known["losses"]) for name in names}
     owned = split_params(own_params(config, names), names)
     _check_params(f"fusion {entry.name}", entry, owned["fusion"])
@@ -122,7 +122,7 @@ def _check_params(what: str, entry: Entry, given: Iterable[str]) -> None:
 def _without_effect(where: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Settings that a control's own row states although they do not reach it."""
     for name in settings:
-        if name in RunConfig.model_fields and name not in (*OF_CONTROLS, *ELSEWHERE):
+        if name in SETTINGS and not SETTINGS[name].reaches_controls:
             yield f"{where}.{name}", "has no effect on a control: it sees no photograph"
     for key in settings.get("params", ()):
         if not str(key).startswith("fusion."):
@@ -133,8 +133,8 @@ def _misplaced(where: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, s
     for name in settings:
         if name in ELSEWHERE:
             yield f"{where}.{name}", f"belongs to the whole table: {ELSEWHERE[name]} = ..."
-        elif name not in RunConfig.model_fields:
-            message, remedy = unknown_name("setting", name, RunConfig.model_fields)
+        elif name not in SETTINGS:
+            message, remedy = unknown_name("setting", name, SETTINGS)
             yield f"{where}.{name}", f"{message} {remedy}"
 
 

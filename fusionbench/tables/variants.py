@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Mapping
 from typing import Any
 
-from fusionbench.config.recipe import configure
-from fusionbench.config.run_config import RunConfig
+from fusionbench.config.run_config import SETTINGS, RunConfig
 from fusionbench.data.card import DatasetCard, ProtocolSpec
 from fusionbench.errors import UsageError
 from fusionbench.plugin.registry import key_of, unknown_name
-from fusionbench.tables.schema import ABSENT, OF_CONTROLS, Overrides, Table, TableRow
+from fusionbench.tables.schema import Overrides, Table, TableRow
 
 
 def apply(table: Table, overrides: Overrides) -> Table:
@@ -97,16 +95,15 @@ def config_of(table: Table, row: TableRow, seed: int, controls: Container[str]) 
 
     Of the table's settings a control, one of the names in `controls`, takes those that reach it.
     """
-    common, params = table.settings, table.settings.get("params", {})
+    common = dict(table.settings)
+    params = common.pop("params", {})
     if is_control(table, row, controls):
-        common, params = {k: v for k, v in common.items() if k in OF_CONTROLS}, {}
-        common |= {"backbone": ABSENT, "loss": ABSENT}
-    given = common | row.settings
-    params = {**params, **row.settings.get("params", {})}
-    given |= {"dataset": table.dataset, "protocol": table.protocol, "seed": seed, "params": params}
-    # As JSON: strict about types, and a list is fine for a tuple.
-    checked = RunConfig.model_validate_json(json.dumps(given, default=str), strict=True)
-    return configure(checked.recipe, {name: getattr(checked, name) for name in given})
+        common = {k: v for k, v in common.items() if SETTINGS[k].reaches_controls}
+        params = {}
+    settings = common | row.settings
+    settings["params"] = {**params, **row.settings.get("params", {})}
+    on = {"dataset": table.dataset, "protocol": table.protocol, "seed": seed}
+    return RunConfig.of(strict=True, **settings | on)
 
 
 def is_control(table: Table, row: TableRow, controls: Container[str]) -> bool:

@@ -18,7 +18,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from fusionbench.config.run_config import RunConfig
+from fusionbench.config.run_config import TrainingSettings
 from fusionbench.errors import RunFailedError
 from fusionbench.models.fusion_model import FusionModel
 from fusionbench.progress import Task
@@ -53,7 +53,7 @@ def fit(
     step: TrainingStep,
     arrays: Arrays,
     rows: np.ndarray,
-    config: RunConfig,
+    config: TrainingSettings,
     *,
     seed: int,
     optimizer_args: dict[str, Any] | None = None,
@@ -187,7 +187,7 @@ def _train_epoch(
     step: TrainingStep,
     arrays: Arrays,
     rows: np.ndarray,
-    config: RunConfig,
+    config: TrainingSettings,
     optimizer: torch.optim.Optimizer,
     scheduler: Any,
     ema: ModelEmaV3 | None,

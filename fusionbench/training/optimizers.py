@@ -10,7 +10,7 @@ import timm.scheduler
 import torch
 from torch import nn
 
-from fusionbench.config.run_config import RunConfig
+from fusionbench.config.run_config import TrainingSettings
 from fusionbench.errors import UsageError
 from fusionbench.plugin.registry import unknown_name
 
@@ -18,7 +18,7 @@ SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly", "plateau", "constant
 
 
 def make_optimizer(
-    trained: nn.Module, config: RunConfig, extra: dict[str, Any]
+    trained: nn.Module, config: TrainingSettings, extra: dict[str, Any]
 ) -> torch.optim.Optimizer:
     if config.optimizer not in timm.optim.list_optimizers():
         raise UsageError(*unknown_name("optimizer", config.optimizer, timm.optim.list_optimizers()))
@@ -46,7 +46,7 @@ def _has_fused(optimizer: str) -> bool:
 
 def make_scheduler(
     optimizer: torch.optim.Optimizer,
-    config: RunConfig,
+    config: TrainingSettings,
     steps: int,
     extra: dict[str, Any],
     *,
@@ -86,7 +86,7 @@ def make_scheduler(
     return scheduler
 
 
-def higher_is_better(config: RunConfig) -> bool:
+def higher_is_better(config: TrainingSettings) -> bool:
     """Of the score that is watched: accuracies rise, losses fall."""
     return config.watch == "bacc"
 

@@ -35,7 +35,7 @@ from fusionbench.runs.fold import open_experiment
 from fusionbench.runs.network_study import setup
 
 CPU = torch.device("cpu")
-SMALL = RunConfig(
+SMALL = RunConfig.of(
     backbone="test_resnet", weights="none", image_size=32, batch_size=8, precision="fp32"
 )
 
@@ -129,7 +129,7 @@ def test_the_bare_backbone_is_timms_own_with_a_head() -> None:
 
 
 def test_a_reference_is_the_same_model_in_plain_form() -> None:
-    setting = open_setting(SMALL.model_copy(update={"precision": "bf16"}), Execution(device="cpu"))
+    setting = open_setting(SMALL.changed(precision="bf16"), Execution(device="cpu"))
     loop = reference("sgmc", setting)
     assert loop.precision == "fp32" and loop.image.is_contiguous()
     assert all(p.is_contiguous() for p in loop.trained.parameters())
@@ -227,7 +227,7 @@ def test_operations_that_differ_most_come_first_and_nothing_is_lost() -> None:
 def test_several_folds_at_once_are_timed_as_whole_runs(quick: RunConfig, tmp_path: Path) -> None:
     """Of a control: its workers need not load PyTorch."""
     execution = Execution(store=tmp_path / "untouched", device="cpu")
-    config = quick.model_copy(update={"fusion": "missingness", "loss": "", "epochs": 1})
+    config = quick.changed(fusion="missingness", loss="", epochs=1)
     (two,) = measure_at_once("missingness", config, execution, (2,))
     experiment = open_experiment(config, execution)
     images = sum(len(experiment.rows(fold).train) for fold in experiment.protocol.folds)
@@ -256,8 +256,11 @@ def test_folds_are_timed_in_a_real_run(quick: RunConfig, tmp_path: Path) -> None
     folds = _timed(quick, execution)
     assert len(folds) == 2
     for fold, split_ in zip(folds, experiment.protocol.folds, strict=False):
-        assert fold.images == quick.epochs * len(experiment.rows(split_).train)
-        assert fold.begun < fold.ready < fold.recorded and fold.first_batch == quick.batch_size
+        assert fold.images == quick.training.epochs * len(experiment.rows(split_).train)
+        assert (
+            fold.begun < fold.ready < fold.recorded
+            and fold.first_batch == quick.training.batch_size
+        )
     assert folds[0].recorded <= folds[1].begun
 
 

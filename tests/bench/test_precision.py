@@ -15,7 +15,7 @@ from fusionbench.cli.run import run_command
 from fusionbench.config.run_config import RunConfig
 from fusionbench.progress import Progress
 
-CONFIG = RunConfig(backbone="test_resnet", weights="none", image_size=32, batch_size=4)
+CONFIG = RunConfig.of(backbone="test_resnet", weights="none", image_size=32, batch_size=4)
 
 
 class Timer:
@@ -58,7 +58,7 @@ def test_it_is_measured_once_per_setting(tmp_path: Path, monkeypatch: pytest.Mon
         fastest([CONFIG.model_copy(update=change)], "cpu", cache_dir=tmp_path, timer=timer)
     assert timer.asked == 4
     # What no step's time depends on in this way is no part of what is remembered.
-    other = CONFIG.model_copy(update={"lr": 1.0, "fusion": "none"})
+    other = CONFIG.changed(lr=1.0, fusion="none")
     fastest([other], "cpu", cache_dir=tmp_path, timer=timer)
     assert timer.asked == 4
     monkeypatch.setattr(torch, "get_num_threads", lambda: 63)
@@ -104,10 +104,10 @@ def test_rows_of_a_table_get_one_answer(tmp_path: Path) -> None:
     asked: list[str] = []
 
     def timer(config: RunConfig, device: torch.device) -> Times:
-        asked.append(config.backbone)
-        return seconds[config.backbone]  # type: ignore[return-value]
+        asked.append(config.method.backbone)
+        return seconds[config.method.backbone]  # type: ignore[return-value]
 
-    vit = CONFIG.model_copy(update={"backbone": "test_vit"})
+    vit = CONFIG.changed(backbone="test_vit")
     call = {"cache_dir": tmp_path, "timer": timer}
     assert fastest([vit, CONFIG, vit, CONFIG], "cpu", **call) == "bf16"
     assert asked == ["test_vit", "test_resnet"]

@@ -26,7 +26,7 @@ from fusionbench.data.image_cache import open_or_build
 from fusionbench.data.images import decode
 
 SIZE, STEPS = 128, 2
-CONFIG = RunConfig(backbone="resnet18", weights="none", image_size=SIZE, batch_size=32)
+CONFIG = RunConfig.of(backbone="resnet18", weights="none", image_size=SIZE, batch_size=32)
 METHODS = ("none", "concat", "metanet", "metablock", "sgmc:ce", "sgmc")
 ROUNDS = {"rounds": 5, "iterations": 1, "warmup_rounds": 1}
 

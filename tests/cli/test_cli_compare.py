@@ -79,7 +79,9 @@ def test_the_numbers_are_those_of_the_tests(cli, store: Path) -> None:
     (one,) = found["metrics"]
     records = {r.run_id: r for r in Store(store).records()}
     by_method = {
-        name: {r.identity["fold"]: r for r in records.values() if r.identity["fusion"] == name}
+        name: {
+            r.identity.fold: r for r in records.values() if r.identity.method.fusion.name == name
+        }
         for name in ("sgmc", "none")
     }
     values = {

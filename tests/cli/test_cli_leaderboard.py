@@ -116,7 +116,7 @@ def test_show_takes_any_part_of_a_name(cli, store: Path) -> None:
         assert record.result is not None
         for text in (
             names[0],
-            f"{record.identity['fusion']} on resnet18, loss {record.identity['loss']}",
+            f"{record.identity.method.fusion.name} on resnet18, loss {record.identity.method.loss}",
             f"{record.result.metrics['bacc']:.4f}",
             "ACK",
             "hidden=256",
@@ -167,7 +167,7 @@ def mixed(tmp_path: Path) -> Path:
             assert made.result is not None
             part = made.result.parts["test"]
             update: dict[str, object] = {"verdict": "leaky: patients 54 %"}
-            if made.identity["fusion"] == "sgmc":
+            if made.identity.method.fusion.name == "sgmc":
                 level = Level(n=6, metrics={"bacc": 0.625, "acc": 0.5}, confusion=part.confusion)
                 update["parts"] = {"test": part.model_copy(update={"lesions": level})}
                 update["temperature"] = 1.25
@@ -220,7 +220,7 @@ def test_per_class_metrics_are_columns(cli, mixed: Path) -> None:
 
 
 def test_show_says_what_the_audit_found_and_counts_lesions(cli, mixed: Path) -> None:
-    kept = {r.identity["fusion"]: r for r in Store(mixed).records()}
+    kept = {r.identity.method.fusion.name: r for r in Store(mixed).records()}
     network = cli("show", kept["sgmc"].run_id, "--store", mixed).out
     for said in ("leaky: patients 54 %", "1.2500", "6 lesions", "0.6250", "by class, photographs"):
         assert said in network

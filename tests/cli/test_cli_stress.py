@@ -55,7 +55,7 @@ def test_a_report_a_picture_and_one_json_object(
 def test_one_record_is_one_fold_and_another_metric_is_in_its_own_unit(
     cli, stressed: list[str], tmp_path: Path
 ) -> None:
-    run = next(r.run_id for r in Store(tmp_path / "store") if r.identity["fold"] == 1)
+    run = next(r.run_id for r in Store(tmp_path / "store") if r.identity.fold == 1)
     answer = cli("stress", run[-8:], *stressed[2:], "--metric", "nll")
     assert answer.code == 0
     assert "; fold 1 of 3; " in answer.out and "NLL, random" in answer.out

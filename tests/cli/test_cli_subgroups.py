@@ -15,7 +15,7 @@ def finished(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fusionbench.runs.run import run
 
     store = tmp_path_factory.mktemp("subgroups") / "store"
-    config = RunConfig(
+    config = RunConfig.of(
         fusion="concat",
         backbone="test_resnet",
         dataset=str(tiny_card),

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fusionbench.config.run_config import RunConfig, parse_assignments
+from fusionbench.config.plugin_settings import parse_assignments
+from fusionbench.config.run_config import RunConfig
 from fusionbench.errors import UsageError
 from fusionbench.models.backbones import Backbone, build_backbone
 from fusionbench.models.fusion_model import FusionModel, build_spec
@@ -28,7 +29,7 @@ def build(
     backbone: Backbone, assignments: list[str], loss: str = "", fusion: str = "sgmc"
 ) -> tuple[FusionModel, CombinedLoss]:
     """As a run builds them from what was typed; the weights depend on the settings alone."""
-    config = RunConfig(fusion=fusion, loss=loss, params=parse_assignments(assignments))
+    config = RunConfig.of(fusion=fusion, loss=loss, params=parse_assignments(assignments))
     method = load_method(config)
     spec = build_spec(backbone, metadata=METADATA, classes=CLASSES, counts=(3, 2, 1))
     torch.manual_seed(0)
@@ -143,4 +144,4 @@ def test_late_fusions_in_map_mode(backbone: Backbone, fusion: str, assignments: 
 )
 def test_what_is_no_option_is_refused(assignment: str) -> None:
     with pytest.raises(UsageError, match=assignment.split("=")[0].split(".")[1]):
-        load_method(RunConfig(fusion="sgmc", params=parse_assignments([assignment])))
+        load_method(RunConfig.of(fusion="sgmc", params=parse_assignments([assignment])))

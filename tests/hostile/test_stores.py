@@ -21,7 +21,7 @@ from safetensors.numpy import save
 from fusionbench.errors import RecordError
 from fusionbench.metrics.compute import compute
 from fusionbench.metrics.lesions import by_lesion
-from fusionbench.records import Record, Store, read_record, run_id
+from fusionbench.records import Record, Store, read_record
 from fusionbench.records.leftovers import leftovers, remove
 from fusionbench.records.merge import merge
 from fusionbench.records.reading import _parse_strictly, parse_record
@@ -41,7 +41,7 @@ def test_mutated_records(attempts: Attempts) -> None:
         path.write_bytes(mutated(draw, good))
         if attempts(lambda: read_record(path), path.name):
             # What is let through is a record of the same run, and says so in plain JSON.
-            assert run_id(read_record(path).identity) == record.run_id
+            assert read_record(path).identity.run_id == record.run_id
     attempts.finish(700, refused=500)
 
 

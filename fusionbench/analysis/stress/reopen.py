@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from fusionbench.config.run_config import Execution, RunConfig, plugin_schema
+from fusionbench.config.run_config import Execution
 from fusionbench.data.encoder import MetadataEncoder
 from fusionbench.data.locate import open_card
 from fusionbench.errors import RecordError, UsageError
 from fusionbench.models.backbones import build_backbone
 from fusionbench.models.fusion_model import FusionModel
 from fusionbench.plugin import registry
-from fusionbench.plugin.fusion import Fusion
-from fusionbench.plugin.loss import Loss
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
-from fusionbench.records import Record, Store, canonical_json
-from fusionbench.runs.network_study import Experiment, Method
+from fusionbench.records import Record, Store
+from fusionbench.runs.network_study import NetworkStudy, load_method
 from fusionbench.runs.study import FoldRows, open_study
 from fusionbench.training.placement import Placement, choose_placement
 
@@ -33,42 +29,36 @@ REDO = "Repeat the command that made it, with --save-weights --existing redo."
 ROUNDING = {"fp32": 1e-3, "bf16": 0.05}
 # What a part of an identity that is not the same any more says to a person.
 _CHANGED = {
-    "data_fingerprint": "the data here are not those that it was made on",
-    "split_hash": "the split file is another one",
-    "settings": "this fusionbench reads its settings otherwise",
+    "data.fingerprint": "the data here are not those that it was made on",
+    "data.split_hash": "the split file is another one",
 }
 
 
 def reopen(
     record: Record, execution: Execution, dataset: str = "", progress: Progress = SILENT
-) -> Experiment:
+) -> NetworkStudy:
     """The experiment of a finished network's run: its identity gives the same run_id.
 
     `dataset` is the path of the card, where the record's dataset is not known by name.
     Raises UsageError for a control (which is no network) and for what differs now from what ran:
     plugins, data, split, settings.
     """
-    identity = record.identity
     if record.result is None:
         raise UsageError(f"{record.run_id} has failed: there is nothing to evaluate.", REDO)
-    if identity["backbone"] == "-":
+    identity = record.identity
+    if not identity.method.uses_images:
         raise UsageError(
             f"{record.run_id} is a control's: no network, so no weights were kept.",
             "Name the run of a fusion.",
         )
     _check_card(dataset, record, execution)
-    method = _method(record, execution)
+    _check_sources(record, execution)
     try:
-        config = RunConfig(
-            **{k: v for k, v in identity["settings"].items() if k in RunConfig.model_fields},
-            fusion=identity["fusion"],
-            backbone=identity["backbone"],
-            loss=identity["loss"],
-            dataset=dataset or identity["dataset"],
-            protocol=identity["protocol"],
-            seed=identity["seed"],
+        config = identity.config(
+            dataset=dataset or identity.data.dataset,
             allow_missing_images=not record.result.complete_data,
         )
+        method = load_method(config, execution.plugins)
     except ValidationError as error:
         where = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
         raise RecordError(
@@ -76,33 +66,32 @@ def reopen(
             "Use the version that made it.",
         ) from None
     study = open_study(config, execution, progress)
+    assert identity.method.weights is not None
     # The starting weights are not loaded: the trained ones take their place.
-    experiment = Experiment(**study.resolved, method=method, weights=str(identity["weights"]))
+    experiment = NetworkStudy(**study.resolved, method=method, weights=identity.method.weights)
     fold_of(experiment, record)
     return experiment
 
 
-def of_seed(experiment: Experiment, seed: int) -> Experiment:
+def of_seed(experiment: NetworkStudy, seed: int) -> NetworkStudy:
     """The same with another seed."""
-    return replace(experiment, config=experiment.config.model_copy(update={"seed": seed}))
+    return replace(experiment, config=experiment.config.changed(seed=seed))
 
 
-def fold_of(experiment: Experiment, record: Record) -> Fold:
+def fold_of(experiment: NetworkStudy, record: Record) -> Fold:
     """The record's fold. Raises UsageError where the experiment is not the one that it was."""
-    wanted = record.identity
-    fold = next((f for f in experiment.protocol.folds if f.index == wanted["fold"]), None)
+    index = record.identity.fold
+    fold = next((f for f in experiment.protocol.folds if f.index == index), None)
     if fold is None:
         raise UsageError(
             f"{record.run_id} cannot be evaluated again: the protocol has no such fold any more."
         )
     if experiment.run_id(fold) == record.run_id:
         return fold
-    found = experiment.identity(fold)
-    changed = [
-        _CHANGED.get(key, f"{key} is {found.get(key)!r}, not {wanted.get(key)!r}")
-        for key in {**wanted, **found}
-        if canonical_json(found.get(key)) != canonical_json(wanted.get(key))
-    ]
+    changed = dict.fromkeys(
+        _CHANGED.get(name, f"{name} is {here!r}, not {there!r}")
+        for name, here, there in experiment.identity(fold).changes(record.identity)
+    )
     raise UsageError(
         f"{record.run_id} cannot be evaluated again: {'; '.join(changed)}.",
         "--data names another folder of photographs, --dataset another card.",
@@ -110,7 +99,7 @@ def fold_of(experiment: Experiment, record: Record) -> Fold:
 
 
 def trained_model(
-    experiment: Experiment,
+    experiment: NetworkStudy,
     rows: FoldRows,
     encoder: MetadataEncoder,
     record: Record,
@@ -124,8 +113,10 @@ def trained_model(
     path = store.weights_path(record.run_id)
     if not path.is_file():
         raise no_weights([record.run_id], store)
-    config = experiment.config
-    backbone = build_backbone(config.backbone, config.image_size, drop_path_rate=config.drop_path)
+    training = experiment.config.training
+    backbone = build_backbone(
+        experiment.config.method.backbone, training.image_size, drop_path_rate=training.drop_path
+    )
     counts = torch.bincount(
         torch.from_numpy(experiment.table.labels[rows.train]),
         minlength=len(experiment.table.card.classes),
@@ -140,7 +131,7 @@ def trained_model(
     placement = (
         Placement(device, used)
         if used in ROUNDING
-        else choose_placement(device, config.precision, backbone)
+        else choose_placement(device, training.precision, backbone)
     )
     model.to(device).to(memory_format=torch.channels_last)
     return model.eval(), placement
@@ -151,7 +142,7 @@ def require_weights(records: list[Record], store: Store) -> None:
     lacking = [
         r.run_id
         for r in records
-        if r.identity["backbone"] != "-" and not store.weights_path(r.run_id).is_file()
+        if r.identity.method.uses_images and not store.weights_path(r.run_id).is_file()
     ]
     if lacking:
         raise no_weights(lacking, store)
@@ -168,7 +159,7 @@ def no_weights(runs: list[str], store: Store) -> RecordError:
 
 def _check_card(dataset: str, record: Record, execution: Execution) -> None:
     """Raises UsageError where the record's dataset is not known, or another one's card is named."""
-    name = record.identity["dataset"]
+    name = record.identity.data.dataset
     try:
         card = open_card(dataset or name, plugins=execution.plugins)
     except UsageError as error:
@@ -182,37 +173,16 @@ def _check_card(dataset: str, record: Record, execution: Execution) -> None:
         raise UsageError(f"{record.run_id} is on {name}; that is the card of {card.name}.")
 
 
-def _method(record: Record, execution: Execution) -> Method:
-    """The plugins of the record, with its parameters. Raises UsageError where one has changed."""
-    identity, plugins = record.identity, execution.plugins
-    fusion_entry = registry.find("fusions", identity["fusion"], plugins)
-    entries = {name: registry.find("losses", name, plugins) for name in identity["loss_sources"]}
-    sources = {name: registry.source_hash(entry) for name, entry in entries.items()}
-    now = {identity["fusion"]: registry.source_hash(fusion_entry), **sources}
-    then = {identity["fusion"]: identity["fusion_source"], **identity["loss_sources"]}
-    if stale := [name for name in now if now[name] != then[name]]:
+def _check_sources(record: Record, execution: Execution) -> None:
+    """Raises UsageError where a plugin of the run has changed since."""
+    stale = [
+        plugin.name
+        for plugin in record.identity.method.plugins
+        if registry.source_hash(registry.find(plugin.kind, plugin.name, execution.plugins))
+        != plugin.source
+    ]
+    if stale:
         raise UsageError(
             f"{record.run_id} is stale: {', '.join(stale)} has changed since.",
             "Its weights belong to the earlier code. Run it again with --save-weights.",
         )
-    fusion = registry.load(fusion_entry, Fusion)
-    losses = {name: registry.load(entry, Loss) for name, entry in entries.items()}
-    settings = identity["settings"]
-    return Method(
-        fusion,
-        _typed(fusion, identity["fusion_params"]),
-        now[identity["fusion"]],
-        losses,
-        {name: _typed(cls, identity["loss_params"][name]) for name, cls in losses.items()},
-        sources,
-        settings["optimizer_args"],
-        settings["schedule_args"],
-    )
-
-
-def _typed(cls: type, params: Mapping[str, Any]) -> dict[str, Any]:
-    """A plugin's parameters as it takes them: a file has lists where it has tuples."""
-    schema = plugin_schema(cls)
-    return {
-        key: TypeAdapter(schema[key][0]).validate_python(value) for key, value in params.items()
-    }

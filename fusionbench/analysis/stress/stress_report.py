@@ -81,8 +81,8 @@ class Report:
 
     key: str
     fusion: str
-    backbone: str
-    loss: str
+    backbone: str | None
+    loss: str | None
     dataset: str
     protocol: str
     data_fingerprint: str

@@ -32,7 +32,7 @@ from fusionbench.metrics.names import METRICS, SCALED
 from fusionbench.plugin.registry import unknown_name
 from fusionbench.progress import SILENT, Progress
 from fusionbench.records import Record, Store
-from fusionbench.runs.network_study import Experiment
+from fusionbench.runs.network_study import NetworkStudy
 from fusionbench.training.placement import Placement, choose_device
 
 
@@ -70,7 +70,7 @@ def stress(
     together = recorded_together(experiment.table.metadata.loc[experiment.keep, names])
     images = experiment.images(execution.workers, progress)
     measured = [
-        _measure(of_seed(experiment, r.identity["seed"]), images, r, store, where, together,
+        _measure(of_seed(experiment, r.identity.seed), images, r, store, where, together,
                  mask_seeds, metric, progress)
         for r in chosen
     ]  # fmt: skip
@@ -101,7 +101,7 @@ def choose(records: Sequence[Record], text: str) -> tuple[Block, Row, list[Recor
 
 
 def _measure(
-    experiment: Experiment,
+    experiment: NetworkStudy,
     images: Tensor,
     record: Record,
     store: Store,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,16 +13,9 @@ from fusionbench.analysis.stress import stress_report as numbers
 from fusionbench.analysis.stress.scenarios import Scenario
 from fusionbench.analysis.stress.stress_report import Reference, Report, Run
 from fusionbench.leaderboard import Block, Row
+from fusionbench.leaderboard.gains import image_only_row
 from fusionbench.records import Record
 from fusionbench.runs.study import Study
-
-IMAGE_ONLY = "none"
-# Of an identity, what may differ between a method and the same network without metadata.
-_METHOD = {"fusion", "fusion_params", "fusion_source", "loss", "loss_params", "loss_sources"}
-_METADATA = {
-    *("columns", "encoding", "missing", "allow_forbidden", "shuffle_metadata"),
-    *("metadata_dropout", "block_dropout"),
-}
 
 
 @dataclass(frozen=True)
@@ -95,8 +87,8 @@ def summarise(
         n_rows_used=block.n_rows_used,
         n_rows_dataset=block.n_rows_dataset,
         folds_expected=len(experiment.protocol.folds),
-        metadata_dropout=config.metadata_dropout,
-        block_dropout=config.block_dropout,
+        metadata_dropout=config.training.metadata_dropout,
+        block_dropout=config.training.block_dropout,
         flags=row.flags,
         verdict="; ".join(verdicts),
         metric=metric,
@@ -124,26 +116,12 @@ def reference(
     block: Block, row: Row, records: Sequence[Record], runs: Sequence[Run], metric: str
 ) -> Reference | None:
     """The row of the same network without metadata, over the same folds and seeds; None where the
-    store has none, or not all of these."""
-    wanted = {(run.fold, run.seed) for run in runs}
-    for other in block.rows:
-        if other.key == row.key or other.fusion != IMAGE_ONLY:
-            continue
-        if _network(other.config) != _network(row.config):
-            continue
-        values = {
-            (r.identity["fold"], r.identity["seed"]): r.result.metrics.get(metric)
-            for r in records
-            if r.run_id in other.run_ids and r.result is not None
-        }
-        found = [v for key in sorted(wanted) if (v := values.get(key)) is not None]
-        if len(found) == len(wanted):
-            return Reference(other.key, numbers.spread(np.array(found)[:, None]))
-    return None
-
-
-def _network(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Backbone, data and training of a configuration."""
-    kept = {k: v for k, v in config.items() if k not in {*_METHOD, "settings"}}
-    own = {k: v for k, v in config["settings"].items() if k not in _METADATA}
-    return {**kept, "settings": own}
+    store has none, or not all of these. It is the row that the leaderboard compares with."""
+    twin = image_only_row(row, block.rows)
+    if twin is None:
+        return None
+    values = twin.parts["test"].values(metric)
+    wanted = sorted({(run.seed, run.fold) for run in runs})
+    if not values.keys() >= set(wanted):
+        return None
+    return Reference(twin.key, numbers.spread(np.array([[values[key]] for key in wanted])))

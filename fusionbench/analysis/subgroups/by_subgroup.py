@@ -27,7 +27,7 @@ class Report:
 
     key: str
     fusion: str
-    backbone: str
+    backbone: str | None
     dataset: str
     protocol: str
     data_fingerprint: str
@@ -59,20 +59,20 @@ def open_table(
     identity, result = record.identity, record.result
     if result is None:
         raise UsageError(f"{record.run_id} failed.", "Choose a finished run.")
-    card = open_card(dataset or identity["dataset"], plugins=plugins)
-    if card.name != identity["dataset"]:
-        raise UsageError(f"The run is on {identity['dataset']}; that is the card of {card.name}.")
+    card = open_card(dataset or identity.data.dataset, plugins=plugins)
+    if card.name != identity.data.dataset:
+        raise UsageError(f"The run is on {identity.data.dataset}; that is the card of {card.name}.")
     table = load_table(
         card,
         find_data(card, data),
-        view=identity["settings"].get("view") or None,
+        view=identity.data.view,
         allow_missing_images=not result.complete_data,
         progress=progress,
     )
-    if table.fingerprint != identity["data_fingerprint"]:
+    if table.fingerprint != identity.data.fingerprint:
         raise DataError(
             f"The data of {card.name} here is not what the run was made on: fingerprint "
-            f"{table.fingerprint}, the run's is {identity['data_fingerprint']} "
+            f"{table.fingerprint}, the run's is {identity.data.fingerprint} "
             f"({result.n_rows_used:,} photographs; {len(table):,} are here).",
             "Name the folder of the run's data with --data, or run again on this data.",
         )
@@ -89,7 +89,7 @@ def report(
     mine = {r.run_id: r for r in records if r.run_id in row.run_ids}
     runs: dict[int, list[Predictions]] = {}
     for run, record in mine.items():
-        runs.setdefault(record.identity["seed"], []).append(store.predictions(run))
+        runs.setdefault(record.identity.seed, []).append(store.predictions(run))
     pooled = pool(runs)
     first = mine[row.run_ids[0]]
     assert first.result is not None
@@ -97,9 +97,9 @@ def report(
         key=row.key,
         fusion=row.fusion,
         backbone=row.backbone,
-        dataset=first.identity["dataset"],
-        protocol=first.identity["protocol"],
-        data_fingerprint=first.identity["data_fingerprint"],
+        dataset=first.identity.data.dataset,
+        protocol=first.identity.data.protocol,
+        data_fingerprint=first.identity.data.fingerprint,
         complete_data=first.result.complete_data,
         classes=pooled.classes,
         seeds=row.seeds,

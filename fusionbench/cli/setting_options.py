@@ -1,0 +1,163 @@
+"""Options that are settings of a run, made from the fields in config.run_config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, get_args, get_origin
+
+import click
+from click.core import ParameterSource
+from pydantic import TypeAdapter, ValidationError
+
+from fusionbench.cli.options import listed
+from fusionbench.config.plugin_settings import parse_assignments
+from fusionbench.config.run_config import SETTINGS, RunConfig, Setting, problems
+from fusionbench.errors import UsageError
+from fusionbench.plugin.registry import unknown_name
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Settings that `sweep` and `leaderboard` have as options for every row of a table; --setting says
+# the others.
+OF_TABLES = ("epochs", "image_size", "batch_size", "lr", "weights", "allow_missing_images")
+# Settings that a table or a grid says itself, for whole rows.
+OF_ROWS = ("fusion", "backbone", "loss", "dataset", "protocol", "seed", "params")
+
+
+def setting_options(names: Iterable[str], *, defaults: bool = True) -> Callable[[F], F]:
+    """A decorator: an option for each setting of those names. `defaults=False`: an option that is
+    not given is None, and `--help` states no default."""
+    options = [_option(SETTINGS[name], defaults) for name in names]
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def help_sections() -> dict[str, list[str]]:
+    """Headings of `--help` -> the options of settings under them."""
+    sections: dict[str, list[str]] = {}
+    for setting in SETTINGS.values():
+        title = setting.part.capitalize() or "Training"
+        sections.setdefault(title, []).append(setting.flag.removeprefix("--"))
+    return sections
+
+
+def settings_given(context: click.Context, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the options that are settings, those that were typed, or set in the environment."""
+    return {
+        name: value
+        for name, value in options.items()
+        if name in SETTINGS and context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+
+
+def config_of(settings: Mapping[str, Any]) -> RunConfig:
+    """RunConfig.of(**settings); a value that cannot be is told by its option."""
+    try:
+        return RunConfig.of(**settings)
+    except ValidationError as error:
+        name, problem = problems(error)[0]
+        setting = SETTINGS[name.split(".")[0]]
+        raise click.UsageError(f"{setting.flag} {settings.get(setting.name)}: {problem}.") from None
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """ "augment=flip" -> ("augment", "flip"), of the type that the setting has.
+
+    Raises UsageError for an unknown setting, or a value that it cannot have.
+    """
+    name, equals, value = (part.strip() for part in text.partition("="))
+    name = name.replace("-", "_")
+    known = {k: setting for k, setting in SETTINGS.items() if k not in OF_ROWS}
+    if not equals or not value:
+        raise UsageError(f"--setting {text}: write NAME=VALUE.", "As in augment=flip.")
+    if name not in known:
+        raise UsageError(*unknown_name("setting", name, known))
+    annotation: Any = known[name].field.annotation
+    parts = listed(value) if get_origin(annotation) is tuple else value
+    try:
+        return name, TypeAdapter(annotation).validate_python(parts)
+    except ValidationError as error:
+        raise UsageError(f"--setting {text}: {error.errors()[0]['msg']}.") from None
+
+
+def settings_option(command: F) -> F:
+    """--setting, for every setting that has no option there."""
+    return click.option(
+        "--setting",
+        "more",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Any other setting (fusionbench list settings), for every row: augment=flip, …",
+    )(command)
+
+
+class _Columns(click.ParamType):
+    """A,B,… -> a tuple."""
+
+    name = "columns"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        return tuple(listed(value)) if isinstance(value, str) else tuple(value)
+
+
+def _option(setting: Setting, defaults: bool) -> Callable[[F], F]:
+    annotation: Any = setting.field.annotation
+    attributes: dict[str, Any] = {"help": setting.text}
+    if setting.metavar:
+        attributes["metavar"] = setting.metavar
+    if setting.name == "params":
+        return click.option(
+            setting.flag,
+            setting.name,
+            multiple=True,
+            callback=lambda ctx, param, value: parse_assignments(value),
+            **attributes,
+        )
+    default = setting.field.default
+    if annotation is bool:
+        attributes |= {"is_flag": True, "default": default if defaults else None}
+        return click.option(setting.flag, setting.name, **attributes)
+    attributes["type"] = _type(annotation)
+    if defaults:
+        attributes |= {"default": default, "show_default": default not in ("", ())}
+    return click.option(setting.flag, setting.name, **attributes)
+
+
+def _type(annotation: Any) -> Any:
+    if get_origin(annotation) is tuple:
+        return _Columns()
+    if choices := get_args(annotation):
+        return click.Choice(choices)
+    return {int: click.INT, float: click.FLOAT}.get(annotation, click.STRING)
+
+
+def rows_of_settings() -> Sequence[Mapping[str, str]]:
+    """What `fusionbench list settings` and the documentation say: one row a setting."""
+    return [
+        {
+            "setting": setting.name,
+            "option": setting.flag,
+            "part": setting.part or "run",
+            "default": _text(setting.field.default),
+            "choices": ", ".join(
+                str(choice)
+                for choice in get_args(setting.field.annotation)
+                if get_origin(setting.field.annotation) not in (tuple, dict)
+            ),
+            "text": setting.text,
+        }
+        for setting in SETTINGS.values()
+    ]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "" if value in ("", (), {}) else str(value)

@@ -1,0 +1,402 @@
+"""The identity of a run: everything that changes its numbers, resolved, and the name that follows.
+
+    identity = Identity(data=..., method=..., training=..., fold=0, seed=0)
+    identity.run_id                     readable names + 12 hex digits of the whole identity
+    identity.row                        the same without fold and seed: a row of the leaderboard
+    identity.config()                   RunConfig and settings of plugins that it was made from
+    identity.matches(Expected.of(config, plugins))      is it a run of this configuration?
+    row.shuffled_twin()                 the row on other patients' metadata
+    row.image_only_twin(rows)           the same network without metadata, among `rows`
+
+Everything that asks "is this record that row's?", "which row is its twin?" or "what was this run
+made of?" asks here. The fields of a part of RunConfig are fields of the identity too, so that a
+new setting is in the identity without a further word. Paths, devices and numbers of workers are
+not in it. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fusionbench.config.plugin_settings import literal_params, split_params
+from fusionbench.config.recipe import OWNERS, own_params
+from fusionbench.config.run_config import (
+    SETTINGS,
+    DataChoices,
+    Param,
+    RunConfig,
+    TrainingSettings,
+)
+from fusionbench.errors import RecordError
+from fusionbench.plugin import registry
+from fusionbench.plugin.registry import key_of
+
+T = TypeVar("T")
+# The loss of an image-only row that a method with a loss of its own can be compared with.
+PLAIN_LOSS = "ce"
+
+# Encoders that are made once: json.dumps with arguments makes one at every call.
+_PLAIN = json.JSONEncoder(allow_nan=False)
+_SPELLED = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def plain_json(value: T) -> T:
+    """The value as a file gives it back: lists for tuples, text for keys. Raises RecordError."""
+    try:
+        plain: T = json.loads(_PLAIN.encode(value))
+    except (TypeError, ValueError) as error:
+        raise RecordError(
+            f"An identity must be plain JSON without NaN: {error}.",
+            "Use text, whole numbers, finite floats, lists and dicts only.",
+        ) from None
+    return plain
+
+
+def canonical_json(value: object) -> str:
+    """The one spelling of plain JSON: sorted keys, shortest floats, no NaN. Raises RecordError."""
+    return _SPELLED.encode(plain_json(value))
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class PluginIdentity(_Part):
+    """A plugin: its kind (registry.KINDS), every setting with its value, a digest of its source."""
+
+    kind: str
+    name: str
+    params: dict[str, Any] = {}  # plain JSON
+    source: str
+
+
+class MethodIdentity(_Part):
+    """What is trained. Without a network there are no backbone, weights and losses."""
+
+    fusion: PluginIdentity
+    uses_images: bool
+    uses_metadata: bool
+    backbone: str | None = None
+    weights: str | None = None  # "none", or where the starting weights are from, with a digest
+    reducer: int = 0
+    losses: tuple[PluginIdentity, ...] = ()
+
+    @property
+    def loss(self) -> str | None:
+        """The losses' names, joined by "+"."""
+        return "+".join(loss.name for loss in self.losses) or None
+
+    @property
+    def plugins(self) -> tuple[PluginIdentity, ...]:
+        return (self.fusion, *self.losses)
+
+
+class DataIdentity(DataChoices):
+    """What the method is given. Protocol, view and columns stand by their names."""
+
+    fingerprint: str
+    split_hash: str
+
+
+class TrainingIdentity(TrainingSettings):
+    """How the network is trained."""
+
+    optimizer_args: dict[str, Any]  # plain JSON
+    schedule_args: dict[str, Any]
+
+
+class RowIdentity(_Part):
+    """What all folds and seeds of a row of the leaderboard share."""
+
+    data: DataIdentity
+    method: MethodIdentity
+    training: TrainingIdentity | None = None  # None: a method without a network
+
+    @cached_property
+    def digest(self) -> str:
+        """12 hex digits of the whole."""
+        return _digest(self.spelled)
+
+    @cached_property
+    def spelled(self) -> str:
+        """Its canonical JSON."""
+        return _SPELLED.encode(self.model_dump(mode="json"))
+
+    def settings(self) -> dict[str, Any]:
+        """Name -> value of every setting of data and training, and the reducer of a network."""
+        values = self.data.model_dump(mode="json", include=set(DataChoices.model_fields))
+        if self.training is not None:
+            values |= {"reducer": self.method.reducer} | self.training.model_dump(mode="json")
+        return values
+
+    def shuffled_twin(self) -> RowIdentity:
+        """The same method where every patient's metadata is another patient's."""
+        data = self.data.model_copy(update={"shuffle_metadata": True})
+        return RowIdentity(data=data, method=self.method, training=self.training)
+
+    def same_runs(self, other: RowIdentity) -> bool:
+        """Whether both give the same numbers. The name of the recipe changes none."""
+        return self._but_recipe == other._but_recipe
+
+    def image_only_twin(
+        self, rows: Sequence[T], identity_of: Callable[[T], RowIdentity]
+    ) -> T | None:
+        """Among `rows` the same network without metadata, on the same data.
+
+        It has the same losses with the same settings; or else plain cross-entropy, with the
+        settings that cross-entropy has in this row. None where no row fits, where two fit equally
+        well, and for a method without a network.
+        """
+        if self.training is None:
+            return None
+        alone = [
+            row
+            for row in rows
+            if (other := identity_of(row)).method.uses_images
+            and not other.method.uses_metadata
+            and not other.data.shuffle_metadata
+            and other._network == self._network
+        ]
+        own = {loss.name: loss.params for loss in self.method.losses}
+
+        def same(other: MethodIdentity) -> bool:
+            return {loss.name: loss.params for loss in other.losses} == own
+
+        def plain(other: MethodIdentity) -> bool:
+            return other.loss == PLAIN_LOSS and other.losses[0].params == own.get(
+                PLAIN_LOSS, other.losses[0].params
+            )
+
+        for fits in (same, plain):
+            if twins := [row for row in alone if fits(identity_of(row).method)]:
+                return twins[0] if len(twins) == 1 else None
+        return None
+
+    @cached_property
+    def _but_recipe(self) -> str:
+        whole = self.model_dump(mode="json")
+        if whole["training"] is not None:
+            del whole["training"]["recipe"]
+        return _SPELLED.encode(whole)
+
+    @cached_property
+    def _network(self) -> str:
+        """What a row shares with its image-only twin, but for the losses."""
+        settings = {
+            name: value
+            for name, value in self.settings().items()
+            if name != "recipe" and not (name in SETTINGS and SETTINGS[name].of_metadata)
+        }
+        data, method = self.data, self.method
+        return _SPELLED.encode(
+            [data.fingerprint, data.split_hash, method.backbone, method.weights, settings]
+        )
+
+
+class Identity(RowIdentity):
+    """What one fold of a row under one seed is."""
+
+    fold: Annotated[int, Field(strict=True, ge=0)]
+    seed: Annotated[int, Field(strict=True, ge=0)]
+
+    @cached_property
+    def row(self) -> RowIdentity:
+        return RowIdentity(data=self.data, method=self.method, training=self.training)
+
+    @cached_property
+    def run_id(self) -> str:
+        """`<dataset>_<protocol>_<fusion>_<backbone>_f<fold>_s<seed>_<12 hex>`, safe as a file name.
+
+        The digits are the start of the sha256 of the canonical JSON of the whole identity.
+        """
+        method = self.method
+        names = [self.data.dataset, self.data.protocol, method.fusion.name, method.backbone]
+        slugs = [_slug(name) for name in names if name is not None]
+        return "_".join([*slugs, f"f{self.fold}", f"s{self.seed}", self.digest])
+
+    def config(self, **settings: Any) -> RunConfig:
+        """The configuration that it was made from; `settings` replace some of them, by name.
+
+        A file of starting weights is known by its digest only: `weights` then is "file:<digest>".
+        """
+        method, training = self.method, self.training
+        params: dict[str, Param] = {}
+        for plugin in method.plugins:
+            owner = "fusion" if plugin is method.fusion else f"loss.{plugin.name}"
+            params |= {f"{owner}.{name}": value for name, value in plugin.params.items()}
+        values = self.data.model_dump(include=set(DataChoices.model_fields))
+        values |= {"fusion": method.fusion.name, "seed": self.seed, "params": params}
+        if training is not None:
+            assert method.backbone is not None and method.weights is not None
+            for owner in OWNERS:
+                arguments = getattr(training, f"{owner}_args")
+                params |= {f"{owner}.{name}": value for name, value in arguments.items()}
+            values |= training.model_dump(include=set(TrainingSettings.model_fields))
+            values |= {"backbone": method.backbone, "loss": method.loss, "reducer": method.reducer}
+            start = method.weights
+            values["weights"] = start if start.startswith("file:") else start.partition(":")[0]
+        return RunConfig().changed(**(values | settings))
+
+    def matches(self, expected: Expected) -> bool:
+        """Whether it is a run of that configuration, whatever the fold.
+
+        A plugin's source does not count: a run of an earlier one is that row's, and stale.
+        """
+        method, training, config = self.method, self.training, expected.config
+        if (
+            self.seed != config.seed
+            or method.fusion.name != expected.fusion.name
+            or method.fusion.kind != expected.fusion.kind
+            or any(getattr(self.data, n) != getattr(config.data, n) for n in _DATA)
+            or not expected.fusion.fits(method.fusion)
+        ):
+            return False
+        if training is None:
+            return True
+        return (
+            method.backbone == config.method.backbone
+            and method.reducer == config.method.reducer
+            and method.weights is not None
+            and _same_weights(method.weights, config.method.weights)
+            and len(method.losses) == len(expected.losses)
+            and all(e.fits(loss) for e, loss in zip(expected.losses, method.losses, strict=True))
+            and all(getattr(training, n) == getattr(config.training, n) for n in _TRAINING)
+            and training.optimizer_args == expected.optimizer_args
+            and training.schedule_args == expected.schedule_args
+        )
+
+    def changes(self, other: Identity) -> Iterator[tuple[str, Any, Any]]:
+        """(dotted name, own value, the other's value) of everything in which they differ."""
+        own, others = dict(_flat(self)), dict(_flat(other))
+        for name in dict.fromkeys((*own, *others)):
+            if own.get(name) != others.get(name):
+                yield name, own.get(name), others.get(name)
+
+
+@dataclass(frozen=True)
+class ExpectedPlugin:
+    """A plugin of a configuration as its source text tells, without loading it."""
+
+    kind: str
+    name: str
+    defaults: Mapping[str, Any]
+    params: Mapping[str, Param]
+
+    def fits(self, plugin: PluginIdentity) -> bool:
+        """Whether the plugin's settings are these defaults, overridden by these params."""
+        if plugin.name != self.name or not self.params.keys() <= plugin.params.keys():
+            return False
+        for name, value in plugin.params.items():
+            if name in self.params:
+                if not _says(self.params[name], value):
+                    return False
+            elif name in self.defaults and not _plainly_equal(value, self.defaults[name]):
+                return False
+        return True
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the runs of a configuration must be, known without data and without loading plugins."""
+
+    config: RunConfig  # protocol, view and columns by their names, as data.choices.named gives them
+    fusion: ExpectedPlugin
+    losses: tuple[ExpectedPlugin, ...]
+    optimizer_args: Mapping[str, Any]
+    schedule_args: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, config: RunConfig, plugins: Sequence[str | Path] = ()) -> Expected:
+        """Raises UsageError for a name that is not known.
+
+        A fusion's default loss stands in its code: `config.method.loss` must name one.
+        """
+        entry = registry.find_method(config.method.fusion, plugins)
+        names = [key_of(n) for n in config.method.loss.split("+")] if entry.uses_images else []
+        params = own_params(config, names)
+        if not entry.uses_images:  # no other setting reaches it
+            params = {k: v for k, v in params.items() if k.startswith("fusion.")}
+        owned = split_params(params, names)
+        losses = []
+        for name in names:
+            loss = registry.find("losses", name, plugins)
+            shared = {k: v for k, v in owned["loss"].items() if k in loss.defaults}
+            own = shared | owned[f"loss.{name}"]
+            losses.append(ExpectedPlugin(loss.kind, loss.name, loss.defaults, own))
+        return cls(
+            config.changed(recipe=key_of(config.training.recipe)),
+            ExpectedPlugin(entry.kind, entry.name, entry.defaults, owned["fusion"]),
+            tuple(losses),
+            *(plain_json(literal_params(owned[owner], owner)) for owner in OWNERS),
+        )
+
+
+_DATA = tuple(DataChoices.model_fields)
+_TRAINING = tuple(TrainingSettings.model_fields)
+
+
+def _says(param: Param, value: object) -> bool:
+    """Whether `--set NAME=param` gave this value. The value's own type tells how text reads."""
+    if not isinstance(param, str) or isinstance(value, str):
+        return _plainly_equal(param, value)
+    if isinstance(value, bool):
+        words = (
+            ("1", "on", "t", "true", "y", "yes") if value else ("0", "off", "f", "false", "n", "no")
+        )
+        return param.lower() in words
+    if isinstance(value, int | float):
+        try:
+            return float(param) == value
+        except ValueError:
+            return False
+    if isinstance(value, list | tuple):
+        parts = [part for part in param.split(",") if part]
+        return len(parts) == len(value) and all(map(_says, parts, value))
+    return str(value) == param
+
+
+def _plainly_equal(a: object, b: object) -> bool:
+    """Equal as JSON: a list is a tuple."""
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_plainly_equal, a, b))
+    return a == b and isinstance(a, bool) == isinstance(b, bool)
+
+
+def _same_weights(recorded: str, wanted: str) -> bool:
+    """A file counts by content; where it is not at hand, any file's run may be the one."""
+    if wanted in ("none", "imagenet"):
+        return recorded.partition(":")[0] == wanted
+    path = Path(wanted)
+    if not path.is_file():
+        return recorded.startswith("file:")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return recorded.startswith("file:") and digest.startswith(recorded.removeprefix("file:"))
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else key)
+    else:
+        yield name, value
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@lru_cache(maxsize=256)
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:48].strip("._-") or "x"
