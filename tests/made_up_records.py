@@ -45,7 +45,7 @@ def identity(**changes: Any) -> Identity:
         "backbone": "resnet18",
         "weights": "none",
         "loss": "ce+self-contrastive",
-        "loss_params": {"self-contrastive": {"delta": 0.1}},
+        "loss_params": {"ce": {"class_weights": "none"}, "self-contrastive": {"delta": 0.1}},
         "loss_sources": {"ce": "1" * 16, "self-contrastive": "2" * 16},
         "settings": {"epochs": 5, "lr": 1e-4, "select": "last"},
     }

@@ -203,9 +203,7 @@ def test_every_fold_has_the_bits_that_it_has_alone(
     quick: RunConfig, here: Execution, tmp_path: Path
 ) -> None:
     # Every random number there is: starting weights, order, augmentation, dropout, drop path.
-    config = quick.model_copy(
-        update={"augment": "mild", "reducer": 16, "drop_path": 0.2, "epochs": 1}
-    )
+    config = quick.changed(augment="mild", reducer=16, drop_path=0.2, epochs=1)
     one, two = replace(here, folds=None), replace(here, store=tmp_path / "two", folds=(2, 0, 1))
     alone = run(config, one)
     both = run(config, replace(two, folds_at_once=2, save_weights=True))

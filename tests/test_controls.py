@@ -109,14 +109,14 @@ def test_training_settings_are_no_part_of_a_control(control: RunConfig, here: Ex
     ]
     ids = set()
     for change in changes:
-        experiment = open_experiment(control.model_copy(update=change), here)
+        experiment = open_experiment(control.changed(**change), here)
         ids.add(experiment.run_id(experiment.protocol.folds[0]))
         assert "optimistic: test-best" not in experiment.flags()
     assert len(ids) == 1
     other = [{"columns": ("age",)}, {"missing": "indicator"}, {"params": {"fusion.c": "2"}},
              {"shuffle_metadata": True}, {"seed": 3}]  # fmt: skip
     for change in other:
-        experiment = open_experiment(control.model_copy(update=change), here)
+        experiment = open_experiment(control.changed(**change), here)
         ids.add(experiment.run_id(experiment.protocol.folds[0]))
     assert len(ids) == 1 + len(other)
 
@@ -129,7 +129,7 @@ def test_a_control_of_ones_own(control: RunConfig, here: Execution, tmp_path: Pa
     record = run(config, execution).records[0]
     assert record.result and record.result.metrics["auc_ovr_macro"] == 0.5
     with pytest.raises(UsageError, match="Did you mean strategy"):
-        run(config.model_copy(update={"params": {"fusion.stratgy": "x"}}), execution)
+        run(config.changed(params={"fusion.stratgy": "x"}), execution)
 
 
 def test_a_name_belongs_to_one_kind(control: RunConfig, here: Execution, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def small(dataset: str | Path, **changes: object) -> RunConfig:
         epochs=1,
         image_size=32,
         precision="fp32",
-    ).model_copy(update=changes)
+    ).changed(**changes)
 
 
 def test_a_csv_a_folder_and_a_card(tmp_path: Path) -> None:

@@ -215,15 +215,15 @@ def test_a_changed_source_is_stale() -> None:
 
 
 def test_rows_are_told_apart_by_what_differs_and_nothing_else() -> None:
-    base = {"epochs": 5, "lr": 1e-4, "aug": {"flip": True}}
+    base = {"epochs": 5, "lr": 1e-4, "optimizer_args": {"nesterov": True}}
     records = row([0.1] * 5, settings=base)
     records += row([0.2] * 5, settings=base | {"lr": 3e-4})
-    records += row([0.3] * 5, settings=base | {"aug": {"flip": False}})
+    records += row([0.3] * 5, settings=base | {"optimizer_args": {"nesterov": False}})
     found = {tuple(r.differences.items()) for r in only(blocks(records)).rows}
     assert found == {
-        (("aug.flip", "true"), ("lr", "0.0001")),
-        (("aug.flip", "true"), ("lr", "0.0003")),
-        (("aug.flip", "false"), ("lr", "0.0001")),
+        (("optimizer_args.nesterov", "true"), ("lr", "0.0001")),
+        (("optimizer_args.nesterov", "true"), ("lr", "0.0003")),
+        (("optimizer_args.nesterov", "false"), ("lr", "0.0001")),
     }
 
 

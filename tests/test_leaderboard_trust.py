@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up_records import control, identity, record
+from made_up_records import control, record
 from rich.console import Console
 
 from fusionbench.config.run_config import RunConfig
@@ -399,7 +399,14 @@ FOCAL = {"loss": "focal", "loss_params": {"focal": {}}, "loss_sources": {"focal"
         ([CE | {"weights": "imagenet:1"}], CE, None),
         ([CE | {"settings": {"epochs": 6, "lr": 1e-4, "select": "last"}}], CE, None),
         # What metadata it would have been given changes nothing for a network that sees none.
-        ([CE | {"settings": identity()["settings"] | {"metadata_dropout": 0.2}}], CE, 0),
+        (
+            [
+                CE
+                | {"settings": {"epochs": 5, "lr": 1e-4, "select": "last", "metadata_dropout": 0.2}}
+            ],
+            CE,
+            0,
+        ),
     ],
 )
 def test_which_row_is_the_network_alone(

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from fusionbench.config.training.recipe import (
+from sklearn.metrics import log_loss
+
+from fusionbench.cli import run as run_module
+from fusionbench.config.recipe import (
     changes,
     find_recipe,
     own_params,
     read_recipe,
     recipe_names,
 )
-from sklearn.metrics import log_loss
-
-from fusionbench.cli import run as run_module
 from fusionbench.config.run_config import SETTINGS, Execution, RunConfig
 from fusionbench.errors import UsageError
 from fusionbench.metrics.compute import balanced_nll

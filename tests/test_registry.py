@@ -209,7 +209,7 @@ def test_installed_packages_add_plugins_by_entry_point(
             EntryPoint("gone", "otherlab_fusions:Gone", group),
         ]
 
-    monkeypatch.setattr(registry, "entry_points", points)
+    monkeypatch.setattr(registry, "_installed", lambda group: points(group=group))
     found = registry.discover("fusions")
     assert "otherlab_fusions" not in sys.modules
     assert found["their-gate"].summary == "otherlab_fusions:Theirs"

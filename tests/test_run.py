@@ -134,7 +134,7 @@ def test_whatever_changes_the_number_changes_the_run_id(
     quick: RunConfig, here: Execution, change: dict[str, object]
 ) -> None:
     ids = set()
-    for config in (quick, quick.model_copy(update=change)):
+    for config in (quick, quick.changed(**change)):
         experiment = setup(config, here)
         ids.add(experiment.run_id(experiment.protocol.folds[0]))
     assert len(ids) == 2
@@ -143,7 +143,7 @@ def test_whatever_changes_the_number_changes_the_run_id(
 def test_where_it_runs_does_not_change_the_run_id(
     quick: RunConfig, here: Execution, tmp_path: Path
 ) -> None:
-    spelled_out = quick.model_copy(update={"loss": "ce", "params": {"fusion.hidden": "256"}})
+    spelled_out = quick.changed(loss="ce", params={"fusion.hidden": "256"})
     elsewhere = replace(here, store=tmp_path / "x", workers=1, device="auto")
     ids = set()
     for config, execution in ((quick, here), (spelled_out, elsewhere)):
@@ -330,7 +330,7 @@ def test_refusals_name_the_reason_and_nothing_is_recorded(
     ]
     for change, error, text in wrong:
         with pytest.raises(error, match=text):
-            run(quick.model_copy(update=change), here)
+            run(quick.changed(**change), here)
     with pytest.raises(UsageError, match="has no fold 7"):
         run(quick, replace(here, folds=(7,)))
     assert not here.store.exists() or not list(here.store.rglob("*.json"))
@@ -339,9 +339,10 @@ def test_refusals_name_the_reason_and_nothing_is_recorded(
 def test_records_say_what_ran(quick: RunConfig, here: Execution) -> None:
     record = run(quick.changed(fusion="sgmc"), here).records[0]
     saved = json.loads((here.store / "records" / f"{record.run_id}.json").read_text())
-    assert saved["identity"]["loss"] == "ce+self-contrastive"
-    assert saved["identity"]["loss_params"]["self-contrastive"]["tau"] == 0.07
-    assert saved["identity"]["fusion_params"]["fr"] == "pixel"
+    method = saved["identity"]["method"]
+    assert [loss["name"] for loss in method["losses"]] == ["ce", "self-contrastive"]
+    assert method["losses"][1]["params"]["tau"] == 0.07
+    assert method["fusion"]["params"]["fr"] == "pixel"
     assert saved["environment"]["libraries"]["torch"] == torch.__version__.split("+")[0]
     assert saved["measured"]["images_per_s"] > 0
     assert set(saved["result"]["parameters"]) == {"backbone", "fusion", "total"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from made_up_records import record
+from made_up_records import control, record
 
 from fusionbench.errors import UsageError
 from fusionbench.leaderboard import blocks

@@ -353,9 +353,7 @@ def test_a_plugin_that_remembers_in_python_is_not_used_again() -> None:
 
 def test_folds_of_one_run_equal_folds_run_alone(quick: RunConfig, here: Execution) -> None:
     """To the bit: the second fold trains on the step that was built for the first."""
-    config = quick.model_copy(
-        update={"fusion": "sgmc", "loss": "ldam+self-contrastive", "reducer": 8, "ema": 0.9}
-    )
+    config = quick.changed(fusion="sgmc", loss="ldam+self-contrastive", reducer=8, ema=0.9)
     together = run(config, replace(here, folds=None)).records
     assert len(together) > 1
     for record in together:
@@ -376,7 +374,7 @@ def test_a_compiled_run_is_worth_the_same_and_says_how_it_ran(
     """By the compiler that users have. Its record is found again by a plain run."""
     # Without dropout, whose numbers a compiled step draws in another order.
     changed = {"backbone": "test_vit", "fusion": "metablock", "seed": 3}
-    config = quick.model_copy(update=changed)
+    config = quick.changed(**changed)
     other = replace(here, store=here.store / "compiled", step="compiled")
     plain, fast = (run(config, execution).records[0] for execution in (here, other))
     assert (plain.environment["path"], fast.environment["path"]) == ("eager", "compiled")

@@ -12,7 +12,12 @@ from fusionbench.config.plugin_settings import plugin_params
 from fusionbench.config.run_config import RunConfig
 from fusionbench.errors import DataError, UsageError
 from fusionbench.plugin import registry
-from fusionbench.tables import ABSENT, OF_CONTROLS, Overrides, builtin_tables, expand, read_table
+from fusionbench.tables import Overrides, builtin_tables, expand, read_table
+
+
+def is_network(config: RunConfig) -> bool:
+    return registry.find_method(config.method.fusion).uses_images
+
 
 TABLES = sorted(builtin_tables())
 
@@ -67,7 +72,7 @@ def test_a_built_in_table_expands(name: str, small: bool) -> None:
     assert len({d.config.model_dump_json() for d in found}) == len(found)
     if small:
         assert {d.config.data.dataset for d in found} == {"synthetic"}
-        networks = [d.config for d in found if d.config.method.backbone != ABSENT]
+        networks = [d.config for d in found if is_network(d.config)]
         assert all(config.method.backbone.startswith("test_") for config in networks)
         assert {config.method.weights for config in networks} == {"none"}
 
@@ -94,7 +99,7 @@ def test_a_built_in_table_has_its_control_rows(name: str) -> None:
     methods = {config.method.fusion for config in found}
     assert methods >= {"metadata-logistic", "metadata-forest", "metadata-boosting", "missingness"}
     alone = {config.method.backbone for config in found if config.method.fusion == "none"}
-    assert alone == {config.method.backbone for config in found} - {ABSENT}
+    assert alone == {config.method.backbone for config in found if is_network(config)}
     twins = [config for config in found if config.data.shuffle_metadata]
     assert "sgmc" in {config.method.fusion for config in twins}
     for twin in twins:
@@ -103,10 +108,10 @@ def test_a_built_in_table_has_its_control_rows(name: str) -> None:
 
 def test_the_ablation_takes_away_one_thing_a_row() -> None:
     every = [d.config for d in expand(read_table("sgmc-ablation"))]
-    found = [c for c in every if c.fusion == "sgmc" and not c.shuffle_metadata]
+    found = [c for c in every if c.method.fusion == "sgmc" and not c.data.shuffle_metadata]
     whole = found[-1]
     assert (whole.loss, whole.params) == ("ce+self-contrastive", {})
-    said = [(c.loss.removeprefix("ce"), c.params) for c in found[:-1]]
+    said = [(c.method.loss.removeprefix("ce"), c.method.params) for c in found[:-1]]
     guided = "+self-contrastive"
     assert said == [
         (guided, {"fusion.cf": "off"}),
@@ -155,8 +160,12 @@ def test_overrides_win_over_rows(tmp_path: Path) -> None:
     )  # fmt: skip
     for one in found:
         c = one.config
-        assert (c.dataset, c.protocol, c.backbone) == ("pad-ufes-20", "image-5fold", "test_vit")
-        assert (c.epochs, c.lr, c.weights) == (4, 0.5, "none")
+        assert (c.data.dataset, c.data.protocol, c.method.backbone) == (
+            "pad-ufes-20",
+            "image-5fold",
+            "test_vit",
+        )
+        assert (c.training.epochs, c.training.lr, c.method.weights) == (4, 0.5, "none")
 
 
 def test_another_dataset_takes_its_own_protocol_and_columns(tmp_path: Path) -> None:
@@ -202,23 +211,17 @@ shuffle_metadata = true
 def test_a_control_takes_of_the_settings_what_reaches_it(tmp_path: Path) -> None:
     found = {d.label: d.config for d in expand(read_table(written(tmp_path, CONTROLS)))}
     forest = found["forest"]
-    assert (forest.backbone, forest.loss, forest.encoding) == (ABSENT, ABSENT, "ordinal")
+    assert not is_network(forest) and forest.data.encoding == "ordinal"
     # Neither the table's epochs nor its parameters, which are of losses.
-    assert forest.epochs == RunConfig().epochs
-    assert forest.params == {"fusion.trees": "50"}
-    assert found["twin"].shuffle_metadata and not found["second"].shuffle_metadata
-    assert found["twin"].epochs == 7 and found["twin"].backbone == "resnet18"
+    assert forest.training == RunConfig().training
+    assert forest.method.params == {"fusion.trees": "50"}
+    assert found["twin"].data.shuffle_metadata and not found["second"].data.shuffle_metadata
+    assert found["twin"].training.epochs == 7 and found["twin"].method.backbone == "resnet18"
     # The small version, and another backbone for every row, leave a control as it is.
     small = Overrides(small=True, backbones={"": "test_vit"})
     changed = {d.label: d.config for d in expand(read_table(tmp_path / "two.toml"), small)}
-    assert changed["forest"].backbone == ABSENT and changed["twin"].backbone == "test_vit"
-
-
-def test_what_reaches_a_control_is_what_its_identity_holds() -> None:
-    from fusionbench.runs.control_study import SETTINGS
-
-    named = {"fusion", "params", "recipe", "view", "allow_missing_images"}
-    assert set(OF_CONTROLS) == named | set(SETTINGS)
+    assert changed["forest"].method == forest.method
+    assert changed["twin"].method.backbone == "test_vit"
 
 
 @pytest.mark.parametrize(

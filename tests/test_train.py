@@ -73,7 +73,7 @@ def test_a_run_slows_down_as_its_history_says(
         "epochs": 8, "schedule": "plateau", "warmup_epochs": 0, "lr": 2.0, "optimizer": "momentum",
         "clip_grad": 0.1, "params": {"schedule.patience": "0", "schedule.factor": "0.5"},
     }  # fmt: skip
-    result = run(quick.model_copy(update=changed), here).records[0].result
+    result = run(quick.changed(**changed), here).records[0].result
     assert result is not None
     losses = [float(h["loss"] or 0) for h in result.history]
     lr, best, expected = 2.0, float("inf"), []
@@ -128,7 +128,7 @@ def test_training_ends_after_so_many_epochs_without_a_better_score(
 
     monkeypatch.setattr(network, "fit", scripted_fit)
     changed = {"epochs": 5, "early_stop": stop, "watch": watch, "select": "inner-val"}
-    result = run(quick.model_copy(update=changed), here).records[0].result
+    result = run(quick.changed(**changed), here).records[0].result
     assert result is not None
     assert (result.epochs_run, result.best_epoch) == (epochs, best)
     assert [h["watched"] for h in result.history] == scores[:epochs]

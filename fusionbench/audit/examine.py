@@ -21,8 +21,8 @@ from fusionbench.audit.overlap import find_overlap, find_pairs
 from fusionbench.audit.proxies import find_proxies
 from fusionbench.audit.verdict import verdict_text
 from fusionbench.data.card import Column
+from fusionbench.data.choices import input_columns
 from fusionbench.data.digests import cache_folder
-from fusionbench.data.encoder import input_columns
 from fusionbench.data.photo_facts import VERSION as FACTS_VERSION
 from fusionbench.data.photo_facts import PhotoFacts, photo_facts
 from fusionbench.data.table import Table

@@ -13,7 +13,8 @@ import pandas as pd
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
-from fusionbench.data.card import Column, DatasetCard
+from fusionbench.data.card import Column
+from fusionbench.data.choices import refuse_forbidden
 from fusionbench.errors import DataError, UsageError
 
 Encoding = Literal["onehot", "ordinal"]
@@ -25,25 +26,6 @@ MISSING: tuple[Missing, ...] = ("zero", "indicator", "impute", "drop-rows")
 UNSEEN = -1.0
 # Beyond any measurement; keeps squares finite in float64 and features finite in float32.
 _FAR = 1e30
-
-
-def input_columns(
-    card: DatasetCard, names: Sequence[str] | None = None, *, forbidden: bool = False
-) -> tuple[Column, ...]:
-    """The card's default inputs, or the named columns in the card's order.
-
-    Raises UsageError for a name that the card does not have, and for a forbidden one unless
-    `forbidden` says that those may be named.
-    """
-    if names is None:
-        return tuple(c for c in card.columns if c.role == "input")
-    known = {c.name: c for c in card.columns}
-    for name in names:
-        if name not in known:
-            raise UsageError(f"{card.name} has no column {name!r}.", f"It has: {', '.join(known)}.")
-        if not forbidden:
-            _refuse_forbidden(known[name])
-    return tuple(c for c in card.columns if c.name in names)
 
 
 class MetadataEncoder:
@@ -81,7 +63,7 @@ class MetadataEncoder:
         if missing not in MISSING:
             raise UsageError(f"No missing policy {missing!r}.", f"Known: {', '.join(MISSING)}.")
         for column in () if forbidden else columns:
-            _refuse_forbidden(column)
+            refuse_forbidden(column)
         self.columns = tuple(columns)
         self.encoding = encoding
         self.missing = missing
@@ -273,12 +255,3 @@ def _text(cells: pd.Series, as_missing: tuple[str, ...]) -> np.ndarray:
     """(n, 1) text, "" for nothing recorded: the encoders of scikit-learn take no mix with None."""
     text = cells.astype(object).where(cells.notna(), "")
     return text.where(~text.isin(as_missing), "").to_numpy(dtype=object)[:, None]
-
-
-def _refuse_forbidden(column: Column) -> None:
-    if column.role == "forbidden":
-        why = f": {column.note}" if column.note else ""
-        raise UsageError(
-            f"The column {column.name!r} may not be an input{why}.",
-            "--allow-forbidden uses it all the same, and the row says so.",
-        )

@@ -67,8 +67,8 @@ def _names(block: Block, shown: Sequence[Line]) -> tuple[list[str], list[list[st
         columns["Row"] = [plain(line.row.label) for line in shown]
     columns |= {
         "Method": [plain(line.row.fusion) for line in shown],
-        "Backbone": [plain(line.row.backbone) for line in shown],
-        "Loss": [plain(line.row.loss) for line in shown],
+        "Backbone": [plain(line.row.backbone or "-") for line in shown],
+        "Loss": [plain(line.row.loss or "-") for line in shown],
     }
     if any(line.settings for line in shown):
         columns["Settings"] = [line.settings for line in shown]

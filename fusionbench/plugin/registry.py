@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -198,11 +199,16 @@ def dataset_cards(extra: Sequence[str | Path] = ()) -> dict[str, Path]:
                     "Rename one of the folders.",
                 )
             cards[card.parent.name] = card
-    for point in entry_points(group="fusionbench.datasets"):
+    for point in _installed("fusionbench.datasets"):
         spec = importlib.util.find_spec(point.module)
         if spec and spec.origin and point.name not in cards:
             cards[point.name] = Path(spec.origin).parent / "dataset.toml"
     return cards
+
+
+@cache
+def _installed(group: str) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=group))
 
 
 def _candidates(kind: str, extra: list[Path]) -> Iterator[Entry]:
@@ -211,7 +217,7 @@ def _candidates(kind: str, extra: list[Path]) -> Iterator[Entry]:
             yield _read(path, kind, "built-in")
     for root in extra:
         yield from _under(root, kind)
-    for point in entry_points(group=f"fusionbench.{kind}"):
+    for point in _installed(f"fusionbench.{kind}"):
         dist = point.dist.name if point.dist else "installed package"
         yield Entry(key_of(point.name), kind, dist, summary=point.value, entry_point=point)
 
@@ -227,44 +233,67 @@ def _under(root: Path, kind: str) -> Iterator[Entry]:
         if path.name.startswith(("_", "test_")) or path.suffix != ".py":
             continue
         entry = _read(path, kind, str(root))
-        if path.parent.name == kind or _declared_kind(path) == kind:
+        declared = _source(path).kind
+        if path.parent.name == kind or declared == kind:
             yield entry
-        elif root.is_file() and kind == "fusions" and _declared_kind(path) is None:
+        elif root.is_file() and kind == "fusions" and declared is None:
             # Named explicitly, and neither kind: say why rather than pass it over.
             yield replace(
                 entry, broken=entry.broken or "no class derived from Fusion, Loss or Control"
             )
 
 
-def _declared_kind(path: Path) -> str | None:
+@dataclass(frozen=True)
+class _Source:
+    """What a plugin file says without being run."""
+
+    summary: str = ""
+    kind: str | None = None  # that a class of it derives from
+    parameters: tuple[tuple[str, str], ...] = ()
+    broken: str = ""
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _source(path: Path) -> _Source:
+    """Each version of a file is parsed once."""
+    return _parsed(path, *_version(path))
+
+
+@lru_cache(maxsize=4096)
+def _parsed(path: Path, *version: int) -> _Source:
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     except (SyntaxError, UnicodeDecodeError, ValueError):
-        return None
-    names = {
-        base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "")
-        for node in tree.body
-        if isinstance(node, ast.ClassDef)
-        for base in node.bases
-    }
-    return next((kind for kind, base in KINDS.items() if base in names), None)
+        return _Source(broken=traceback.format_exc(limit=0).strip())
+    summary = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
+    kinds = {base: kind for kind, base in KINDS.items()}
+    declared: str | None = None
+    parameters: tuple[tuple[str, str], ...] = ()
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            bases = [getattr(b, "attr", getattr(b, "id", "")) for b in node.bases]
+            kind = next((kinds[base] for base in bases if base in kinds), None)
+            declared = declared or kind
+            if kind is not None and not node.name.startswith("_"):
+                parameters = _keywords(node)
+    return _Source(summary, declared, parameters)
 
 
 def _read(path: Path, kind: str, origin: str) -> Entry:
     """An Entry from source text alone."""
-    entry = Entry(key_of(path.stem), kind, origin, path.resolve())
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    except (SyntaxError, UnicodeDecodeError, ValueError):
-        return replace(entry, broken=traceback.format_exc(limit=0).strip())
-    summary = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
-    parameters: tuple[tuple[str, str], ...] = ()
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            bases = {getattr(b, "id", getattr(b, "attr", "")) for b in node.bases}
-            if KINDS[kind] in bases:
-                parameters = _keywords(node)
-    return replace(entry, summary=summary, parameters=parameters)
+    return _entry(path, kind, origin, *_version(path))
+
+
+@lru_cache(maxsize=4096)
+def _entry(path: Path, kind: str, origin: str, *version: int) -> Entry:
+    source = _parsed(path, *version)
+    parameters = source.parameters if source.kind == kind else ()
+    name = key_of(path.stem)
+    return Entry(name, kind, origin, path.resolve(), source.summary, parameters, source.broken)
 
 
 def _keywords(node: ast.ClassDef) -> tuple[tuple[str, str], ...]:

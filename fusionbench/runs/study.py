@@ -16,8 +16,8 @@ import pandas as pd
 from fusionbench.config.identity import DataIdentity, Identity, MethodIdentity, TrainingIdentity
 from fusionbench.config.run_config import DataSettings, Execution, RunConfig
 from fusionbench.data.card import Column
-from fusionbench.data.choices import named
-from fusionbench.data.encoder import MetadataEncoder, input_columns
+from fusionbench.data.choices import input_columns, named
+from fusionbench.data.encoder import MetadataEncoder
 from fusionbench.data.locate import find_data, open_card
 from fusionbench.data.table import Table, load_table
 from fusionbench.errors import DataError

@@ -11,7 +11,7 @@ from fusionbench.audit import Audit, audit, estimators, read_audit, to_markdown,
 from fusionbench.audit.classes import difference_sd
 from fusionbench.audit.leak_value import grouped_twin
 from fusionbench.audit.verdict import percent
-from fusionbench.data.encoder import input_columns
+from fusionbench.data.choices import input_columns
 from fusionbench.errors import DataError
 from fusionbench.protocols import overlap
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from made_up_data import photo
 
-from fusionbench.data.encoder import MetadataEncoder, input_columns
+from fusionbench.data.choices import input_columns
+from fusionbench.data.encoder import MetadataEncoder
 from fusionbench.data.image_cache import open_or_build
 from fusionbench.data.images import decode
 from fusionbench.data.locate import find_data, open_card

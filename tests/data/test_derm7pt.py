@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from derm7pt_layout import DIAGNOSES, PARTS, VALUES, write_derm7pt
 
-from fusionbench.data.encoder import MetadataEncoder, input_columns
+from fusionbench.data.choices import input_columns
+from fusionbench.data.encoder import MetadataEncoder
 from fusionbench.data.locate import find_data, open_card
 from fusionbench.data.prepare import verify
 from fusionbench.data.table import load_table

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from fusionbench.data.choices import input_columns
 from fusionbench.data.csv_rows import read_rows
-from fusionbench.data.encoder import MetadataEncoder, input_columns
+from fusionbench.data.encoder import MetadataEncoder
 from fusionbench.data.image_cache import open_or_build
 from fusionbench.data.images import decode
 from fusionbench.data.locate import metadata_file, open_card

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from attempts import Attempts, changed, mutated, toml_file
-from fusionbench.config.training.recipe import read_recipe, recipe_names
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_up_data import CARD, Pebbles, photo
 
+from fusionbench.config.recipe import read_recipe, recipe_names
 from fusionbench.config.run_config import recipe as recipes
 from fusionbench.data.card import ProtocolSpec, read_card
 from fusionbench.data.csv_rows import read_rows
