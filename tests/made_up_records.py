@@ -52,7 +52,7 @@ def identity(**changes: Any) -> Identity:
     assert changes.keys() <= base.keys(), changes.keys() - base.keys()
     flat = base | changes
     network = flat["backbone"] is not None
-    settings = dict(flat["settings"])
+    settings = {"view": "clinical", "columns": ["age"], **flat["settings"]}
     reducer = settings.pop("reducer", 0)
     training = {k: v for k, v in settings.items() if k in TrainingIdentity.model_fields}
     assert network or not training
@@ -147,12 +147,11 @@ def control(
     name: str = "metadata-forest", settings: Mapping[str, Any] | None = None, **changes: Any
 ) -> dict[str, Any]:
     """What to give `record` for a method without a network."""
-    given = {"columns": ["age"], "encoding": "onehot", "missing": "zero", "view": "clinical"}
     return {
         "fusion": name,
         "fusion_params": {"trees": 500},
         "backbone": None,
-        "settings": given | dict(settings or {}),
+        "settings": dict(settings or {}),
         "images_per_s": None,
         "result": {"parameters": {}, "flags": ("control: no image",)},
         **changes,

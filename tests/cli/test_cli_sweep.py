@@ -84,7 +84,6 @@ def test_wrong_use_is_said_at_once(
         (("sweep",), "Name a TABLE, or the methods of a grid"),
         (words(traced, path, "--fusion", "none"), "--fusion belongs to a grid"),
         (words(traced, path, "--set", "fusion.c=1"), "--set belongs to a grid"),
-        (words(traced, path, "--setting", "augment=flip"), "--setting belongs to a grid"),
         (words(traced, path, "--seed", "1"), "--seed belongs to a grid"),
         (words(traced, path, "--gpus-per-run", "1"), "add --on ray"),
         (words(traced, path, "--on", "ray", "--folds-at-once", "2"), "leave out --on"),
