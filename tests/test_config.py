@@ -20,7 +20,7 @@ from fusionbench.config.plugin_settings import (
     plugin_schema,
     split_params,
 )
-from fusionbench.config.run_config import Device, RunConfig
+from fusionbench.config.run_config import SETTINGS, RunConfig, problems
 from fusionbench.errors import UsageError
 
 modest = settings(deadline=None, max_examples=50)
@@ -243,7 +243,10 @@ def test_options_of_the_command_line_start_from_these_defaults() -> None:
 
 
 def test_importing_it_costs_no_torch() -> None:
-    code = "import sys, fusionbench.config.identity; print({'torch', 'numpy', 'pandas'} & set(sys.modules))"
+    code = (
+        "import sys, fusionbench.config.identity;"
+        "print({'torch', 'numpy', 'pandas'} & set(sys.modules))"
+    )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "set()\n"
 
