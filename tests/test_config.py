@@ -20,7 +20,7 @@ from fusionbench.config.plugin_settings import (
     plugin_schema,
     split_params,
 )
-from fusionbench.config.run_config import SETTINGS, RunConfig, problems
+from fusionbench.config.run_config import SETTINGS, Device, RunConfig, problems
 from fusionbench.errors import UsageError
 
 modest = settings(deadline=None, max_examples=50)

@@ -237,7 +237,7 @@ def edit(old: str, new: str) -> Any:
         (lambda text: "", "cannot be trusted"),
         (lambda text: "[]", "cannot be trusted"),
         (lambda text: "\x00\xff", "cannot be trusted"),
-        (edit('"schema_version": 1', '"schema_version": 2'), "schema version 2"),
+        (edit('"schema_version": 2', '"schema_version": 3'), "schema version 3"),
         (edit('"lr":0.0001', '"lr":0.001'), "run_id does not belong"),
         (edit('"n_train":40', '"n_train":40,"n_extra":1'), "result.n_extra"),
         (edit('"n_train":40,', ""), "result.n_train"),

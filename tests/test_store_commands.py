@@ -75,7 +75,7 @@ def cut(path: Path) -> None:
 
 
 def version_99(path: Path) -> None:
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 99'))
 
 
 def twice(path: Path) -> None:
@@ -102,7 +102,7 @@ def a_pipe(path: Path) -> None:
     ("kind", "damage", "message"),
     [
         ("records", cut, "cannot be trusted"),
-        ("records", version_99, "has schema version 99; this fusionbench reads 1"),
+        ("records", version_99, "has schema version 99; this fusionbench reads 2"),
         ("records", twice, "the key 'status' comes twice"),
         ("records", not_json, "NaN is no JSON"),
         ("records", a_folder, "is no plain file"),

@@ -152,7 +152,7 @@ def finished(
     )  # fmt: skip
     found = {}
     for name, changes in CHANGES.items():
-        config = base.changed(fusion=name, **changes)
+        config = base.changed(**{"fusion": name, **changes})
         store = folder / ("calibrated" if name == "calibrated" else "store")
         folds = (0,) if name in ("sgmc", "calibrated") else (0, 1)
         run(config, Execution(store=store, folds=folds, device="cpu", save_weights=True))

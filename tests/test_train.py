@@ -54,7 +54,7 @@ def test_it_follows_the_watched_score_or_the_training_loss(
     watch: Any, watched: bool, mode: str
 ) -> None:
     config = RunConfig.of(schedule="plateau", watch=watch, warmup_epochs=0)
-    plateau = make_scheduler(optimizer(), config, 5, {}, watched=watched)
+    plateau = make_scheduler(optimizer(), config.training, 5, {}, watched=watched)
     assert plateau.reduce.mode == mode
 
 
@@ -62,7 +62,7 @@ def test_a_setting_that_it_does_not_take_is_refused() -> None:
     config = RunConfig.of(schedule="plateau")
     for wrong in ({"patience_epochs": 3}, {"factor": 2.0}):
         with pytest.raises(UsageError, match=r"plateau does not take.*patience"):
-            make_scheduler(optimizer(), config, 5, wrong)
+            make_scheduler(optimizer(), config.training, 5, wrong)
 
 
 def test_a_run_slows_down_as_its_history_says(

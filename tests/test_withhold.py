@@ -156,7 +156,7 @@ def test_a_run_with_dropout_is_another_run_that_repeats_itself(
     assert '"metadata_dropout":0.5' in record and '"block_dropout":0.3' in record
     plain, without = outcome(quick, here)
     assert without != predictions
-    assert "metadata_dropout" not in plain and "block_dropout" not in plain
+    assert '"metadata_dropout":0.0' in plain and '"block_dropout":0.0' in plain
     assert len(list(Store(here.store))) == 2
 
     # With rates of 0 nothing is drawn, and nothing else draws other numbers for it.
