@@ -26,10 +26,10 @@ import numpy as np
 import PIL
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from fusionbench.data.digests import cache_folder
 from fusionbench.data.images import DECODER, Resize, decode
 from fusionbench.data.paths import plain_name
 from fusionbench.errors import DataError
+from fusionbench.files import cache_folder, write_atomically
 from fusionbench.progress import SILENT, Progress
 
 FORMAT = 1
@@ -207,10 +207,8 @@ def _build(
         "pillow": PIL.__version__,
         "crc32": (done & (_DONE - 1)).tolist(),
     }
-    temporary = target.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(text), encoding="utf-8")
     part.replace(target)
-    temporary.replace(target.with_suffix(".json"))
+    write_atomically(target.with_suffix(".json"), json.dumps(text))
     journal.unlink(missing_ok=True)
 
 

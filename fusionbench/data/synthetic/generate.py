@@ -14,7 +14,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -23,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from platformdirs import user_cache_dir
 
 from fusionbench.data.card import DatasetCard
 from fusionbench.data.synthetic.drawing import draw_lesion, png_bytes, shape_of, style_of
@@ -44,6 +42,7 @@ from fusionbench.data.synthetic.truth import (
     sample,
 )
 from fusionbench.errors import DataError, UsageError
+from fusionbench.files import cache_folder
 from fusionbench.progress import SILENT, Progress
 
 __all__ = ["COLUMNS", "VERSION", "Knobs", "bayes_accuracies", "ensure", "generate"]
@@ -59,10 +58,9 @@ def ensure(card: DatasetCard | None = None, progress: Progress = SILENT) -> Path
     Raises UsageError for a knob that is unknown or out of range.
     """
     knobs = knobs_of(card.generator_options if card is not None else {})
-    cache = os.environ.get("FUSIONBENCH_CACHE") or user_cache_dir("fusionbench", appauthor=False)
     text = json.dumps({"version": VERSION, **asdict(knobs)}, sort_keys=True)
     name = f"synthetic-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    return generate(Path(cache) / name, knobs, progress)
+    return generate(cache_folder() / name, knobs, progress)
 
 
 def knobs_of(options: Mapping[str, object]) -> Knobs:
