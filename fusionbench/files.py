@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Generic, TypeVar
 
-from fusionbench.errors import FusionbenchError
+from fusionbench.errors import DataError, FusionbenchError
 from fusionbench.progress import Progress
 
 Contents = str | bytes | Iterable[bytes | memoryview]
@@ -54,6 +56,24 @@ def write_output(path: Path, contents: str | bytes) -> None:
         raise FusionbenchError(
             f"{path} cannot be written: {error.strerror or error}.", "Name another file."
         ) from error
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` when the block ends; an error leaves nothing behind.
+
+    Raises DataError where `path` exists already, unless it is an empty folder, and OSError.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(f"{path} is not empty.", "Name another folder, or delete it first.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as work:
+        folder = Path(work) / "new"  # unlike `work` readable for all, as far as the umask allows
+        folder.mkdir()
+        yield folder
+        if path.exists():
+            path.rmdir()
+        folder.rename(path)
 
 
 def cache_folder(given: Path | None = None) -> Path:

@@ -14,8 +14,6 @@ import csv
 import hashlib
 import io
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -42,7 +40,7 @@ from fusionbench.data.synthetic.truth import (
     sample,
 )
 from fusionbench.errors import DataError, UsageError
-from fusionbench.files import cache_folder
+from fusionbench.files import cache_folder, new_folder
 from fusionbench.progress import SILENT, Progress
 
 __all__ = ["COLUMNS", "VERSION", "Knobs", "bayes_accuracies", "ensure", "generate"]
@@ -94,16 +92,9 @@ def generate(folder: Path, knobs: Knobs | None = None, progress: Progress = SILE
                 f"{folder} exists and holds something else than this synthetic dataset.",
                 "Delete it, or name another folder.",
             )
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            partial.chmod(0o755)
+        with new_folder(folder) as partial:
             _write(partial, knobs, progress)
             (partial / "generator.json").write_text(stamp, encoding="utf-8", newline="\n")
-            if folder.exists():
-                folder.rmdir()
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
