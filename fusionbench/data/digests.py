@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from fusionbench.data.threads import in_threads
 from fusionbench.errors import DataError
 from fusionbench.files import Memory, cache_folder
 from fusionbench.progress import SILENT, Progress
@@ -43,15 +42,12 @@ def file_digests(
         if known.get(key, (None,))[0] != mark
     ]
     if todo:
-        fresh: dict[str, tuple[_Mark, str]] = {}
         now = time.time_ns()
-        with (
-            progress.task("reading files", total=len(todo), unit="file") as task,
-            ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-        ):
-            for i, digest in zip(todo, pool.map(_sha256, [paths[i] for i in todo]), strict=True):
-                fresh[keys[i]] = (marks[i], digest)
-                task.advance()
+        contents = in_threads(
+            _sha256, [paths[i] for i in todo], "reading files", "file",
+            workers=workers, progress=progress,
+        )  # fmt: skip
+        fresh = {keys[i]: (marks[i], digest) for i, digest in zip(todo, contents, strict=True)}
         known = {**known, **fresh}
         settled = {k: v for k, v in fresh.items() if now - max(v[0][1:]) > _SETTLED_NS}
         if settled:

@@ -7,9 +7,7 @@ copies of each other. Every file is decoded once; what was found is remembered b
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageStat
 
 from fusionbench.data.images import DECODER, FORMATS, decode
+from fusionbench.data.threads import in_threads
 from fusionbench.errors import DataError
 from fusionbench.files import Memory, cache_folder
 from fusionbench.progress import SILENT, Progress
@@ -73,14 +72,11 @@ def photo_facts(
     known = memory.read()
     todo = {d: p for p, d in zip(paths, digests, strict=True) if d not in known}
     if todo:
-        fresh: dict[str, PhotoFacts] = {}
-        with (
-            progress.task("looking at photographs", total=len(todo), unit="img") as task,
-            ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-        ):
-            for digest, facts in zip(todo, pool.map(facts_of, todo.values()), strict=True):
-                fresh[digest] = facts
-                task.advance()
+        facts = in_threads(
+            facts_of, [*todo.values()], "looking at photographs", "img",
+            workers=workers, progress=progress,
+        )  # fmt: skip
+        fresh = dict(zip(todo, facts, strict=True))
         known = known | fresh
         memory.add(fresh, progress)
     return [known[d] for d in digests]
