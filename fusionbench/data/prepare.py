@@ -1,6 +1,6 @@
 """From a download to a checked dataset: unpack, check everything, decode, report.
 
-`prepare`, `verify` and `status` answer with a PrepareReport that holds every problem, not the first.
+`prepare`, `verify` and `status` answer with a report that holds every problem, not the first.
 """
 
 from __future__ import annotations
