@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -22,10 +21,10 @@ from fusionbench.audit.proxies import find_proxies
 from fusionbench.audit.verdict import verdict_text
 from fusionbench.data.card import Column
 from fusionbench.data.choices import input_columns
-from fusionbench.data.digests import cache_folder
 from fusionbench.data.photo_facts import VERSION as FACTS_VERSION
 from fusionbench.data.photo_facts import PhotoFacts, photo_facts
 from fusionbench.data.table import Table
+from fusionbench.files import Memory, cache_folder
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Split
 
@@ -107,9 +106,9 @@ def verdict_of(
     The same for the same data, split and inputs. The photographs are opened once, the first time;
     the rest takes a second or two for 2,298 rows. Remembered below the cache folder.
     """
-    path = _memory(table, protocol, columns, cache_dir)
-    remembered = _recall(path)
-    if remembered:
+    memory = Memory(cache_folder(cache_dir) / "verdicts" / "verdicts.json", str)
+    key = _verdict_key(table, protocol, columns)
+    if remembered := memory.read().get(key):
         return remembered
     facts = _facts(table, cache_dir, progress)
     labels = labels_of(table)
@@ -121,7 +120,7 @@ def verdict_of(
         find_proxies(table, labels),
         find_confounds(facts[table.views[0]], labels),
     )
-    _remember(path, text, progress)
+    memory.add({key: text}, progress)
     return text
 
 
@@ -150,10 +149,8 @@ def _facts(
     return found
 
 
-def _memory(
-    table: Table, protocol: Split, columns: Sequence[Column], cache_dir: Path | None
-) -> Path:
-    """The file of a remembered verdict, named after all that it depends on."""
+def _verdict_key(table: Table, protocol: Split, columns: Sequence[Column]) -> str:
+    """A hash of all that a verdict depends on."""
     meaning = [
         VERSION,
         FACTS_VERSION,
@@ -167,24 +164,4 @@ def _memory(
         table.card.lesion,
         hashlib.sha256("\n".join(table.ids.tolist()).encode()).hexdigest(),
     ]
-    digest = hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:24]
-    return cache_folder(cache_dir) / "verdicts" / f"{digest}.txt"
-
-
-def _recall(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
-    # Ends with a line break exactly when it was written to its end.
-    return text.strip() if text.endswith("\n") else ""
-
-
-def _remember(path: Path, text: str, progress: Progress) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(f"{text}\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        progress.note(f"The verdict is not remembered in {path.parent}: {error}.")
+    return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:24]

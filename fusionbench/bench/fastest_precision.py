@@ -23,7 +23,7 @@ from fusionbench.bench.measure import interleaved
 from fusionbench.bench.real_trainer import Method
 from fusionbench.bench.subjects import Setting
 from fusionbench.config.run_config import RunConfig
-from fusionbench.data.digests import cache_folder
+from fusionbench.files import cache_folder
 from fusionbench.progress import SILENT, Progress, Task
 from fusionbench.training.placement import Placement, choose_device
 

@@ -44,6 +44,7 @@ def audit_command(
     from fusionbench.audit import to_markdown
     from fusionbench.cli import terminal
     from fusionbench.errors import UsageError
+    from fusionbench.files import write_output
 
     if output is not None and output.suffix not in (".md", ".json"):
         raise UsageError(f"--output {output} must end in .md or .json.")
@@ -51,8 +52,7 @@ def audit_command(
     if output is not None:
         command = f"fusionbench audit {found.dataset.name} --protocol {found.protocol.name}"
         text = found.to_json() if output.suffix == ".json" else to_markdown(found, command=command)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
+        write_output(output, text)
     if as_json:
         terminal.print_json(found.to_dict())
     elif output is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -244,22 +243,15 @@ def _check(name: str, plugins: tuple[Path, ...]) -> None:
 
 
 def _write(path: Path, report: Report) -> None:
-    """By a temporary file, so that no half of a report is ever there."""
     import json
     import shlex
     import sys
 
     from fusionbench.bench.speed_report import data, markdown
+    from fusionbench.files import write_output
 
     if path.suffix == ".md":
         text = markdown(report, shlex.join(["fusionbench", *sys.argv[1:]]))
     else:
         text = json.dumps(data(report), indent=2) + "\n"
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise click.ClickException(f"{path} cannot be written: {error.strerror}.") from None
+    write_output(path, text)

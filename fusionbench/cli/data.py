@@ -10,7 +10,7 @@ import click
 from fusionbench.cli.options import data_option, json_option, plugins_option
 
 if TYPE_CHECKING:
-    from fusionbench.data.prepare import Report
+    from fusionbench.data.prepare import PrepareReport
 
 
 SHOWN_NOTES = 10
@@ -95,7 +95,7 @@ def prepare_command(
     return _show(report, as_json)
 
 
-def _show(report: Report, as_json: bool) -> int:
+def _show(report: PrepareReport, as_json: bool) -> int:
     from fusionbench.cli import terminal
 
     if as_json:
@@ -110,7 +110,7 @@ def _show(report: Report, as_json: bool) -> int:
     return 0 if report.ok else 1
 
 
-def _facts(report: Report) -> dict[str, object]:
+def _facts(report: PrepareReport) -> dict[str, object]:
     photographs = f"{report.images_found:,} found"
     if report.images_missing:
         photographs += f", {report.images_missing:,} missing"
@@ -133,7 +133,7 @@ def _facts(report: Report) -> dict[str, object]:
     }
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: PrepareReport) -> str:
     if report.ok:
         return "[green]Nothing is wrong.[/]"
     if not report.found:

@@ -89,6 +89,7 @@ def leaderboard_command(
     """
     from fusionbench.cli import terminal
     from fusionbench.cli.reading import Reading
+    from fusionbench.files import write_output
     from fusionbench.leaderboard import Terminal, render
 
     names = tuple(listed(metrics)) or None
@@ -131,8 +132,7 @@ def leaderboard_command(
     if output is None:
         click.echo(text, nl=not text.endswith("\n"))
     else:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
+        write_output(output, text if text.endswith("\n") else text + "\n")
     return 1 if reading.problems else 0
 
 

@@ -76,6 +76,7 @@ def stress_command(
     """
     from fusionbench.cli import terminal
     from fusionbench.config.run_config import Execution
+    from fusionbench.files import write_output
     from fusionbench.metrics.names import is_known
     from fusionbench.records import Store
 
@@ -98,8 +99,7 @@ def stress_command(
         progress=progress,
     )  # fmt: skip
     for path in outputs:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(render(report, path.suffix.lower().lstrip(".")))
+        write_output(path, render(report, path.suffix.lower().lstrip(".")))
         progress.note(f"wrote {path}")
     if as_json:
         terminal.print_json(to_data(report))

@@ -21,11 +21,11 @@ from fusionbench.errors import DataError
 Text = Annotated[str, Field(min_length=1)]
 
 
-class _Part(BaseModel):
+class _CardPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Source(_Part):
+class DataSource(_CardPart):
     """Where the data comes from. Shown to a user whose data folder is empty."""
 
     url: str = ""
@@ -35,7 +35,7 @@ class Source(_Part):
     obtain: str = ""  # how to get it and what to put where, in a few lines
 
 
-class Files(_Part):
+class Files(_CardPart):
     """Files of the dataset, relative to its data folder."""
 
     metadata: Text
@@ -45,14 +45,14 @@ class Files(_Part):
     roots: tuple[str, ...] = ()
 
 
-class View(_Part):
+class View(_CardPart):
     """One photograph per sample: a csv column that names its file."""
 
     name: Text
     column: Text
 
 
-class Label(_Part):
+class Label(_CardPart):
     """The csv column with the diagnosis, and the classes it is mapped to."""
 
     column: Text
@@ -82,7 +82,7 @@ class Label(_Part):
         return None
 
 
-class Column(_Part):
+class Column(_CardPart):
     """One metadata characteristic."""
 
     name: Text
@@ -99,7 +99,7 @@ class Column(_Part):
     note: str = ""
 
 
-class Subgroup(_Part):
+class Subgroup(_CardPart):
     """Groups of samples by one column, within which a finished run is looked at again.
 
     The groups are the column's values; bands of a numeric one, by their lower bounds; or values
@@ -133,7 +133,7 @@ class Subgroup(_Part):
         return f"{below[-1]:g} to <{above[0]:g}" if above else f"{below[-1]:g} and over"
 
 
-class ProtocolSpec(_Part):
+class ProtocolSpec(_CardPart):
     """How rows are split. The committed file decides; the recipe says how it was made."""
 
     name: Text
@@ -170,7 +170,7 @@ class ProtocolSpec(_Part):
         return self
 
 
-class Expect(_Part):
+class Expect(_CardPart):
     """What the complete, published dataset looks like; `data verify` compares."""
 
     rows: int | None = None
@@ -178,13 +178,13 @@ class Expect(_Part):
     classes: dict[str, int] = {}
 
 
-class DatasetCard(_Part):
+class DatasetCard(_CardPart):
     """`dataset.toml`, checked. `folder` is where it was read from (not part of the file)."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     title: Text
     description: str = ""
-    source: Source = Source()
+    source: DataSource = DataSource()
     files: Files
     views: tuple[View, ...] = Field(min_length=1)  # the first is the default
     # The csv column that names a sample; by default that of the first view.

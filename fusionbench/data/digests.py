@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import platformdirs
-from filelock import FileLock, Timeout
-
+from fusionbench.data.threads import in_threads
 from fusionbench.errors import DataError
+from fusionbench.files import Memory, cache_folder
 from fusionbench.progress import SILENT, Progress
 
 # A file that changed so shortly before it was read may change again within the same time stamp.
 _SETTLED_NS = 2_000_000_000
 
 _Mark = tuple[int, int, int]
-
-
-def cache_folder(given: Path | None = None) -> Path:
-    """Where derived files go: `given`, `$FUSIONBENCH_CACHE`, or the user's cache folder."""
-    if given is not None:
-        return Path(given)
-    named = os.environ.get("FUSIONBENCH_CACHE")
-    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("fusionbench"))
 
 
 def file_digests(
@@ -43,8 +31,9 @@ def file_digests(
     Digests are remembered below the cache folder, by path, size, modification and change time, one
     index per data root; a file that changed is read again. Raises DataError for unreadable files.
     """
-    index = _index_file(root, cache_dir)
-    known = _read(index)
+    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    memory = Memory(cache_folder(cache_dir) / "digests" / f"{name}.json", tuple[_Mark, str])
+    known = memory.read()
     marks = [_mark(path) for path in paths]
     keys = [str(path) for path in paths]
     todo = [
@@ -53,25 +42,17 @@ def file_digests(
         if known.get(key, (None,))[0] != mark
     ]
     if todo:
-        fresh: dict[str, tuple[_Mark, str]] = {}
         now = time.time_ns()
-        with (
-            progress.task("reading files", total=len(todo), unit="file") as task,
-            ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-        ):
-            for i, digest in zip(todo, pool.map(_sha256, [paths[i] for i in todo]), strict=True):
-                fresh[keys[i]] = (marks[i], digest)
-                task.advance()
+        contents = in_threads(
+            _sha256, [paths[i] for i in todo], "reading files", "file",
+            workers=workers, progress=progress,
+        )  # fmt: skip
+        fresh = {keys[i]: (marks[i], digest) for i, digest in zip(todo, contents, strict=True)}
         known = {**known, **fresh}
         settled = {k: v for k, v in fresh.items() if now - max(v[0][1:]) > _SETTLED_NS}
         if settled:
-            _remember(index, settled, progress)
+            memory.add(settled, progress)
     return [known[key][1] for key in keys]
-
-
-def _index_file(root: Path, cache_dir: Path | None) -> Path:
-    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    return cache_folder(cache_dir) / "digests" / f"{name}.json"
 
 
 def _mark(path: Path) -> _Mark:
@@ -88,28 +69,3 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
-
-
-def _read(index: Path) -> dict[str, tuple[_Mark, str]]:
-    """The remembered digests; nothing where the index is absent or damaged."""
-    try:
-        raw = json.loads(index.read_text(encoding="utf-8"))
-        return {
-            key: ((size, modified, changed), digest)
-            for key, (size, modified, changed, digest) in raw.items()
-        }
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def _remember(index: Path, fresh: dict[str, tuple[_Mark, str]], progress: Progress) -> None:
-    try:
-        index.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(index.with_suffix(".lock"), timeout=10):
-            known = _read(index) | fresh
-            text = json.dumps({key: [*mark, digest] for key, (mark, digest) in known.items()})
-            temporary = index.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(index)
-    except (OSError, Timeout) as error:
-        progress.note(f"Digests are not remembered in {index.parent}: {error}.")

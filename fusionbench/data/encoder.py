@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from sklearn.impute import SimpleImputer
-from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.preprocessing import StandardScaler
 
 from fusionbench.data.card import Column
 from fusionbench.data.choices import refuse_forbidden
@@ -24,6 +22,8 @@ ENCODINGS: tuple[Encoding, ...] = ("onehot", "ordinal")
 MISSING: tuple[Missing, ...] = ("zero", "indicator", "impute", "drop-rows")
 # What a category that no training row had becomes in an ordinal code; not recorded is 0.
 UNSEEN = -1.0
+# What was learnt of a column, as plain JSON.
+_State = dict[str, Any]
 # Beyond any measurement; keeps squares finite in float64 and features finite in float32.
 _FAR = 1e30
 
@@ -68,7 +68,7 @@ class MetadataEncoder:
         self.encoding = encoding
         self.missing = missing
         self.unknown = tuple(unknown)
-        self._fitted: list[_FittedColumn] = []
+        self._states: list[_State] | None = None
 
     def fit(self, frame: pd.DataFrame) -> MetadataEncoder:
         """Learn categories, means, scales and fill values from training rows.
@@ -81,16 +81,14 @@ class MetadataEncoder:
                 f"No training row is left under the missing-value policy {self.missing!r}.",
                 "Choose another policy, or leave out the columns that are mostly empty.",
             )
-        self._fitted = [self._fit_column(column, frame[column.name]) for column in self.columns]
+        self._states = [self._learn(column, frame[column.name]) for column in self.columns]
         return self
 
     def transform(self, frame: pd.DataFrame) -> np.ndarray:
         """float32 (n, n_features), finite, for any rows; rows that `keeps` would drop read as with
         `zero`."""
-        blocks = [f.transform(frame[f.column.name]) for f in self._ready()]
-        if not blocks:
-            return np.zeros((len(frame), 0), dtype=np.float32)
-        return np.concatenate(blocks, axis=1).astype(np.float32)
+        blocks = [self._encode(state, frame[str(state["name"])]) for state in self._ready()]
+        return np.column_stack([np.zeros((len(frame), 0)), *blocks]).astype(np.float32)
 
     def blank(self) -> np.ndarray:
         """float32 (n_features,): a row in which nothing was recorded, as transform() encodes it."""
@@ -113,23 +111,20 @@ class MetadataEncoder:
     @property
     def feature_names(self) -> tuple[str, ...]:
         """`age`, `gender=FEMALE`, `gender:missing`: one name per feature."""
-        return tuple(name for fitted in self._ready() for name in fitted.names)
+        return tuple(name for state in self._ready() for name in self._names(state))
 
     @property
     def groups(self) -> dict[str, tuple[int, ...]]:
         """Column name -> positions of its features, its missing flag included."""
-        positions: dict[str, tuple[int, ...]] = {}
-        start = 0
-        for fitted in self._ready():
-            stop = start + len(fitted.names)
-            positions[fitted.column.name] = tuple(range(start, stop))
-            start = stop
-        return positions
+        return {
+            column.name: tuple(np.flatnonzero(self.sources == i).tolist())
+            for i, column in enumerate(self.columns)
+        }
 
     @property
     def sources(self) -> np.ndarray:
         """int64 (n_features,): the position, in `columns`, of the column that a feature is of."""
-        widths = [len(fitted.names) for fitted in self._ready()]
+        widths = [len(self._names(state)) for state in self._ready()]
         return np.repeat(np.arange(len(widths)), widths)
 
     def state(self) -> dict[str, object]:
@@ -138,7 +133,7 @@ class MetadataEncoder:
             "encoding": self.encoding,
             "missing": self.missing,
             "unknown": list(self.unknown),
-            "columns": [fitted.state for fitted in self._ready()],
+            "columns": self._ready(),
         }
 
     @property
@@ -147,111 +142,73 @@ class MetadataEncoder:
         text = json.dumps(self.state(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def _ready(self) -> list[_FittedColumn]:
-        if len(self._fitted) != len(self.columns):
+    def _ready(self) -> list[_State]:
+        if self._states is None:
             raise RuntimeError("MetadataEncoder is used before fit().")
-        return self._fitted
+        return self._states
 
-    def _fit_column(self, column: Column, cells: pd.Series) -> _FittedColumn:
-        empty = cells.isna().to_numpy()
-        flag = self.missing == "indicator" and bool(empty.any())
+    def _learn(self, column: Column, cells: pd.Series) -> _State:
+        """What the training cells of a column tell, as plain JSON."""
+        flag = self.missing == "indicator" and bool(cells.isna().any())
+        state: _State = {"name": column.name, "kind": column.kind, "missing_flag": flag}
         if column.kind == "numeric":
-            names, encode, state = self._numeric(column, cells)
-        else:
-            names, encode, state = self._categories(column, cells)
-        if flag:
-            names = (*names, f"{column.name}:missing")
-        return _FittedColumn(column, names, encode, flag, {**state, "missing_flag": flag})
-
-    def _numeric(self, column: Column, cells: pd.Series) -> _Learnt:
-        values = _numbers(cells)
-        recorded = values[~np.isnan(values[:, 0])]
-        state: dict[str, object] = {"name": column.name, "kind": column.kind}
-        if len(recorded) == 0:  # nothing to learn: a constant 0
-            return (column.name,), lambda cells: np.zeros((len(cells), 1)), state
-        scaler = StandardScaler().fit(recorded)
-        fill = SimpleImputer(strategy="median").fit(recorded) if self.missing == "impute" else None
-        state |= {"mean": float(scaler.mean_[0]), "scale": float(scaler.scale_[0])}
-        if fill is not None:
-            state["fill"] = float(fill.statistics_[0])
-
-        def encode(cells: pd.Series) -> np.ndarray:
             values = _numbers(cells)
-            if fill is not None:
-                values = fill.transform(values)
-            return np.clip(np.nan_to_num(scaler.transform(values), nan=0.0), -_FAR, _FAR)
-
-        return (column.name,), encode, state
-
-    def _categories(self, column: Column, cells: pd.Series) -> _Learnt:
-        marks = self.unknown if self.missing == "impute" else ()
-        text = _text(cells, marks)
-        seen = sorted(set(text[:, 0]) - {""})
+            recorded = values[~np.isnan(values)]
+            if len(recorded):
+                scaler = StandardScaler().fit(recorded[:, None])
+                state |= {"mean": float(scaler.mean_[0]), "scale": float(scaler.scale_[0])}
+                if self.missing == "impute":
+                    state["fill"] = float(np.median(recorded))
+            return state
+        text = self._text(cells)
+        seen = text[text != ""]
         listed = column.values or (("False", "True") if column.kind == "boolean" else ())
         # Beyond the listed ones only unknown marks can occur: the rest was refused on reading.
-        categories = [c for c in listed if c not in marks]
-        categories += [c for c in seen if c not in categories]
-        state: dict[str, object] = {
-            "name": column.name,
-            "kind": column.kind,
-            "categories": categories,
-        }
-        fill = ""
-        if self.missing == "impute" and seen:
-            imputer = SimpleImputer(missing_values="", strategy="most_frequent").fit(text)
-            fill = state["fill"] = str(imputer.statistics_[0])
-        if not categories:
-            width = 1 if self.encoding == "ordinal" else 0
-            return (column.name,) * width, lambda cells: np.zeros((len(cells), width)), state
+        marks = self.unknown if self.missing == "impute" else ()
+        categories = [c for c in dict.fromkeys(listed) if c not in marks]
+        state["categories"] = categories + sorted(set(seen) - set(categories))
+        if self.missing == "impute" and len(seen):
+            state["fill"] = str(seen.mode()[0])  # of equally frequent ones the first by name
+        return state
 
-        def filled(cells: pd.Series) -> np.ndarray:
-            text = _text(cells, marks)
-            return np.where(text == "", fill, text).astype(object)
+    def _names(self, state: _State) -> list[str]:
+        """The features of a column."""
+        name, categories = state["name"], state.get("categories")
+        if categories is not None and self.encoding == "onehot":
+            names = [f"{name}={c}" for c in categories]
+        else:
+            names = [name]
+        return names + [f"{name}:missing"] * state["missing_flag"]
 
-        if self.encoding == "onehot":
-            onehot = OneHotEncoder(
-                categories=[categories], handle_unknown="ignore", sparse_output=False
-            ).fit(np.array([categories], dtype=object).T)
-            names = tuple(f"{column.name}={c}" for c in categories)
-            return names, lambda cells: onehot.transform(filled(cells)), state
-        ordinal = OrdinalEncoder(
-            categories=[categories], handle_unknown="use_encoded_value", unknown_value=-1
-        ).fit(np.array([categories], dtype=object).T)
+    def _encode(self, state: _State, cells: pd.Series) -> np.ndarray:
+        """float64 (n, len(_names(state)))."""
+        if state["kind"] == "numeric":
+            features = np.zeros((len(cells), 1))
+            if "mean" in state:
+                values = np.nan_to_num(_numbers(cells), nan=state.get("fill", np.nan))
+                scaled = (values - state["mean"]) / state["scale"]
+                features = np.clip(np.nan_to_num(scaled, nan=0.0), -_FAR, _FAR)[:, None]
+        else:
+            text = self._text(cells)
+            text = text.where(text != "", state.get("fill", ""))
+            categories = state["categories"]
+            codes = pd.Index(categories, dtype=object).get_indexer(pd.Index(text))[
+                :, None
+            ]  # -1: none of them
+            if self.encoding == "onehot":
+                features = codes == np.arange(len(categories))
+            else:
+                scaled = np.where(codes < 0, UNSEEN, (codes + 1) / max(1, len(categories)))
+                features = np.where((text == "").to_numpy()[:, None], 0.0, scaled)
+        flags = [cells.isna().to_numpy()] * state["missing_flag"]
+        return np.column_stack([features, *flags]).astype(np.float64)
 
-        def encode(cells: pd.Series) -> np.ndarray:
-            text = filled(cells)
-            codes = ordinal.transform(text)
-            scaled = np.where(codes < 0, UNSEEN, (codes + 1) / len(categories))
-            return np.where(text == "", 0.0, scaled)
-
-        return (column.name,), encode, state
-
-
-# Feature names, how a column's cells become (n, len(names)) numbers, and what was learnt.
-_Learnt = tuple[tuple[str, ...], Callable[[pd.Series], np.ndarray], dict[str, object]]
-
-
-@dataclass(frozen=True)
-class _FittedColumn:
-    column: Column
-    names: tuple[str, ...]
-    encode: Callable[[pd.Series], np.ndarray]
-    flag: bool
-    state: dict[str, object]
-
-    def transform(self, cells: pd.Series) -> np.ndarray:
-        features = self.encode(cells)
-        if self.flag:
-            features = np.column_stack([features, cells.isna().to_numpy(dtype=np.float64)])
-        return features
+    def _text(self, cells: pd.Series) -> pd.Series:
+        """Text, "" for nothing recorded."""
+        text = cells.astype(object).where(cells.notna(), "")
+        return text.where(~text.isin(self.unknown), "") if self.missing == "impute" else text
 
 
 def _numbers(cells: pd.Series) -> np.ndarray:
-    """(n, 1) float64, NaN for nothing recorded."""
-    return np.clip(cells.to_numpy(dtype=np.float64)[:, None], -_FAR, _FAR)
-
-
-def _text(cells: pd.Series, as_missing: tuple[str, ...]) -> np.ndarray:
-    """(n, 1) text, "" for nothing recorded: the encoders of scikit-learn take no mix with None."""
-    text = cells.astype(object).where(cells.notna(), "")
-    return text.where(~text.isin(as_missing), "").to_numpy(dtype=object)[:, None]
+    """(n,) float64, NaN for nothing recorded."""
+    return np.clip(cells.to_numpy(dtype=np.float64), -_FAR, _FAR)

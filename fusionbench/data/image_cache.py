@@ -15,26 +15,23 @@ import hashlib
 import json
 import os
 import zlib
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import PIL
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from fusionbench.data.digests import cache_folder
 from fusionbench.data.images import DECODER, Resize, decode
 from fusionbench.data.paths import plain_name
+from fusionbench.data.threads import in_threads
 from fusionbench.errors import DataError
+from fusionbench.files import cache_folder, write_atomically
 from fusionbench.progress import SILENT, Progress
 
 FORMAT = 1
-_DONE = 1 << 32  # journal entry of a finished row: this plus its crc32
-_FLUSH_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -145,12 +142,12 @@ def _open(
 
 
 def checksums(array: np.ndarray, workers: int | None = None) -> np.ndarray:
-    """crc32 of every row, int64 (n,)."""
+    """crc32 of every row, uint32 (n,)."""
     rows = array.reshape(len(array), -1)
     blocks = np.array_split(np.arange(len(rows)), (workers or os.cpu_count() or 1) * 4)
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         parts = pool.map(lambda block: [zlib.crc32(rows[i]) for i in block], blocks)
-        return np.array([crc for part in parts for crc in part], dtype=np.int64)
+        return np.array([crc for part in parts for crc in part], dtype=np.uint32)
 
 
 def _build(
@@ -164,33 +161,31 @@ def _build(
     progress: Progress,
 ) -> None:
     part, journal = target.with_suffix(".part"), target.with_suffix(".journal")
-    done = _resume(part, journal, shape, workers)
-    todo = np.flatnonzero(done == 0).tolist()
+    sums = _resume(part, journal, shape, workers)
+    todo = np.flatnonzero(sums == 0).tolist()
     if len(todo) < shape[0]:
         progress.note(f"{shape[0] - len(todo)} of {shape[0]} photographs were decoded before.")
-    row_bytes = int(np.prod(shape[1:]))
-    problems: list[dict[str, object]] = []
-    with (
-        part.open("r+b") as data,
-        journal.open("r+b") as log,
-        progress.task("decoding photographs", total=len(todo), unit="img") as task,
-    ):
+
+    def build_row(i: int) -> str:
+        """Decode and write one row; returns why not."""
         try:
-            unsaved = 0
-            for i, pixels in _decoded(todo, paths, digests, shape[1], resize, workers):
-                task.advance()
-                if isinstance(pixels, DataError):
-                    problems.append({"file": str(paths[i]), "problem": pixels.message})
-                    continue
-                # Plain writes, not the memory map: a full disk is then an error, not a crash.
-                data.seek(i * row_bytes)
-                data.write(pixels.tobytes())
-                done[i] = _DONE | zlib.crc32(pixels.tobytes())
-                unsaved += 1
-                if unsaved == _FLUSH_ROWS:
-                    unsaved = _save(data, log, done)
-        finally:
-            _save(data, log, done)
+            row = _pixels(paths[i], digests[i], shape[1], resize).tobytes()
+        except DataError as error:
+            return error.message
+        # Plain writes, not the memory map: a full disk is then an error, not a crash.
+        os.pwrite(data.fileno(), row, i * len(row))
+        sums[i] = zlib.crc32(row)
+        return ""
+
+    with part.open("r+b") as data:
+        reasons = in_threads(
+            build_row, todo, "decoding photographs", "img", workers=workers, progress=progress
+        )
+        problems: list[dict[str, object]] = [
+            {"file": str(paths[i]), "problem": reason}
+            for i, reason in zip(todo, reasons, strict=True)
+            if reason
+        ]
     if problems:
         raise DataError(
             f"{len(problems)} of {shape[0]} photographs could not be decoded; the first: "
@@ -198,82 +193,43 @@ def _build(
             "Replace those files; `fusionbench data verify` checks all of them.",
             problems,
         )
-    text = {
+    manifest = {
         "format": FORMAT,
         "key": key,
         "shape": list(shape),
         "size": shape[1],
         "resize": resize,
         "pillow": PIL.__version__,
-        "crc32": (done & (_DONE - 1)).tolist(),
+        "crc32": sums.tolist(),
     }
-    temporary = target.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(text), encoding="utf-8")
     part.replace(target)
-    temporary.replace(target.with_suffix(".json"))
+    write_atomically(target.with_suffix(".json"), json.dumps(manifest))
     journal.unlink(missing_ok=True)
 
 
 def _resume(part: Path, journal: Path, shape: tuple[int, ...], workers: int | None) -> np.ndarray:
-    """int64 (n,): the journal of an interrupted build, as far as its rows are still what it says;
-    both files have their full length afterwards."""
-    done = np.zeros(shape[0], dtype=np.int64)
+    """The journal, mapped: uint32 (n,), crc32 of every finished row, else 0. What an interrupted
+    build left counts as far as its rows still have their checksum. Both files exist afterwards."""
+    sums = np.zeros(shape[0], dtype=np.uint32)
     total = int(np.prod(shape))
     if part.is_file() and journal.is_file():
-        log = np.frombuffer(journal.read_bytes()[: done.nbytes], dtype=np.uint8)
-        if len(log) == done.nbytes and part.stat().st_size == total:
-            logged = log.view(np.int64)
-            sums = checksums(_mapped(part, shape), workers) | _DONE
-            done = np.where(logged == sums, logged, 0)
+        logged = np.fromfile(journal, dtype=np.uint32)
+        if logged.shape == sums.shape and part.stat().st_size == total:
+            sums = np.where(logged == checksums(_mapped(part, shape), workers), logged, sums)
     with part.open("ab") as file:
         file.truncate(total)
-    journal.write_bytes(done.tobytes())
-    return done
+    journal.write_bytes(sums.tobytes())
+    return np.memmap(journal, dtype=np.uint32, mode="r+")
 
 
-def _decoded(
-    todo: Sequence[int],
-    paths: Sequence[Path],
-    digests: Sequence[str],
-    size: int,
-    resize: Resize,
-    workers: int | None,
-) -> Iterator[tuple[int, np.ndarray | DataError]]:
-    """(row, pixels or why not), in order; threads, because Pillow decodes outside Python's lock."""
-    count = workers or os.cpu_count() or 1
-
-    def one(i: int) -> np.ndarray | DataError:
-        try:
-            data = paths[i].read_bytes()
-        except OSError as error:
-            return DataError(f"{paths[i].name} cannot be read: {error.strerror or error}.")
-        if hashlib.sha256(data).hexdigest() != digests[i]:
-            return DataError(f"{paths[i].name} changed while it was read.")
-        try:
-            return decode(data, size, resize=resize, name=paths[i].name)
-        except DataError as error:
-            return error
-
-    waiting: deque[tuple[int, Future[np.ndarray | DataError]]] = deque()
-    pool = ThreadPoolExecutor(count)
+def _pixels(path: Path, digest: str, size: int, resize: Resize) -> np.ndarray:
     try:
-        for i in todo:
-            waiting.append((i, pool.submit(one, i)))
-            if len(waiting) > 4 * count:  # bounds the memory held by finished rows
-                row, future = waiting.popleft()
-                yield row, future.result()
-        for row, future in waiting:
-            yield row, future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _save(data: BinaryIO, log: BinaryIO, done: np.ndarray) -> int:
-    data.flush()
-    log.seek(0)
-    log.write(done.tobytes())
-    log.flush()
-    return 0
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path.name} cannot be read: {error.strerror or error}.") from None
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise DataError(f"{path.name} changed while it was read.")
+    return decode(data, size, resize=resize, name=path.name)
 
 
 def _manifest(path: Path) -> dict[str, object]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -15,6 +14,7 @@ from PIL import Image, ImageOps
 
 from fusionbench.data.card import DatasetCard
 from fusionbench.data.paths import unsafe_path
+from fusionbench.data.threads import in_threads
 from fusionbench.errors import DataError
 from fusionbench.progress import SILENT, Progress
 
@@ -113,16 +113,14 @@ def verify_images(
             return error.message
         return ""
 
-    problems: list[dict[str, object]] = []
-    with (
-        progress.task("opening photographs", total=len(paths), unit="img") as task,
-        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-    ):
-        for path, reason in zip(paths, pool.map(why, paths), strict=True):
-            task.advance()
-            if reason:
-                problems.append({"file": str(path), "problem": reason})
-    return problems
+    reasons = in_threads(
+        why, paths, "opening photographs", "img", workers=workers, progress=progress
+    )
+    return [
+        {"file": str(path), "problem": reason}
+        for path, reason in zip(paths, reasons, strict=True)
+        if reason
+    ]
 
 
 def _open(source: Path | bytes, least: int | None, name: str = "") -> Image.Image:

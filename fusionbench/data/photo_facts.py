@@ -7,21 +7,17 @@ copies of each other. Every file is decoded once; what was found is remembered b
 from __future__ import annotations
 
 import io
-import json
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from PIL import Image, ImageStat
 
-from fusionbench.data.digests import cache_folder
 from fusionbench.data.images import DECODER, FORMATS, decode
+from fusionbench.data.threads import in_threads
 from fusionbench.errors import DataError
+from fusionbench.files import Memory, cache_folder
 from fusionbench.progress import SILENT, Progress
 
 VERSION = 1  # of the facts; a change reads the photographs again
@@ -72,19 +68,17 @@ def photo_facts(
     result does not depend on the number of workers. Raises DataError for an unreadable file.
     """
     index = cache_folder(cache_dir) / "photo-facts" / f"{name}-v{VERSION}-{DECODER}.json"
-    known = _read(index)
+    memory = Memory(index, PhotoFacts)
+    known = memory.read()
     todo = {d: p for p, d in zip(paths, digests, strict=True) if d not in known}
     if todo:
-        fresh: dict[str, PhotoFacts] = {}
-        with (
-            progress.task("looking at photographs", total=len(todo), unit="img") as task,
-            ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-        ):
-            for digest, facts in zip(todo, pool.map(facts_of, todo.values()), strict=True):
-                fresh[digest] = facts
-                task.advance()
+        facts = in_threads(
+            facts_of, [*todo.values()], "looking at photographs", "img",
+            workers=workers, progress=progress,
+        )  # fmt: skip
+        fresh = dict(zip(todo, facts, strict=True))
         known = known | fresh
-        _remember(index, fresh, progress)
+        memory.add(fresh, progress)
     return [known[d] for d in digests]
 
 
@@ -145,25 +139,3 @@ def _border(pixels: np.ndarray) -> float:
         for e in map(np.ascontiguousarray, edges)
     ]
     return max(float(extreme.mean()), float(np.mean(flat)))
-
-
-def _read(index: Path) -> dict[str, PhotoFacts]:
-    """What is remembered; nothing where the file is absent or damaged."""
-    try:
-        raw: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
-        names = {f.name for f in fields(PhotoFacts)}
-        return {d: PhotoFacts(**facts) for d, facts in raw.items() if set(facts) == names}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def _remember(index: Path, fresh: dict[str, PhotoFacts], progress: Progress) -> None:
-    try:
-        index.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(index.with_suffix(".lock"), timeout=10):
-            known = _read(index) | fresh
-            temporary = index.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps({d: asdict(f) for d, f in known.items()}), "utf-8")
-            temporary.replace(index)
-    except (OSError, Timeout) as error:
-        progress.note(f"What photographs look like is not remembered in {index.parent}: {error}.")

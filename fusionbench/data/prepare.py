@@ -1,12 +1,11 @@
 """From a download to a checked dataset: unpack, check everything, decode, report.
 
-`prepare`, `verify` and `status` answer with a Report that holds every problem, not the first.
+`prepare`, `verify` and `status` answer with a report that holds every problem, not the first.
 """
 
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -24,11 +23,12 @@ from fusionbench.data.locate import default_folder, find_data, metadata_file
 from fusionbench.data.schema import check_rows, unlisted_columns
 from fusionbench.data.table import load_table, match_images
 from fusionbench.errors import DataError
+from fusionbench.files import new_folder
 from fusionbench.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
-class Report:
+class PrepareReport:
     """What is there and what is wrong with it."""
 
     dataset: str
@@ -63,7 +63,7 @@ def prepare(
     resize: Resize = "squash",
     cache_dir: Path | None = None,
     progress: Progress = SILENT,
-) -> Report:
+) -> PrepareReport:
     """Make a downloaded archive or folder usable, check it as `verify` does, and build the image
     cache of the default view where nothing is wrong but missing photographs.
 
@@ -77,12 +77,10 @@ def prepare(
     if source.is_file():
         target = dest or default_folder(card)
         unpack(source, target, accept=_holds(card, source), progress=progress)
-    elif dest is not None:
-        target = dest
-        _copy(source, target)
-        unpack_inner(target, progress=progress)
     else:
-        target = source
+        target = dest or source
+        if dest is not None:
+            _copy(source, dest)
         unpack_inner(target, progress=progress)
     report = verify(card, find_data(card, target), cache_dir=cache_dir, progress=progress)
     if not report.fingerprint:
@@ -110,20 +108,22 @@ def verify(
     *,
     cache_dir: Path | None = None,
     progress: Progress = SILENT,
-) -> Report:
+) -> PrepareReport:
     """Check the dataset at `root` in full, all views: columns, every row, that every photograph is
     there and opens, and the counts that the card expects."""
     return _inspect(card, root, pixels=True, cache_dir=cache_dir, progress=progress)
 
 
-def status(card: DatasetCard, data: Path | None = None, *, cache_dir: Path | None = None) -> Report:
+def status(
+    card: DatasetCard, data: Path | None = None, *, cache_dir: Path | None = None
+) -> PrepareReport:
     """What `verify` says, without decoding photographs; `found` is False where there is no data
     (then the one problem says where it was looked for and how to get it)."""
     try:
         root = find_data(card, data)
     except DataError as error:
         problem: Problem = {"problem": error.message, "fix": error.remedy}
-        return Report(card.name, found=False, problems=(problem,))
+        return PrepareReport(card.name, found=False, problems=(problem,))
     return _inspect(card, root, pixels=False, cache_dir=cache_dir, progress=SILENT)
 
 
@@ -145,7 +145,7 @@ def _holds(card: DatasetCard, source: Path) -> Callable[[Path], None]:
 
 def _inspect(
     card: DatasetCard, root: Path, *, pixels: bool, cache_dir: Path | None, progress: Progress
-) -> Report:
+) -> PrepareReport:
     path = metadata_file(card, root)
     if path is None:
         raise DataError(f"There is no {card.files.metadata} in {root}.")
@@ -154,7 +154,7 @@ def _inspect(
         frame, problems = read_rows(path)
     except DataError as error:
         only: Problem = {"file": path.name, "problem": error.message, "fix": error.remedy}
-        return Report(card.name, found=True, root=str(root), problems=(only,))
+        return PrepareReport(card.name, found=True, root=str(root), problems=(only,))
     problems += check_rows(card, frame, path, views)
     fits = not problems
     notes = [f"column not in the card: {name}" for name in unlisted_columns(card, frame)]
@@ -183,7 +183,7 @@ def _inspect(
             caches = cache.find_caches(table.digests[table.views[0]], cache_dir=cache_dir)
         except DataError as error:
             problems.append({"problem": error.message, "fix": error.remedy})
-    return Report(
+    return PrepareReport(
         dataset=card.name,
         found=True,
         root=str(root),
@@ -235,22 +235,14 @@ def _copies(files: list[Path], root: Path, cache_dir: Path | None, progress: Pro
 
 def _copy(source: Path, dest: Path) -> None:
     """Copy a folder without its links; `dest` appears only when all of it is there."""
-    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        raise DataError(f"{dest} is not empty.", "Name another folder, or remove it first.")
     if dest.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{dest} lies inside {source}.", "Name a folder outside of it.")
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{dest.name}-", dir=dest.parent))
 
     def links(folder: str, names: list[str]) -> list[str]:
         return [name for name in names if (Path(folder) / name).is_symlink()]
 
     try:
-        shutil.copytree(source, work / "data", ignore=links)
-        if dest.exists():
-            dest.rmdir()
-        (work / "data").rename(dest)
+        with new_folder(dest) as folder:
+            shutil.copytree(source, folder, ignore=links, dirs_exist_ok=True)
     except (OSError, shutil.Error) as error:
         raise DataError(f"{source} cannot be copied to {dest}: {error}.") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

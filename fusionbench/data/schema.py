@@ -1,14 +1,14 @@
-"""What a metadata csv must look like, as a pandera schema made from the card."""
+"""What the cells of a metadata csv must look like, from the card."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import pandera.pandas as pa
 
 from fusionbench.data.card import Column, DatasetCard
 from fusionbench.data.csv_rows import Problem, problem
@@ -24,11 +24,22 @@ def check_rows(
 ) -> list[Problem]:
     """Everything in `frame` (text, from read_rows) that does not fit the card: all of it, sorted
     by row. An empty list: it fits. A photograph must be named in the views that are used."""
-    try:
-        _schema(card, views).validate(frame, lazy=True)
-    except pa.errors.SchemaErrors as errors:
-        return _problems(errors.failure_cases, frame, path)
-    return []
+    problems: list[Problem] = []
+    for name, fault_of in _checks(card, views):
+        if name not in frame:
+            problems.append(problem(path, 1, name, "", "column is missing"))
+            continue
+        # Each distinct text is looked at once.
+        faults = {cell: fault for cell in frame[name].unique() if (fault := fault_of(cell))}
+        bad = frame[name][frame[name].isin(faults.keys())]
+        problems += [
+            problem(path, row, name, cell, faults[cell])
+            for row, cell in zip(bad.index.tolist(), bad, strict=True)
+        ]
+    if card.id_column in frame:
+        problems += _repeated(frame[card.id_column], path)
+    unique = {(p["row"], p["column"], p["problem"]): p for p in problems}
+    return sorted(unique.values(), key=lambda p: (p["row"], p["column"]))
 
 
 def unlisted_columns(card: DatasetCard, frame: pd.DataFrame) -> tuple[str, ...]:
@@ -68,77 +79,42 @@ def number(column: Column, cell: str, unknown: tuple[str, ...]) -> float:
     return value
 
 
-def _schema(card: DatasetCard, views: tuple[str, ...]) -> pa.DataFrameSchema:
-    columns: dict[str, pa.Column] = {}
+Fault = Callable[[str], str]  # what is wrong with a cell; "" where nothing is
 
-    def add(name: str, *checks: pa.Check, unique: bool = False) -> None:
-        have = columns.get(name)
-        columns[name] = pa.Column(
-            None,
-            checks=[*(have.checks if have else []), *checks],
-            unique=unique or bool(have and have.unique),
-            report_duplicates="all",
-        )
 
-    add(card.id_column, _each(lambda c: c != "", "is empty: every row needs an id"), unique=True)
+def _checks(card: DatasetCard, views: tuple[str, ...]) -> Iterator[tuple[str, Fault]]:
+    """The columns that must be there, and what their cells may not be."""
+    yield card.id_column, lambda cell: "" if cell else "is empty: every row needs an id"
     for view in card.views:
-        for reason in _UNSAFE if view.name in views else _UNSAFE[:-1]:
-            add(view.column, _each(lambda c, r=reason: unsafe_path(c) != r, reason))  # type: ignore[misc]
-    known = ", ".join(card.classes)
-    add(
-        card.label.column,
-        _each(lambda c: card.label.class_of(c) is not None, f"unknown class (known: {known})"),
-    )
+        used = view.name in views
+        yield view.column, unsafe_path if used else lambda cell: cell and unsafe_path(cell)
+    unknown = f"unknown class (known: {', '.join(card.classes)})"
+    yield card.label.column, lambda cell: unknown if card.label.class_of(cell) is None else ""
     for name in card.group:
-        add(name, _each(lambda c: c != "", "is empty: the patient of every row must be known"))
+        yield name, lambda cell: "" if cell else "is empty: the patient of every row must be known"
     for name in card.lesion:
-        add(name)
+        yield name, lambda cell: ""
     for column in card.columns:
-        add(column.name, *_column_checks(column, card.unknown))
-    return pa.DataFrameSchema(columns)
+        yield column.name, partial(_fault, column, card.unknown)
 
 
-_UNSAFE = (
-    "holds control characters",
-    "holds a backslash; use /",
-    "is an absolute path",
-    "leaves the image folder",
-    "is empty",
-)
-
-
-def _column_checks(column: Column, unknown: tuple[str, ...]) -> list[pa.Check]:
-    if column.kind == "numeric":
-
-        def is_number(cell: str) -> bool:
-            return _parses(lambda: number(column, cell, unknown))
-
-        def within(cell: str) -> bool:
-            value = number(column, cell, unknown) if is_number(cell) else math.nan
+def _fault(column: Column, unknown: tuple[str, ...], cell: str) -> str:
+    try:
+        if column.kind == "numeric":
+            value = number(column, cell, unknown)
             low = -math.inf if column.minimum is None else column.minimum
             high = math.inf if column.maximum is None else column.maximum
-            return math.isnan(value) or low <= value <= high
-
-        checks = [_each(is_number, "is not a number")]
-        if column.minimum is not None or column.maximum is not None:
-            checks.append(_each(within, f"out of range ({_span(column)})"))
-        return checks
-    if column.kind == "boolean":
-        return [
-            _each(
-                lambda cell: _parses(lambda: canonical(column, cell, unknown)),
-                "is neither True nor False",
-            )
-        ]
-    if not column.values:
-        return []
-    allowed = {"", *column.values, *unknown}
-    return [
-        _each(
-            lambda cell: canonical(column, cell, unknown) in allowed or cell == "",
-            f"unknown value (known: {', '.join(column.values)})",
-        )
-    ]
+            return f"out of range ({_span(column)})" if value < low or value > high else ""
+        text = canonical(column, cell, unknown)
+    except ValueError:
+        return "is not a number" if column.kind == "numeric" else "is neither True nor False"
+    if (
+        column.kind == "boolean"
+        or not column.values
+        or text in (None, "", *column.values, *unknown)
+    ):
+        return ""
+    return f"unknown value (known: {', '.join(column.values)})"
 
 
 def _span(column: Column) -> str:
@@ -149,37 +125,10 @@ def _span(column: Column) -> str:
     return f"{column.minimum:g} to {column.maximum:g}"
 
 
-def _parses(read: Callable[[], object]) -> bool:
-    try:
-        read()
-    except ValueError:
-        return False
-    return True
-
-
-def _each(passes: Callable[[str], bool], text: str) -> pa.Check:
-    """A check of single cells; each distinct text is looked at once."""
-
-    def series_passes(cells: pd.Series) -> pd.Series:
-        verdict = {cell: passes(cell) for cell in cells.unique()}
-        return cells.map(verdict).astype(bool)
-
-    return pa.Check(series_passes, error=text)
-
-
-def _problems(cases: pd.DataFrame, frame: pd.DataFrame, path: Path) -> list[Problem]:
-    found: list[Problem] = []
-    for case in cases.to_dict(orient="records"):
-        text, column, cell = str(case["check"]), str(case["column"]), str(case["failure_case"])
-        if text == "column_in_dataframe":
-            found.append(problem(path, 1, cell, "", "column is missing"))
-            continue
-        row = int(case["index"])
-        if text == "field_uniqueness":
-            if cell == "":
-                continue
-            others = [str(i) for i in frame.index[frame[column] == cell] if i != row]
+def _repeated(ids: pd.Series, path: Path) -> Iterator[Problem]:
+    for cell, same in ids[(ids != "") & ids.duplicated(keep=False)].groupby(ids):
+        for row in same.index:
+            others = [str(i) for i in same.index if i != row]
             more = ", …" if len(others) > 5 else ""
             text = f"duplicate id: also in row {', '.join(others[:5])}{more}"
-        found.append(problem(path, row, column, cell, text))
-    return sorted(found, key=lambda p: (p["row"], p["column"]))
+            yield problem(path, row, str(ids.name), cell, text)

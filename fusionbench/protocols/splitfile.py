@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from fusionbench.data.card import DatasetCard, ProtocolSpec
 from fusionbench.data.csv_rows import read_rows
 from fusionbench.data.locate import metadata_file
 from fusionbench.errors import DataError
+from fusionbench.files import write_atomically
 
 HEADER = ["id", "part"]
 
@@ -25,16 +24,7 @@ def hash_of(parts: Mapping[str, str]) -> str:
 
 def write_split(path: Path, parts: Mapping[str, str]) -> None:
     """Write `id,part` rows, sorted by id; the whole file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(_text(parts))
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_atomically(path, _text(parts))
 
 
 def read_split(path: Path, spec: ProtocolSpec) -> dict[str, str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusionbench.errors import FusionbenchError, RecordError
+from fusionbench.files import write_atomically
 from fusionbench.records.predictions import Predictions
 from fusionbench.records.reading import (
     MOST_PREDICTIONS,
@@ -147,9 +147,7 @@ class Store:
         file: these are large, so that each run has its own, written over by the next attempt.
         """
         path = self.checkpoint_path(run)
-        temporary = _temporary_checkpoint(path)
-        self.delete(temporary)
-        self._write(path, data, temporary)
+        self._write(path, data, _temporary_checkpoint(path))
 
     def checkpoint_path(self, run: str) -> Path:
         """Where the run's checkpoint is, or would be."""
@@ -273,19 +271,8 @@ class Store:
         temporary: Path | None = None,
     ) -> None:
         """All of the file or none of it, even if the machine stops half-way."""
-        chunks = (data,) if isinstance(data, bytes) else data
-        temporary = temporary or path.with_name(f".{secrets.token_hex(8)}.tmp")
         with self._explained():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("xb") as file:
-                    for chunk in chunks:
-                        file.write(chunk)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_atomically(path, data, temporary)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ since they share their rows.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fusionbench.errors import UsageError
+from fusionbench.files import write_output
 
 FORMATS = (".svg", ".png")
 
@@ -142,9 +144,10 @@ def diagram(result: Friedman, path: Path, title: str = "") -> None:
         axes.text(start + width / 2, 1.25, f"CD = {width:.2f}", ha="center")
         if title:
             axes.set_title(_escaped(title), fontsize="medium")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = io.BytesIO()
         date = {"Date": None} if path.suffix.lower() == ".svg" else {"Software": "fusionbench"}
-        figure.savefig(path, dpi=200, metadata=date)
+        figure.savefig(picture, format=path.suffix.lower()[1:], dpi=200, metadata=date)
+    write_output(path, picture.getvalue())
 
 
 def _drawable(ranks: Mapping[str, float]) -> dict[str, float]:

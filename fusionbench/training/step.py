@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from fusionbench.config.run_config import StepPath
-from fusionbench.data.digests import cache_folder
+from fusionbench.files import cache_folder
 from fusionbench.models.fusion_model import FusionModel
 from fusionbench.plugin.loss import CombinedLoss, total
 from fusionbench.progress import SILENT, Progress

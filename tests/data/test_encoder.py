@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusionbench.data.card import Column
-from fusionbench.data.encoder import ENCODINGS, MISSING, MetadataEncoder, input_columns
+from fusionbench.data.choices import input_columns
+from fusionbench.data.encoder import ENCODINGS, MISSING, MetadataEncoder
 from fusionbench.errors import DataError, UsageError
 
 COLUMNS = (

@@ -11,7 +11,7 @@ import pytest
 from made_up_data import CARD, HEADER, photo
 
 from fusionbench.data import archive
-from fusionbench.data.archive import Limits, unpack
+from fusionbench.data.archive import unpack
 from fusionbench.data.locate import find_data, open_card
 from fusionbench.data.prepare import prepare, status, verify
 from fusionbench.data.table import load_table
@@ -228,13 +228,13 @@ def test_bombs_are_stopped_while_they_unpack(tmp_path):
     zeros = bytes(1 << 20)
     bomb = hostile_zip(tmp_path / "bomb.zip", [(f"{i}.bin", zeros) for i in range(4)])
     with pytest.raises(DataError, match="far more than its size"):
-        unpack(bomb, tmp_path / "dest", limits=Limits(ratio=10, small=1 << 20))
-    with pytest.raises(DataError, match="more than 3 files"):
-        unpack(bomb, tmp_path / "dest", limits=Limits(files=3))
+        unpack(bomb, tmp_path / "dest", max_bytes=1 << 20)
+    with pytest.raises(DataError, match="more files than allowed"):
+        unpack(bomb, tmp_path / "dest", max_files=3)
     # Inside another archive it counts as well.
     outer = hostile_zip(tmp_path / "outer.zip", [("bomb.zip", bomb.read_bytes())])
     with pytest.raises(DataError, match="far more than its size"):
-        unpack(outer, tmp_path / "dest", limits=Limits(ratio=10, small=1 << 20))
+        unpack(outer, tmp_path / "dest", max_bytes=1 << 20)
     assert not (tmp_path / "dest").exists()
     unpack(bomb, tmp_path / "dest")
     assert len(list((tmp_path / "dest").iterdir())) == 4
@@ -263,12 +263,12 @@ def test_an_interrupted_unpacking_leaves_nothing(pebbles, tmp_path, monkeypatch)
     source = zipped(pebbles.folder, tmp_path / "whole.zip")
     written = []
 
-    def stopping(member, dest, budget):
+    def stopping(source, out, length):
         if len(written) == 3:
             raise KeyboardInterrupt
-        written.append(member)
+        written.append(source)
 
-    monkeypatch.setattr(archive, "_write", stopping)
+    monkeypatch.setattr(archive.shutil, "copyfileobj", stopping)
     with pytest.raises(KeyboardInterrupt):
         unpack(source, tmp_path / "dest")
     assert not (tmp_path / "dest").exists() and not list(tmp_path.glob(".dest*"))

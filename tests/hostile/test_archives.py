@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from attempts import Attempts, mutated, snapshot
 
-from fusionbench.data.archive import Limits, unpack
+from fusionbench.data.archive import unpack
 
 FILES = {"a/metadata.csv": b"id,x\n1,2\n", "a/images/p.png": b"\x89PNG" * 40, "readme.txt": b"hi"}
-SMALL = Limits(files=50, bytes=1 << 22, small=1 << 20)
+SMALL = {"max_files": 50, "max_bytes": 1 << 20}
 
 
 def zipped(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -63,11 +63,11 @@ def test_mutated_archives(attempts: Attempts, name: str) -> None:
     draw = random.Random(name)
     path = Path(name)
     path.write_bytes(GOOD[name])
-    assert attempts(lambda: unpack(path, Path("good"), limits=SMALL), name)
+    assert attempts(lambda: unpack(path, Path("good"), **SMALL), name)
     for case in range(60):
         path.write_bytes(mutated(draw, GOOD[name]))
         target = Path(f"out{case}")
-        done = attempts(lambda t=target: unpack(path, t, limits=SMALL), name)
+        done = attempts(lambda t=target: unpack(path, t, **SMALL), name)
         assert target.exists() == done
         if done:
             assert all(p.is_file() or p.is_dir() for p in target.rglob("*"))
@@ -96,7 +96,7 @@ def test_names_that_leave_are_refused(
     path = Path("evil.archive")
     path.write_bytes(pack({"fine.txt": b"x", name: b"evil"}))
     parent = snapshot(Path(".."))
-    done = attempts(lambda: unpack(path, Path("out"), limits=SMALL), "evil.archive")
+    done = attempts(lambda: unpack(path, Path("out"), **SMALL), "evil.archive")
     # zipfile itself reads some such names as harmless ones; then they stay inside.
     assert done == Path("out").exists()
     for found in Path("out").rglob("*"):
@@ -149,7 +149,7 @@ def tar_with(kind: bytes, name: str, link: str = "", size: int = 0) -> bytes:
 def test_links_and_devices(attempts: Attempts, kind: bytes, link: str) -> None:
     path = Path("evil.tar")
     path.write_bytes(tar_with(kind, "door", link))
-    assert not attempts(lambda: unpack(path, Path("out"), limits=SMALL), "evil.tar")
+    assert not attempts(lambda: unpack(path, Path("out"), **SMALL), "evil.tar")
     assert not Path("out").exists()
     attempts.finish(1)
 
@@ -247,6 +247,6 @@ def twice() -> bytes:
 def test_bombs_and_contradictions(attempts: Attempts, name: str) -> None:
     path = Path(name)
     path.write_bytes(BOMBS[name]())
-    assert not attempts(lambda: unpack(path, Path("out"), limits=SMALL), name)
+    assert not attempts(lambda: unpack(path, Path("out"), **SMALL), name)
     assert [p.name for p in Path().iterdir()] == [name]
     attempts.finish(1)

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_up_data import CARD, Pebbles, photo
 
+from fusionbench.config import recipe as recipes
 from fusionbench.config.recipe import read_recipe, recipe_names
-from fusionbench.config.run_config import recipe as recipes
 from fusionbench.data.card import ProtocolSpec, read_card
 from fusionbench.data.csv_rows import read_rows
 from fusionbench.data.images import index_images
@@ -273,7 +273,7 @@ def test_odd_names_of_tables_and_cards(attempts: Attempts, name: str) -> None:
 @pytest.mark.hostile("recipes")
 def test_mutated_recipes(attempts: Attempts) -> None:
     draw = random.Random(6)
-    folder = Path(recipes.__file__).parent
+    folder = Path(recipes.__file__).parent / "recipes"
     files = [folder / f"{name}.toml" for name in recipe_names()]
     raws = [tomllib.loads(p.read_text("utf-8")) for p in files]
     path = Path("mine.toml")

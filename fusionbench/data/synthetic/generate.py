@@ -14,16 +14,12 @@ import csv
 import hashlib
 import io
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from platformdirs import user_cache_dir
 
 from fusionbench.data.card import DatasetCard
 from fusionbench.data.synthetic.drawing import draw_lesion, png_bytes, shape_of, style_of
@@ -44,6 +40,7 @@ from fusionbench.data.synthetic.truth import (
     sample,
 )
 from fusionbench.errors import DataError, UsageError
+from fusionbench.files import cache_folder, new_folder
 from fusionbench.progress import SILENT, Progress
 
 __all__ = ["COLUMNS", "VERSION", "Knobs", "bayes_accuracies", "ensure", "generate"]
@@ -59,10 +56,9 @@ def ensure(card: DatasetCard | None = None, progress: Progress = SILENT) -> Path
     Raises UsageError for a knob that is unknown or out of range.
     """
     knobs = knobs_of(card.generator_options if card is not None else {})
-    cache = os.environ.get("FUSIONBENCH_CACHE") or user_cache_dir("fusionbench", appauthor=False)
     text = json.dumps({"version": VERSION, **asdict(knobs)}, sort_keys=True)
     name = f"synthetic-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    return generate(Path(cache) / name, knobs, progress)
+    return generate(cache_folder() / name, knobs, progress)
 
 
 def knobs_of(options: Mapping[str, object]) -> Knobs:
@@ -96,16 +92,9 @@ def generate(folder: Path, knobs: Knobs | None = None, progress: Progress = SILE
                 f"{folder} exists and holds something else than this synthetic dataset.",
                 "Delete it, or name another folder.",
             )
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            partial.chmod(0o755)
+        with new_folder(folder) as partial:
             _write(partial, knobs, progress)
             (partial / "generator.json").write_text(stamp, encoding="utf-8", newline="\n")
-            if folder.exists():
-                folder.rmdir()
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

@@ -1,0 +1,121 @@
+"""Files that are complete or absent, and small facts remembered in the user's cache folder."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Generic, TypeVar
+
+from fusionbench.errors import DataError, FusionbenchError
+from fusionbench.progress import Progress
+
+Contents = str | bytes | Iterable[bytes | memoryview]
+T = TypeVar("T")
+
+
+def write_atomically(path: Path, contents: Contents, temporary: Path | None = None) -> None:
+    """Write all of a file or none of it, even if the machine stops half-way.
+
+    Text is written as UTF-8, line breaks as they are. The data go to a temporary file in the same
+    folder (`.*.tmp`) that is renamed once it is on the disk; a link at `path` is replaced, not
+    followed. `temporary`: a fixed name for it; a file that a killed process left there is
+    overwritten. Creates missing folders. Raises OSError.
+    """
+    if isinstance(contents, str):
+        contents = contents.encode("utf-8")
+    chunks = (contents,) if isinstance(contents, bytes) else contents
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if temporary is None:
+        temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    else:
+        temporary.unlink(missing_ok=True)
+    try:
+        with temporary.open("xb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_output(path: Path, contents: str | bytes) -> None:
+    """Write a file that the user named with --output. Links are followed, and a device or pipe
+    such as /dev/stdout is written to directly. Raises FusionbenchError where that fails."""
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(contents.encode("utf-8") if isinstance(contents, str) else contents)
+        else:
+            write_atomically(path.resolve(), contents)
+    except OSError as error:
+        raise FusionbenchError(
+            f"{path} cannot be written: {error.strerror or error}.", "Name another file."
+        ) from error
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` when the block ends; an error leaves nothing behind.
+
+    Raises DataError where `path` exists already, unless it is an empty folder, and OSError.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(f"{path} is not empty.", "Name another folder, or delete it first.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as work:
+        folder = Path(work) / "new"  # unlike `work` readable for all, as far as the umask allows
+        folder.mkdir()
+        yield folder
+        if path.exists():
+            path.rmdir()
+        folder.rename(path)
+
+
+def cache_folder(given: Path | None = None) -> Path:
+    """Where derived files go: `given`, `$FUSIONBENCH_CACHE`, or the user's cache folder."""
+    if given is not None:
+        return Path(given)
+    if named := os.environ.get("FUSIONBENCH_CACHE"):
+        return Path(named).expanduser()
+    from platformdirs import user_cache_dir
+
+    return Path(user_cache_dir("fusionbench", appauthor=False))
+
+
+class Memory(Generic[T]):
+    """A JSON file of results that cost time to compute: text -> T.
+
+    `kind` is what pydantic can read from JSON: a dataclass, a tuple of numbers, text. Several
+    processes may use the file at the same time. A damaged file counts as an empty one.
+    """
+
+    def __init__(self, path: Path, kind: type[T]) -> None:
+        from pydantic import TypeAdapter
+
+        self.path = path
+        self._entries: TypeAdapter[dict[str, T]] = TypeAdapter(dict[str, kind])  # type: ignore[valid-type]
+
+    def read(self) -> dict[str, T]:
+        """All that is remembered."""
+        try:
+            return self._entries.validate_json(self.path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+
+    def add(self, entries: Mapping[str, T], progress: Progress) -> None:
+        """Remember `entries` too. Where the file cannot be written, a note says so."""
+        from filelock import FileLock, Timeout
+
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path.with_suffix(".lock"), timeout=10):
+                write_atomically(
+                    self.path, self._entries.dump_json({**self.read(), **entries}, indent=1)
+                )
+        except (OSError, Timeout) as error:
+            progress.note(f"{self.path} cannot be written, so it is computed again: {error}.")

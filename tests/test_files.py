@@ -1,0 +1,101 @@
+"""Files that are complete or absent, and what is remembered in the cache folder."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fusionbench.errors import FusionbenchError
+from fusionbench.files import Memory, write_atomically, write_output
+from fusionbench.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class Fact:
+    width: int
+    note: str
+
+
+def test_text_bytes_and_chunks_are_written_in_new_folders(tmp_path: Path) -> None:
+    for contents in ("é\r\n", "é\r\n".encode(), [b"\xc3", memoryview(b"\xa9\r\n")]):
+        path = tmp_path / "a" / "b.txt"
+        write_atomically(path, contents)
+        assert path.read_bytes() == b"\xc3\xa9\r\n"
+        assert [p.name for p in path.parent.iterdir()] == ["b.txt"]
+
+
+def test_a_writer_that_fails_leaves_the_file_before(tmp_path: Path) -> None:
+    def cut_off():
+        yield b"half"
+        raise RuntimeError
+
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    with pytest.raises(RuntimeError):
+        write_atomically(path, cut_off())
+    assert path.read_text() == "before" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_fixed_temporary_name_is_used_again(tmp_path: Path) -> None:
+    temporary = tmp_path / ".a.tmp"
+    temporary.write_text("of a killed process")
+    write_atomically(tmp_path / "a.txt", "new", temporary)
+    assert (tmp_path / "a.txt").read_text() == "new" and not temporary.exists()
+
+
+def test_a_link_is_replaced_by_a_store_and_followed_by_an_output(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("before")
+    link.symlink_to(target)
+    write_output(link, "after")
+    assert link.is_symlink() and target.read_text() == "after"
+    write_atomically(link, "mine")
+    assert not link.is_symlink() and target.read_text() == "after"
+
+
+def test_an_output_may_be_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    seen: list[str] = []
+    reader = threading.Thread(target=lambda: seen.append(pipe.read_text()))
+    reader.start()
+    write_output(pipe, "through")
+    reader.join(10)
+    assert seen == ["through"] and pipe.is_fifo()
+
+
+def test_an_output_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "x.json", tmp_path):
+        with pytest.raises(FusionbenchError, match="cannot be written"):
+            write_output(path, "x")
+
+
+@pytest.mark.parametrize("damage", ["", '{"a": ', "[1]", '{"a": {"width": "wide"}}', "[" * 9999])
+def test_a_memory_keeps_what_it_is_given_and_a_damaged_one_is_empty(
+    tmp_path: Path, damage: str
+) -> None:
+    memory = Memory(tmp_path / "cache" / "facts.json", Fact)
+    assert memory.read() == {}
+    memory.add({"a": Fact(1, "é")}, SILENT)
+    memory.add({"b": Fact(2, "")}, SILENT)
+    assert memory.read() == {"a": Fact(1, "é"), "b": Fact(2, "")}
+    memory.path.write_text(damage)
+    assert memory.read() == {}
+    memory.add({"b": Fact(2, "")}, SILENT)
+    assert memory.read() == {"b": Fact(2, "")}
+
+
+def test_a_memory_that_cannot_be_written_is_a_note(tmp_path: Path) -> None:
+    class Notes(Progress):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    notes: list[str] = []
+    (tmp_path / "file").write_text("")
+    Memory(tmp_path / "file" / "facts.json", Fact).add({"a": Fact(1, "")}, Notes())
+    assert len(notes) == 1 and "cannot be written" in notes[0]
