@@ -188,6 +188,7 @@ def _setting(shared: NetworkTrainer, steps: int, rounds: int) -> dict[str, str |
         "fusionbench": environment["fusionbench"],
         "torch": torch.__version__,
         "timm": timm.__version__,
+        "dataset": config.data.dataset,
         "backbone": config.method.backbone,
         **{name.replace("_", " "): getattr(config.training, name) for name in fields},
         "precision": shared.placement.precision,

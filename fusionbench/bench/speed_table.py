@@ -34,8 +34,10 @@ def terminal(measured: SpeedMeasurement) -> RenderableType:
     frame = displayed(measured)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in frame.columns:
-        is_text = name in _TEXT_COLUMNS
-        table.add_column(name, justify="left" if is_text else "right", overflow="fold")
+        if name in _TEXT_COLUMNS:
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
     for cells in frame.itertuples(index=False):
         # A range below its ratio, parts of a name below each other: narrower columns.
         table.add_row(*(Text(cell.replace(" (", "\n(").replace("+", "+\n")) for cell in cells))
