@@ -40,7 +40,7 @@ tables: $(VENV)/.installed
 	  done; \
 	done
 
-# About ten minutes on two CPU cores, all of which a step uses here as in a run.
+# About a quarter of an hour on two CPU cores, all of which a step uses here as in a run.
 BENCH ?= .benchmarks/measured
 
 bench: $(VENV)/.installed

@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_step import METHODS, batch, built, train
 
+from fusionbench.bench.measure import bench
 from fusionbench.config.run_config import Execution, RunConfig, StepPath
 from fusionbench.runs.run import run
 from fusionbench.training.augment import AUGMENTATIONS
@@ -87,3 +88,11 @@ def test_every_path_trains_a_model_of_the_same_worth(fusion: str, tmp_path: Path
         worth[path] = [r.result.metrics["auc_ovr_macro"] for r in outcome.records if r.result]
     for path, values in worth.items():
         assert values == pytest.approx(worth["eager"], abs=0.1), path
+
+
+def test_a_bench_tells_the_gpu_its_memory_and_the_path(quick: RunConfig) -> None:
+    measured = bench(["none", "sgmc"], quick, Execution(device="cuda"), steps=3, rounds=2)
+    assert measured.setting["name"] == torch.cuda.get_device_name()
+    for row in measured.rows:
+        assert row["path"] == "compiled+captured" and row["peak MB"] > 0
+    assert measured.rows[2]["vs bare"]["median"] > 0

@@ -1,40 +1,119 @@
-"""Subjects in turn, round by round, so that a change of clock or load meets all of them alike."""
+"""Subjects in turn, round by round, so that a change of clock or load slows all of them alike."""
 
 from __future__ import annotations
 
 import gc
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from statistics import median
+from typing import Any
 
+import timm
 import torch
 
-from fusionbench.bench.results import Line, Ratio, Split
-from fusionbench.bench.subjects import Subject
+from fusionbench.bench.subjects import BareNetwork, TrainedMethod
+from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import RunFailedError
-from fusionbench.progress import Task
+from fusionbench.progress import SILENT, Progress, Task
+from fusionbench.runs.network_study import setup
+from fusionbench.runs.network_trainer import NetworkTrainer
 
-# Steps before anything is timed, beside those in which a step is compiled and recorded.
+# Steps of a round if none are asked for: about a second's worth.
+GPU_STEPS, CPU_STEPS = 50, 4
+# Steps before anything is timed, in addition to those in which a step is compiled and captured.
 WARM_UP = 2
-# Rounds in which the parts of a step are timed, at most.
-SPLIT_ROUNDS = 3
 
-Clock = Callable[[], float]
+BenchSubject = BareNetwork | TrainedMethod
 
 
 @dataclass(frozen=True)
-class Warm:
-    """A subject that is ready to be timed, and the bytes of device memory it took to get there;
-    None on a CPU, where the system only knows of a whole process."""
+class SpeedMeasurement:
+    """`setting`: machine, versions and everything that holds for all rows. `rows`: one dict per
+    subject, the bare network first.
 
-    subject: Subject
-    peak_memory: int | None
+    method, loss, path   how it trained; the paths are those of fusionbench.training.step
+    images/s, ms/step    the median over rounds
+    peak MB              of GPU memory that it added, without the photographs; None on a CPU, where
+                         the system knows the peak of the whole process only
+    vs NAME              {"median", "min", "max"} of its speed over that of another subject in the
+                         same round; None where there is nothing to compare
+    rounds               images/s of every round, in the order measured
+    """
+
+    setting: dict[str, str | int]
+    rows: list[dict[str, Any]]
 
 
-def warm_up(make: Callable[[], Subject], device: torch.device) -> Warm:
-    """Build a subject and train it for a few steps. Raises RunFailedError where memory does not
-    suffice."""
+def bench(
+    names: Sequence[str],
+    config: RunConfig,
+    execution: Execution,
+    *,
+    steps: int | None = None,
+    rounds: int = 5,
+    progress: Progress = SILENT,
+) -> SpeedMeasurement:
+    """Measure methods (FUSION or FUSION:LOSS) beside the bare network.
+
+    Every method is compared with the bare network and with the first of `names`. `config` says
+    what they share; its fusion and loss are ignored. In each of `rounds` every subject trains for
+    `steps` steps. Raises UsageError, DataError, PluginError, BackboneError or FusionRefused before
+    anything is measured; RunFailedError for exhausted memory and for a loss that is not finite.
+    """
+    names = list(dict.fromkeys(names))
+    shared = open_shared(config, execution, progress)
+    device = shared.placement.device
+    steps = steps or (GPU_STEPS if device.type == "cuda" else CPU_STEPS)
+    makers: list[Callable[[], BenchSubject]] = [partial(BareNetwork, shared)]
+    makers += [partial(TrainedMethod, name, shared, progress, steps=steps) for name in names]
+    subjects: dict[str, BenchSubject] = {}
+    peaks: dict[str, int | None] = {}
+    with progress.task("getting ready", total=len(makers), unit="subject") as task:
+        for make in makers:
+            subject, peak = warm_up(make, device)
+            subjects[subject.name], peaks[subject.name] = subject, peak
+            task.advance()
+    work = {name: partial(subject.run, steps) for name, subject in subjects.items()}
+    with progress.task("measuring", total=rounds * len(subjects), unit="round") as task:
+        seconds = interleaved(work, rounds, device, task)
+
+    bases = [BareNetwork.name, *names[: len(names) > 1]]
+    rows = []
+    for i, (name, subject) in enumerate(subjects.items()):
+        ratios = {
+            f"vs {base}": speed_ratio(seconds[name], seconds[base]) if i > k else None
+            for k, base in enumerate(bases)
+        }
+        speeds = [steps * config.training.batch_size / s for s in seconds[name]]
+        peak = peaks[name]
+        row = {"method": name, "images/s": median(speeds)}
+        row |= {"ms/step": 1000 * median(seconds[name]) / steps, **ratios}
+        row |= {"peak MB": None if peak is None else peak / 1e6}
+        rows.append(row | {"path": subject.path, "loss": subject.loss, "rounds": speeds})
+    return SpeedMeasurement(_setting(shared, steps, rounds), rows)
+
+
+def open_shared(
+    config: RunConfig, execution: Execution, progress: Progress = SILENT
+) -> NetworkTrainer:
+    """What all subjects share: device, precision, path and decoded photographs, as a run of the
+    image-only network has them. Raises UsageError, DataError, BackboneError."""
+    # Every subject compiles the same few functions, each for its own model.
+    torch._dynamo.config.cache_size_limit = 256
+    image_only = config.changed(fusion="none", loss="")
+    return NetworkTrainer(setup(image_only, execution, progress), execution, progress)
+
+
+def warm_up(
+    make: Callable[[], BenchSubject], device: torch.device
+) -> tuple[BenchSubject, int | None]:
+    """Build a subject and train it for a few steps; also the bytes of GPU memory that this took,
+    None on a CPU. Raises RunFailedError where the memory does not suffice."""
     on_gpu = device.type == "cuda"
     before = 0
     if on_gpu:
@@ -48,84 +127,13 @@ def warm_up(make: Callable[[], Subject], device: torch.device) -> Warm:
         subject.run(WARM_UP)
     except torch.OutOfMemoryError as error:
         raise RunFailedError(
-            f"Out of memory on {device.type}: all subjects are held at once.",
+            f"Out of memory on {device.type}: all methods of a bench are held at once.",
             "Use a smaller --batch-size or --image-size, or fewer methods at a time.",
         ) from error
     if not on_gpu:
-        return Warm(subject, None)
+        return subject, None
     torch.cuda.synchronize(device)
-    return Warm(subject, torch.cuda.max_memory_allocated(device) - before)
-
-
-def measure(
-    warm: Sequence[Warm],
-    steps: int,
-    rounds: int,
-    batch_size: int,
-    device: torch.device,
-    *,
-    against: Mapping[str, Sequence[str]],
-    task: Task,
-) -> list[Line]:
-    """Every subject `rounds` times for `steps` steps, in a rotated order, then the parts of its
-    step. `against`: names of the subjects that each one (by name) is held to. `task` advances by
-    one for each subject and round, and for each split."""
-    subjects = {one.subject.name: one.subject for one in warm}
-    seconds = interleaved(
-        {name: _rounds_of(subject, steps) for name, subject in subjects.items()},
-        rounds,
-        device,
-        task,
-    )
-    images = steps * batch_size
-    speeds = {name: tuple(images / s for s in found) for name, found in seconds.items()}
-    return [
-        Line(
-            name=one.subject.name,
-            kind=one.subject.kind,
-            loss=one.subject.loss_name,
-            precision=one.subject.precision,
-            path=one.subject.path,
-            images_per_s=median(speeds[one.subject.name]),
-            ms_per_step=1000 * median(seconds[one.subject.name]) / steps,
-            rounds=speeds[one.subject.name],
-            split=split(one.subject, steps, min(rounds, SPLIT_ROUNDS), device, task),
-            ratios={
-                base: ratio(speeds[one.subject.name], speeds[base])
-                for base in against.get(one.subject.name, ())
-            },
-            peak_memory=one.peak_memory,
-        )
-        for one in warm
-    ]
-
-
-def ratio(mine: Sequence[float], other: Sequence[float]) -> Ratio:
-    """Of speeds in the same rounds, pair by pair."""
-    pairs = [a / b for a, b in zip(mine, other, strict=True)]
-    return Ratio(median(pairs), min(pairs), max(pairs))
-
-
-def split(subject: Subject, steps: int, rounds: int, device: torch.device, task: Task) -> Split:
-    """Where the time of a step goes, in milliseconds.
-
-    Data are the feed, augmentation and normalisation. Each part is timed by itself, and what holds
-    another loses it: forward what "inputs" took, backward what "forward" took. On a GPU parts
-    overlap in training, and may sum to more than a step takes.
-    """
-    parts = subject.parts()
-    seconds = interleaved(
-        {name: _repeated(part, steps) for name, part in parts.items()}, rounds, device, Task()
-    )
-    task.advance()
-    ms = {name: 1000 * median(found) / steps for name, found in seconds.items()}
-    inputs = ms.get("inputs", 0.0)
-    return Split(
-        data=ms.get("feed", 0.0) + inputs,
-        forward=ms["forward"] - inputs,
-        backward=ms["whole"] - ms["forward"],
-        optimizer=ms["optimizer"],
-    )
+    return subject, torch.cuda.max_memory_allocated(device) - before
 
 
 def interleaved(
@@ -133,10 +141,10 @@ def interleaved(
     rounds: int,
     device: torch.device,
     task: Task,
-    clock: Clock = time.perf_counter,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each piece of work in each round. A round runs all of them once; the next begins
-    with another one. Work on a GPU is waited for."""
+    """Seconds of each piece of work in each round. A round runs all of them once; the next round
+    begins with another one. The clock stops when the GPU has finished."""
     names = list(work)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for k in range(rounds):
@@ -151,18 +159,45 @@ def interleaved(
     return seconds
 
 
+def speed_ratio(mine: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+    """Speed over another subject's, from the seconds of each in the same rounds."""
+    ratios = [theirs / own for own, theirs in zip(mine, other, strict=True)]
+    return {"median": median(ratios), "min": min(ratios), "max": max(ratios)}
+
+
+def cpu_name() -> str:
+    """The manufacturer's name of the CPU, where the system tells it; never empty."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    except OSError:  # not on Linux
+        pass
+    return platform.processor() or platform.machine() or "unknown CPU"
+
+
+def _setting(shared: NetworkTrainer, steps: int, rounds: int) -> dict[str, str | int]:
+    config, environment = shared.experiment.config, shared.environment
+    on_gpu = shared.placement.device.type == "cuda"
+    fields = ("image_size", "batch_size", "augment", "optimizer")
+    return {
+        "device": environment["device_type"],
+        "name": environment["device"] if on_gpu else cpu_name(),
+        "threads": environment["threads"],
+        "fusionbench": environment["fusionbench"],
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "dataset": config.data.dataset,
+        "backbone": config.method.backbone,
+        **{name.replace("_", " "): getattr(config.training, name) for name in fields},
+        "precision": shared.placement.precision,
+        "rounds": rounds,
+        "steps per round": steps,
+        "date": datetime.now(UTC).isoformat(timespec="minutes"),
+    }
+
+
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _rounds_of(subject: Subject, steps: int) -> Callable[[], None]:
-    return lambda: subject.run(steps)
-
-
-def _repeated(part: Callable[[], None], steps: int) -> Callable[[], None]:
-    def work() -> None:
-        for _ in range(steps):
-            part()
-
-    return work

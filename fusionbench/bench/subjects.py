@@ -1,125 +1,145 @@
-"""What is measured, and on what: see fusionbench.bench.plain_loop and .real_trainer.
+"""What `fusionbench bench` times: the bare network, and methods as `fusionbench run` trains them.
 
-Subjects train on made-up images of random pixels from random weights; what they show does not
-change how long a step takes.
+All of them start from random weights. What the photographs show does not change how long a step
+takes, so methods train on a drawn dataset.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from fusionbench.bench.results import Kind
-from fusionbench.bench.textbook import FUSIONS, LOSSES
-from fusionbench.config.run_config import Execution, RunConfig, StepPath
-from fusionbench.models.backbones import Backbone, build_backbone
-from fusionbench.models.fusion_model import FusionModel, build_spec
-from fusionbench.plugin import registry
-from fusionbench.plugin.fusion import Fusion
-from fusionbench.plugin.loss import CombinedLoss, Loss
-from fusionbench.runs.network_study import load_method
-from fusionbench.training.placement import (
-    Placement,
-    choose_device,
-    choose_path,
-    choose_placement,
-    prepare,
-)
-
-# PAD-UFES-20, one-hot, as in the MetaBlock authors' code, and its classes.
-METADATA, CLASSES = 81, 6
-Work = Callable[[], None]
+from fusionbench.config.run_config import StepPath
+from fusionbench.models.backbones import create_net
+from fusionbench.progress import SILENT, Progress, Task
+from fusionbench.runs.network_study import setup
+from fusionbench.runs.network_trainer import NetworkTrainer
+from fusionbench.training.augment import AUGMENTATIONS
+from fusionbench.training.capture import CudaGraphs
+from fusionbench.training.feed import Arrays
+from fusionbench.training.loop import _train_epoch
+from fusionbench.training.optimizers import make_optimizer, make_scheduler
+from fusionbench.training.step import PATHS, TrainingStep
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What all subjects share. `path` is what is asked for: a step may take a lower one."""
+class BareNetwork:
+    """The plain timm model with a linear head under cross-entropy, in the plainest loop: one batch
+    that is on the device and normalised already; forward, loss, backward, optimizer.
 
-    config: RunConfig
-    placement: Placement
-    path: StepPath
+    Device, precision, memory format, optimizer and path are those of `shared`. Nothing else of the
+    trainer is in it, except for the capture of CUDA graphs. `path` is final after the first step.
+    """
 
-    @property
-    def device(self) -> torch.device:
-        return self.placement.device
+    name = "bare"
+    loss = "ce"
 
-
-class Subject(Protocol):
-    """Trains so many steps at a time; nothing it does waits for the device."""
-
-    name: str
-    kind: Kind
-    loss_name: str
-    precision: str
-
-    @property
-    def path(self) -> str:
-        """What its step takes; known after the first."""
+    def __init__(self, shared: NetworkTrainer) -> None:
+        config, placement = shared.experiment.config, shared.placement
+        training, classes = config.training, len(shared.experiment.table.card.classes)
+        size = training.image_size
+        self.path: StepPath = shared.path
+        self._device, self._autocast = placement.device, placement.autocast
+        torch.manual_seed(config.seed)
+        net = create_net(config.method.backbone, size)
+        network = nn.Sequential(net, nn.Linear(shared.backbone.width, classes))
+        self.network = network.to(self._device).to(memory_format=torch.channels_last).train()
+        self.optimizer = make_optimizer(self.network, training, {})
+        image = torch.rand(training.batch_size, 3, size, size, device=self._device)
+        self._image = image.contiguous(memory_format=torch.channels_last)
+        self._target = torch.arange(training.batch_size, device=self._device) % classes
+        self._gradients: Callable[[], object] | None = None
 
     def run(self, steps: int) -> None:
-        """Train so many steps."""
+        """Train so many steps. Does not wait for the GPU at the end."""
+        gradients = self._gradients = self._gradients or self._first_that_works()
+        for _ in range(steps):
+            gradients()
+            self.optimizer.step()
 
-    def parts(self) -> Mapping[str, Work]:
-        """Parts of one step, to be timed by themselves. "feed" (where there is one): a batch is
-        fetched and its augmentation drawn; each of "inputs", "forward" and "whole" holds the one
-        before it and more; "optimizer" stands alone."""
+    def _loss(self) -> Tensor:
+        with self._autocast():
+            return F.cross_entropy(self.network(self._image).float(), self._target)
 
+    def _first_that_works(self) -> Callable[[], object]:
+        """What computes the gradients, on the highest path that works, as a TrainingStep does."""
+        while True:
+            try:
+                return self._built()
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:
+                if self.path == "eager":
+                    raise
+                self.path = PATHS[PATHS.index(self.path) - 1]
 
-def open_setting(config: RunConfig, execution: Execution) -> Setting:
-    """Resolve device, precision and path. Raises UsageError, BackboneError."""
-    device = choose_device(execution.device)
-    path = choose_path(execution.step, device)
-    backbone = build_backbone(config.method.backbone, config.training.image_size)
-    placement = choose_placement(device, config.training.precision, backbone)
-    # Every subject compiles the same few functions, for a model of its own.
-    torch._dynamo.config.cache_size_limit = 256
-    prepare(device)
-    return Setting(config, placement, path)
+    def _built(self) -> Callable[[], object]:
+        loss, captured = self._loss, self.path.endswith("captured")
+        if self.path.startswith("compiled"):
+            loss = torch.compile(loss, fullgraph=captured, dynamic=False)
 
+        def gradients() -> list[Tensor | None]:
+            self.network.zero_grad(set_to_none=True)
+            loss().backward()
+            return [p.grad for p in self.network.parameters()]
 
-def built(
-    name: str,
-    config: RunConfig,
-    backbone: Backbone,
-    plugins: tuple[Path, ...] = (),
-    *,
-    textbook: bool = False,
-) -> tuple[FusionModel, CombinedLoss, RunConfig]:
-    """FUSION or FUSION:LOSS on this backbone, and `config` with their names in it; with `textbook`
-    each plugin's textbook twin, where it has one. Raises UsageError, PluginError, FusionRefused."""
-    fusion_name, _, loss_name = name.partition(":")
-    config = config.model_copy(update={"fusion": fusion_name, "loss": loss_name})
-    method = load_method(config, plugins)
-    fusion_key = registry.key_of(fusion_name)
-    fusion: type[Fusion] = method.fusion
-    fusion_params, losses, loss_params = method.fusion_params, method.losses, method.loss_params
-    if textbook:
-        if fusion_key in FUSIONS:
-            fusion, fusion_params = FUSIONS[fusion_key], {}
-        losses = {key: LOSSES.get(key, cls) for key, cls in losses.items()}
-        loss_params = {key: {} if key in LOSSES else params for key, params in loss_params.items()}
-    spec = build_spec(
-        backbone,
-        metadata=METADATA,
-        classes=CLASSES,
-        groups={str(i): (i,) for i in range(METADATA)},
-    )
-    model = FusionModel(backbone, fusion(spec, **fusion_params), config.method.reducer)
-    with_counts = replace(model.spec, counts=(100,) * CLASSES)
-    made: dict[str, Loss] = {
-        key: cls(with_counts, **loss_params[key]) for key, cls in losses.items()
-    }
-    return model, CombinedLoss(made), config
+        if not captured:
+            gradients()
+            return gradients
+        recorded = CudaGraphs(self._device)(gradients, ())
+        for p, gradient in zip(self.network.parameters(), recorded.outputs, strict=True):
+            p.grad = gradient
+        return recorded.replay
 
 
-def targets(count: int) -> Tensor:
-    return torch.arange(count) % CLASSES
+class TrainedMethod:
+    """A method in the real trainer: photographs through the feed, augmented and normalised, with
+    metadata, learning-rate schedule and the record of losses."""
 
+    def __init__(
+        self, name: str, shared: NetworkTrainer, progress: Progress = SILENT, *, steps: int = 1
+    ) -> None:
+        """`name` is FUSION or FUSION:LOSS; `steps` are those of an epoch. Photographs, placement
+        and settings are those of `shared`. Raises UsageError, PluginError, FusionRefused."""
+        fusion, _, loss = name.partition(":")
+        self.name = name
+        config = shared.experiment.config.changed(fusion=fusion, loss=loss)
+        self.seed, self.training = config.seed, config.training
+        experiment = setup(config, shared.execution, progress)
+        fold, labels = experiment.protocol.folds[0], experiment.table.labels
+        rows = experiment.rows(fold)
+        metadata = experiment.metadata(fold, rows)
+        encoder = experiment.encoder(metadata, rows.train)
+        counts = np.bincount(labels[rows.train], minlength=len(experiment.table.card.classes))
+        torch.manual_seed(self.seed)
+        model, losses = experiment.model(experiment.backbone(), encoder, tuple(counts.tolist()))
+        self.loss = "+".join(losses.parts)
+        augment = AUGMENTATIONS[self.training.augment]
+        self.step = TrainingStep(model, losses, augment, shared.placement, shared.path, progress)
+        self.optimizer = make_optimizer(self.step.trained, self.training, {})
+        self.scheduler = make_scheduler(self.optimizer, self.training, steps, {})
+        device = shared.placement.device
+        self.arrays = Arrays(
+            shared.images,
+            torch.from_numpy(encoder.transform(metadata)).to(device),
+            torch.from_numpy(labels).to(device),
+        )
+        self._rows, self._epoch = rows.train, 0
 
-def ignored(_: object) -> None:
-    """For lambdas that return nothing."""
+    @property
+    def path(self) -> StepPath:
+        """How its step runs; final after the first one."""
+        return self.step.path
+
+    def run(self, steps: int) -> None:
+        """Train for an epoch of so many full batches. Raises RunFailedError for a loss that is not
+        finite."""
+        rows = np.resize(self._rows, steps * self.training.batch_size)
+        self._epoch = self._epoch % self.training.epochs + 1
+        _train_epoch(
+            self.step, self.arrays, rows, self.training, self.optimizer, self.scheduler, None, None,
+            seed=self.seed, epoch=self._epoch, steps=steps, task=Task(),
+        )  # fmt: skip

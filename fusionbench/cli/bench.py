@@ -2,143 +2,49 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import Any
 
 import click
 
-from fusionbench.cli.options import FASTEST, SectionedCommand, json_option, listed, plugins_option
-from fusionbench.config.run_config import Augment, Device, Execution, Precision, RunConfig, Step
+from fusionbench.cli.options import (
+    SectionedCommand,
+    device_options,
+    json_option,
+    listed,
+    plugins_option,
+    step_option,
+)
+from fusionbench.cli.setting_options import config_of, setting_options
+from fusionbench.config.run_config import Device, Execution, Step, default_of
+from fusionbench.files import write_output
 
-if TYPE_CHECKING:
-    from fusionbench.bench.results import Report
-    from fusionbench.bench.session import Against
-
+TRAINING = ("image_size", "batch_size", "augment", "precision", "optimizer")
 SECTIONS = {
-    "What is measured": ("fusion", "backbone", "against", "profile", "folds", "folds-at-once"),
-    "How a step is": (
-        *("image-size", "batch-size", "augment", "precision", "optimizer", "device", "step"),
-    ),
-    "How long, and what comes of it": (*("steps", "rounds", "plugins", "output", "json", "help"),),
+    "What is measured": ("fusion", "backbone", "steps", "rounds"),
+    "Training": (*(name.replace("_", "-") for name in TRAINING), "device", "step"),
+    "Where, and what is written": ("workers", "plugins", "output", "json", "help"),
 }
-SUFFIXES = (".md", ".json")
-_DEFAULTS = {name: field.default for name, field in RunConfig.model_fields.items()}
-
-
-def _choice(annotation: Any) -> click.Choice:
-    return click.Choice(get_args(annotation))
-
-
-def _numbers(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...]:
-    try:
-        found = [int(part) for part in text.split(",")] if text is not None else []
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not a list of whole numbers, as in 1,2,4.") from None
-    if any(number < 1 for number in found):
-        raise click.BadParameter("at least one fold at a time.")
-    return tuple(dict.fromkeys(found))
+SUFFIXES = (".md", ".csv", ".json")
 
 
 @click.command(
-    "bench",
-    cls=SectionedCommand,
-    sections=SECTIONS,
-    context_settings={"max_content_width": 100},
+    "bench", cls=SectionedCommand, sections=SECTIONS, context_settings={"max_content_width": 100}
 )
 @click.option(
     "--fusion",
     "fusions",
-    default=_DEFAULTS["fusion"],
+    default=default_of("fusion"),
     show_default=True,
     metavar="A,B:LOSS,…",
-    help="Methods, each with a loss of its choice after a colon; without one, its own.",
+    help="Methods; a loss after a colon replaces the method's own. The others are compared with "
+    "the first.",
 )
-@click.option(
-    "--backbone",
-    default=_DEFAULTS["backbone"],
-    show_default=True,
-    metavar="NAME",
-    help="A timm model (fusionbench list backbones).",
-)
-@click.option(
-    "--against",
-    multiple=True,
-    type=click.Choice(("bare", "reference")),
-    default=("bare",),
-    show_default=True,
-    help="bare: the timm model with a linear head. reference: each method as papers' code runs it "
-    "(fp32, eager, contiguous memory; SGMC in its textbook form). May be given twice.",
-)
-@click.option(
-    "--profile",
-    is_flag=True,
-    help="Also tell where a step's time goes, operation by operation (a GPU's kernels).",
-)
-@click.option(
-    "--folds",
-    is_flag=True,
-    help="Also carry out two folds of the drawn dataset: how soon they train, and how fast a run "
-    "is with evaluation, checkpoints and records.",
-)
-@click.option(
-    "--folds-at-once",
-    "at_once",
-    metavar="1,2,…",
-    callback=_numbers,
-    help="Also carry out all folds of the drawn dataset with so many at a time, each in a process "
-    "of its own.",
-)
-@click.option(
-    "--image-size",
-    type=click.IntRange(16, 2048),
-    default=_DEFAULTS["image_size"],
-    show_default=True,
-    metavar="PIXELS",
-    help="Side of the square input.",
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(2),
-    default=_DEFAULTS["batch_size"],
-    show_default=True,
-    metavar="N",
-    help="Images per step.",
-)
-@click.option(
-    "--augment",
-    type=_choice(Augment),
-    default=_DEFAULTS["augment"],
-    show_default=True,
-    help="Training augmentation.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice((*get_args(Precision), FASTEST)),
-    default=_DEFAULTS["precision"],
-    show_default=True,
-    help="Of the methods and the bare backbone; references run in fp32.",
-)
-@click.option(
-    "--optimizer",
-    default=_DEFAULTS["optimizer"],
-    show_default=True,
-    metavar="NAME",
-    help="Any of timm's.",
-)
-@click.option(
-    "--device",
-    type=_choice(Device),
-    default="auto",
-    show_default=True,
-    help="auto: a GPU if any.",
-)
-@click.option(
-    "--step",
-    type=_choice(Step),
-    default="auto",
-    show_default=True,
-    help="How a training step runs. auto: compiled and captured on a GPU, eager on a CPU.",
-)
+@setting_options(("backbone", *TRAINING))
+@device_options
+@step_option
 @click.option(
     "--steps", type=click.IntRange(1), metavar="N", help="Of a round. Default: 50 on a GPU, else 4."
 )
@@ -148,110 +54,75 @@ def _numbers(context: click.Context, option: click.Parameter, text: str | None) 
     default=5,
     show_default=True,
     metavar="N",
-    help="In each, every subject trains once.",
+    help="Each round trains every method once.",
 )
 @plugins_option
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Also write the result to a .md or .json file.",
+    help="Also write the result to a .md, .csv or .json file.",
 )
 @json_option
 def bench_command(
     fusions: str,
-    backbone: str,
-    against: tuple[str, ...],
-    profile: bool,
-    folds: bool,
-    at_once: tuple[int, ...],
     device: Device,
     step: Step,
+    workers: int | None,
     steps: int | None,
     rounds: int,
     plugins: tuple[Path, ...],
     output: Path | None,
     as_json: bool,
-    **fields: Any,
+    **settings: Any,
 ) -> int:
-    """Measure how fast methods train, next to the bare backbone.
+    """Measure how fast methods train, beside the bare network.
 
-    Prints images/s, the milliseconds of a step (data, forward, backward, optimizer), peak memory on
-    a GPU, and ratios within this one run. Subjects take turns, so that a busy moment meets all of
+    Prints images/s, the milliseconds of a step, peak memory on a GPU, and ratios of speed to the
+    bare timm model and to the first method. Methods take turns, so that a busy moment slows all of
     them; quote ratios, not images/s.
     """
     from fusionbench.cli import terminal
 
     if output is not None and output.suffix not in SUFFIXES:
-        raise click.UsageError(f"--output {output}: give a name that ends in .md or .json.")
+        raise click.UsageError(f"--output {output}: the name must end in {', '.join(SUFFIXES)}.")
     names = listed(fusions)
     if not names:
         raise click.UsageError("--fusion: name at least one method.")
     for name in names:
         _check(name, plugins)
-    measured = fields["precision"] == FASTEST
-    if measured:
-        del fields["precision"]
-    config = RunConfig(backbone=backbone, weights="none", **fields)
-    execution = Execution(plugins=plugins, device=device, step=step)
+    config = config_of(settings | {"dataset": "synthetic", "weights": "none"})
+    execution = Execution(plugins=plugins, device=device, step=step, workers=workers)
     progress = terminal.progress()
     progress.note("loading PyTorch and timm")
-    from fusionbench.bench.session import bench
+    from fusionbench.bench import speed_table
+    from fusionbench.bench.measure import bench
 
-    if measured:
-        from fusionbench.bench.fastest_precision import fastest
-
-        precision = fastest([config], device, progress=progress)
-        config = config.model_copy(update={"precision": precision})
-    report = bench(
-        names,
-        config,
-        execution,
-        against=cast("tuple[Against, ...]", tuple(dict.fromkeys(against))),
-        steps=steps,
-        rounds=rounds,
-        profile=profile,
-        folds=folds,
-        at_once=at_once,
-        progress=progress,
-    )
-    from fusionbench.bench.speed_report import data
-    from fusionbench.bench.speed_report import terminal as drawn
-
-    if output is not None:
-        _write(output, report)
+    measured = bench(names, config, execution, steps=steps, rounds=rounds, progress=progress)
+    if output is not None and output.suffix == ".md":
+        write_output(
+            output, speed_table.markdown(measured, shlex.join(["fusionbench", *sys.argv[1:]]))
+        )
+    elif output is not None:
+        as_text = speed_table.csv if output.suffix == ".csv" else speed_table.as_json
+        write_output(output, as_text(measured))
     if as_json:
-        terminal.print_json(data(report))
+        click.echo(speed_table.as_json(measured), nl=False)
     else:
-        terminal.out().print(drawn(report))
+        terminal.out().print(speed_table.terminal(measured))
     return 0
 
 
 def _check(name: str, plugins: tuple[Path, ...]) -> None:
-    """Say at once what is misspelt: loading PyTorch takes seconds."""
+    """Report a misspelt name at once: loading PyTorch takes seconds."""
     from fusionbench.errors import UsageError
     from fusionbench.plugin import registry
 
     fusion, _, loss = name.partition(":")
-    if registry.find_method(fusion, plugins).kind == "controls":
+    if not registry.find_method(fusion, plugins).uses_images:
         raise UsageError(
             f"{fusion} sees no photograph and trains no network: there is no step to measure.",
             "Name a fusion (fusionbench list fusions).",
         )
     for part in loss.split("+") if loss else ():
         registry.find("losses", part, plugins)
-
-
-def _write(path: Path, report: Report) -> None:
-    import json
-    import shlex
-    import sys
-
-    from fusionbench.bench.speed_report import data, markdown
-    from fusionbench.files import write_output
-
-    if path.suffix == ".md":
-        text = markdown(report, shlex.join(["fusionbench", *sys.argv[1:]]))
-    else:
-        text = json.dumps(data(report), indent=2) + "\n"
-    write_output(path, text)

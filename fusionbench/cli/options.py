@@ -14,7 +14,6 @@ Sections = Mapping[str, Sequence[str]]
 # Of fusionbench.config, without importing pydantic.
 DEVICES = ("auto", "cpu", "cuda")
 STEPS = ("auto", "eager", "compiled", "captured", "compiled+captured")
-FASTEST = "fastest"  # beside those of fusionbench.config.Precision
 WIDEST = 28  # characters of the first column of a help text; longer options take a line
 
 

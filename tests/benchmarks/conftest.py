@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 
-from fusionbench.bench.machine import describe_machine
+from fusionbench.bench.measure import cpu_name
 
 
 def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
-    names = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    machines = [describe_machine(torch.device(name)) for name in names]
+    gpus = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
     machine_info["measured_on"] = {
-        "Machine": "; ".join(machine.name for machine in machines),
-        "CPU threads": str(machines[0].threads),
+        "Machine": "; ".join([cpu_name(), *gpus]),
+        "CPU threads": str(torch.get_num_threads()),
         "Software": ", ".join(
             f"{name} {importlib.metadata.version(name)}"
             for name in ("fusionbench", "torch", "timm", "numpy")

@@ -1,4 +1,5 @@
-"""SGMC written equation by equation, in the style of published code: what a fast step is held to.
+"""SGMC written equation by equation, in the style of published code: an oracle for the plugins, and
+what their speed is compared with.
 
 The same functions as plugins/fusions/sgmc.py (default settings) and plugins/losses/
 self_contrastive.py, with parameters of the same names and sizes, so that values can be carried
@@ -114,8 +115,3 @@ class _Encoder(nn.Module):
     def forward(self, map_: Tensor) -> Tensor:
         pooled = torch.relu(self.norm(self.mix(map_))).mean((2, 3))
         return F.normalize(self.project(pooled), dim=1)
-
-
-# What a reference puts in a plugin's place, by the plugin's name; what has no such twin stays.
-FUSIONS: dict[str, type[Fusion]] = {"sgmc": TextbookSGMC}
-LOSSES: dict[str, type[Loss]] = {"self-contrastive": TextbookGuidance}
