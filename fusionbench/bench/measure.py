@@ -147,13 +147,15 @@ def interleaved(
     begins with another one. The clock stops when the GPU has finished."""
     names = list(work)
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    on_gpu = device.type == "cuda"
+    wait: Callable[[], None] = partial(torch.cuda.synchronize, device) if on_gpu else lambda: None
     for k in range(rounds):
         first = k % len(names)
         for name in names[first:] + names[:first]:
-            _wait_for(device)
+            wait()
             started = clock()
             work[name]()
-            _wait_for(device)
+            wait()
             seconds[name].append(clock() - started)
             task.advance()
     return seconds
@@ -196,8 +198,3 @@ def _setting(shared: NetworkTrainer, steps: int, rounds: int) -> dict[str, str |
         "steps per round": steps,
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
     }
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -32,17 +32,18 @@ def displayed(measured: SpeedMeasurement) -> pd.DataFrame:
 def terminal(measured: SpeedMeasurement) -> RenderableType:
     """For rich."""
     frame = displayed(measured)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    # Lines within a cell, so that all of it fits on 80 columns.
+    frame[["path", "loss"]] = frame[["path", "loss"]].replace(r"([+-])", r"\1\n", regex=True)
+    ranges = [name for name in frame.columns if name.startswith("vs ")]
+    frame[ranges] = frame[ranges].replace(r" \((.*)\)", r"\n\1", regex=True)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for name in frame.columns:
-        if name in _TEXT_COLUMNS:
-            table.add_column(name, overflow="fold")
-        else:
-            table.add_column(name, justify="right", no_wrap=True)
+        text = name in _TEXT_COLUMNS
+        table.add_column(name, no_wrap=not text, justify="left" if text else "right")
     for cells in frame.itertuples(index=False):
-        # A range below its ratio, parts of a name below each other: narrower columns.
-        table.add_row(*(Text(cell.replace(" (", "\n(").replace("+", "+\n")) for cell in cells))
+        table.add_row(*map(Text, cells))
     setting, notes = (Text(text, style="dim") for text in (_stated(measured), "\n".join(NOTES)))
-    return Group(setting, table, notes)
+    return Group(setting, "", table, "", notes)
 
 
 def markdown(measured: SpeedMeasurement, command: str) -> str:

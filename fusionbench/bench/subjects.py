@@ -34,8 +34,7 @@ class BareNetwork:
     trainer is in it, except for the capture of CUDA graphs. `path` is final after the first step.
     """
 
-    name = "bare"
-    loss = "ce"
+    name, loss = "bare", "ce"
 
     def __init__(self, shared: NetworkTrainer) -> None:
         config, placement = shared.experiment.config, shared.placement
