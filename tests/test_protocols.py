@@ -355,10 +355,10 @@ def test_builtin_cards_are_never_written_to(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("p000.jpg,1", r"line 92: 'p000.jpg,1': the id repeats"),
-        ("q.jpg,5", r"line 92: 'q.jpg,5': no such part; known: 0, 1, 2, 3, 4"),
+        ("p000.jpg,1", r"row 92, id 'p000.jpg': the id repeats"),
+        ("q.jpg,5", r"row 92, part '5': no such part; known: 0, 1, 2, 3, 4"),
         ("q.jpg,holdout", "no such part"),
-        ("q.jpg", "1 cells instead of 2"),
+        ("q.jpg", "has 1 cells"),
     ],
 )
 def test_bad_rows_are_named(tmp_path: Path, line: str, message: str) -> None:
@@ -377,7 +377,7 @@ def test_header_hash_and_parted_groups(tmp_path: Path) -> None:
     ids, labels, groups = table_of()
     spec = {"name": "mine", "kind": "grouped-kfold", "folds": 3, "file": "mine.csv"}
     card = card_of(tmp_path, protocols=[spec])
-    (tmp_path / "mine.csv").write_text("image,fold\n")
+    (tmp_path / "mine.csv").write_text("image,fold\na,0\n")
     with pytest.raises(DataError, match="header id,part"):
         load_protocol(card, ids, labels, groups)
     # A grouped protocol that does not keep owners whole is refused.
@@ -456,10 +456,14 @@ def test_derm7pt_official_comes_from_the_users_index_files(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"valid": [1011]}, "valid_indexes.csv, line 2: '1011': no row position below 1011"),
+        (
+            {"valid": [1011]},
+            "valid_indexes.csv .*row 2, indexes '1011': no row position",
+        ),
         ({"valid": [-1]}, "no row position"),
-        ({"test": [0, 0]}, "test_indexes.csv, line 3: '0': already in test"),
-        ({"test": []}, "not in it"),
+        ({"test": [0, 0]}, "test_indexes.csv .*row 3, indexes '0': already in test"),
+        ({"test": []}, "no rows"),
+        ({"test": [0]}, "not in it"),
     ],
 )
 def test_bad_index_files(tmp_path: Path, change: dict[str, list[int]], message: str) -> None:

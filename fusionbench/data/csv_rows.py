@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -24,25 +25,6 @@ def read_rows(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
     Raises DataError where the file cannot be read as a csv at all: absent, empty, binary, not
     UTF-8, a header with repeated names or another separator than a comma.
     """
-    header, records, lines, problems = _parse(path)
-    frame = pd.DataFrame(
-        records, columns=header, index=pd.Index(lines, dtype="int64"), dtype=object
-    )
-    return frame, problems
-
-
-def problem(path: Path, row: int | None, column: str, value: object, text: str) -> Problem:
-    """One finding, in the form that the command line prints as a table."""
-    return {
-        "file": path.name,
-        "row": row,
-        "column": column,
-        "value": "" if value is None else str(value)[:80],
-        "problem": text,
-    }
-
-
-def _parse(path: Path) -> tuple[list[str], list[list[str]], list[int], list[Problem]]:
     records: list[list[str]] = []
     lines: list[int] = []
     problems: list[Problem] = []
@@ -52,17 +34,15 @@ def _parse(path: Path) -> tuple[list[str], list[list[str]], list[int], list[Prob
             header = [name.strip() for name in next(reader, [])]
             _check_header(path, header)
             line = reader.line_num + 1
-            for cells in reader:
+            for record in reader:
                 here, line = line, reader.line_num + 1
-                cells = [cell.strip() for cell in cells]
-                if not any(cells):
-                    continue
-                if len(cells) != len(header):
-                    text = f"has {len(cells)} cells, the header has {len(header)}"
-                    problems.append(problem(path, here, "(row)", cells[0], text))
-                    continue
-                records.append(cells)
-                lines.append(here)
+                record = [cell.strip() for cell in record]
+                if len(record) == len(header) and any(record):
+                    records.append(record)
+                    lines.append(here)
+                elif any(record):
+                    text = f"has {len(record)} cells, the header has {len(header)}"
+                    problems.append(problem(path, here, "(row)", record[0], text))
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not a UTF-8 csv file ({error.reason} at byte {error.start}).",
@@ -77,7 +57,36 @@ def _parse(path: Path) -> tuple[list[str], list[list[str]], list[int], list[Prob
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
     if not records and not problems:
         raise DataError(f"{path} has a header but no rows.")
-    return header, records, lines, problems
+    index = pd.Index(lines, dtype="int64")
+    return pd.DataFrame(records, columns=header, index=index, dtype=object), problems
+
+
+def cells(frame: pd.DataFrame, column: str) -> Iterator[tuple[int, str]]:
+    """(line of the file, text) of the cells of a column."""
+    return zip(frame.index.tolist(), frame[column].tolist(), strict=True)
+
+
+def problem(path: Path, row: int | None, column: str, value: object, text: str) -> Problem:
+    """One finding, in the form that the command line prints as a table."""
+    return {
+        "file": path.name,
+        "row": row,
+        "column": column,
+        "value": "" if value is None else str(value)[:80],
+        "problem": text,
+    }
+
+
+def bad_rows(path: Path, problems: list[Problem], remedy: str) -> DataError:
+    """One error of all findings in a file's rows."""
+    problems = sorted(problems, key=lambda p: int(str(p["row"])))
+    first, rows = problems[0], {p["row"] for p in problems}
+    return DataError(
+        f"{path} does not fit: {len(problems)} problem(s) in {len(rows)} row(s); the first: "
+        f"row {first['row']}, {first['column']} {first['value']!r}: {first['problem']}.",
+        remedy,
+        problems,
+    )
 
 
 def _check_header(path: Path, header: list[str]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -33,8 +34,8 @@ class ImageIndex:
     """The image files below a data root, by lower-case file name and by lower-case stem."""
 
     root: Path
-    by_name: dict[str, tuple[Path, ...]]
-    by_stem: dict[str, tuple[Path, ...]]
+    by_name: Mapping[str, list[Path]]
+    by_stem: Mapping[str, list[Path]]
     skipped_links: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
@@ -74,12 +75,11 @@ def index_images(root: Path, card: DatasetCard) -> ImageIndex:
                 skipped.append(folder)
             elif folder.is_dir():
                 files.update(dict.fromkeys(_walk(folder, root, skipped)))
-    by_name: dict[str, list[Path]] = {}
-    by_stem: dict[str, list[Path]] = {}
+    by_name, by_stem = defaultdict(list), defaultdict(list)
     for path in files:
-        by_name.setdefault(path.name.lower(), []).append(path)
-        by_stem.setdefault(path.stem.lower(), []).append(path)
-    return ImageIndex(root, _frozen(by_name), _frozen(by_stem), tuple(dict.fromkeys(skipped)))
+        by_name[path.name.lower()].append(path)
+        by_stem[path.stem.lower()].append(path)
+    return ImageIndex(root, by_name, by_stem, tuple(dict.fromkeys(skipped)))
 
 
 def decode(
@@ -195,10 +195,6 @@ def _walk(folder: Path, root: Path, skipped: list[Path]) -> Iterable[Path]:
 
 def _inside(path: Path, root: Path) -> bool:
     return path.resolve().is_relative_to(root)
-
-
-def _frozen(lists: dict[str, list[Path]]) -> dict[str, tuple[Path, ...]]:
-    return {key: tuple(paths) for key, paths in lists.items()}
 
 
 def _ends_with(path: Path, wanted: PurePosixPath) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -39,17 +40,6 @@ def given_path(text: str | Path) -> Path:
         raise UsageError(f"{str(text)!r} names the home of a user who is not known here.") from None
 
 
-def is_file(path: Path) -> bool:
-    """`path.is_file()`, False too for a name that no file can have."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def is_folder(path: Path) -> bool:
-    """`path.is_dir()`, False too for a name that no folder can have."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
+# Unlike Path's methods False, too, for a name that no file or folder can have.
+is_file = os.path.isfile
+is_folder = os.path.isdir

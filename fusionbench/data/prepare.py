@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-
-import pandas as pd
 
 from fusionbench.data import image_cache as cache
 from fusionbench.data.archive import unpack, unpack_inner
@@ -21,7 +19,7 @@ from fusionbench.data.digests import file_digests
 from fusionbench.data.images import Resize, index_images, verify_images
 from fusionbench.data.locate import default_folder, find_data, metadata_file
 from fusionbench.data.schema import check_rows, unlisted_columns
-from fusionbench.data.table import load_table, match_images
+from fusionbench.data.table import Table, load_table, match_images
 from fusionbench.errors import DataError
 from fusionbench.files import new_folder
 from fusionbench.progress import SILENT, Progress
@@ -74,20 +72,18 @@ def prepare(
     source = Path(source)
     if not source.exists():
         raise DataError(f"There is no archive or folder at {source}.")
+    target = dest or source
     if source.is_file():
         target = dest or default_folder(card)
-        unpack(source, target, accept=_holds(card, source), progress=progress)
+        unpack(source, target, accept=partial(_check_holds, card, source), progress=progress)
     else:
-        target = dest or source
         if dest is not None:
             _copy(source, dest)
         unpack_inner(target, progress=progress)
-    report = verify(card, find_data(card, target), cache_dir=cache_dir, progress=progress)
-    if not report.fingerprint:
+    root = find_data(card, target)
+    report, table = _inspect(card, root, pixels=True, cache_dir=cache_dir, progress=progress)
+    if table is None:
         return report
-    table = load_table(
-        card, Path(report.root), allow_missing_images=True, cache_dir=cache_dir, progress=progress
-    )
     view = table.views[0]
     cache.open_or_build(
         table.images[view],
@@ -98,8 +94,7 @@ def prepare(
         cache_dir=cache_dir,
         progress=progress,
     )
-    caches = cache.find_caches(table.digests[view], cache_dir=cache_dir)
-    return replace(report, caches=caches)
+    return replace(report, caches=cache.find_caches(table.digests[view], cache_dir=cache_dir))
 
 
 def verify(
@@ -111,7 +106,7 @@ def verify(
 ) -> PrepareReport:
     """Check the dataset at `root` in full, all views: columns, every row, that every photograph is
     there and opens, and the counts that the card expects."""
-    return _inspect(card, root, pixels=True, cache_dir=cache_dir, progress=progress)
+    return _inspect(card, root, pixels=True, cache_dir=cache_dir, progress=progress)[0]
 
 
 def status(
@@ -124,38 +119,35 @@ def status(
     except DataError as error:
         problem: Problem = {"problem": error.message, "fix": error.remedy}
         return PrepareReport(card.name, found=False, problems=(problem,))
-    return _inspect(card, root, pixels=False, cache_dir=cache_dir, progress=SILENT)
+    return _inspect(card, root, pixels=False, cache_dir=cache_dir, progress=SILENT)[0]
 
 
-def _holds(card: DatasetCard, source: Path) -> Callable[[Path], None]:
-    """A check that an unpacked folder is the dataset, so that a wrong archive leaves nothing."""
-
-    def check(folder: Path) -> None:
-        try:
-            find_data(card, folder)
-        except DataError:
-            raise DataError(
-                f"{source} does not hold {card.title}: there is no {card.files.metadata} with its "
-                f"columns in it.",
-                card.source.obtain.strip(),
-            ) from None
-
-    return check
+def _check_holds(card: DatasetCard, source: Path, folder: Path) -> None:
+    """Raises DataError where an unpacked folder is not the dataset: a wrong archive."""
+    try:
+        find_data(card, folder)
+    except DataError:
+        raise DataError(
+            f"{source} does not hold {card.title}: there is no {card.files.metadata} with its "
+            f"columns in it.",
+            card.source.obtain.strip(),
+        ) from None
 
 
 def _inspect(
     card: DatasetCard, root: Path, *, pixels: bool, cache_dir: Path | None, progress: Progress
-) -> PrepareReport:
+) -> tuple[PrepareReport, Table | None]:
+    """The report, and the table of the default view where the data can be used as it is."""
     path = metadata_file(card, root)
     if path is None:
         raise DataError(f"There is no {card.files.metadata} in {root}.")
-    views = tuple(view.name for view in card.views)
+    report = PrepareReport(card.name, found=True, root=str(root))
     try:
         frame, problems = read_rows(path)
     except DataError as error:
         only: Problem = {"file": path.name, "problem": error.message, "fix": error.remedy}
-        return PrepareReport(card.name, found=True, root=str(root), problems=(only,))
-    problems += check_rows(card, frame, path, views)
+        return replace(report, problems=(only,)), None
+    problems += check_rows(card, frame, path, tuple(view.name for view in card.views))
     fits = not problems
     notes = [f"column not in the card: {name}" for name in unlisted_columns(card, frame)]
     index = index_images(root, card)
@@ -164,64 +156,43 @@ def _inspect(
     problems += doubts
     problems += [{"file": name, "problem": "photograph is missing"} for name in missing]
     files = list(dict.fromkeys(p for paths in found.values() for p in paths if p is not None))
-    used = len(files)
-    if len(index) > used:
-        notes.append(f"{len(index) - used} image file(s) belong to no row")
+    if len(index) > len(files):
+        notes.append(f"{len(index) - len(files)} image file(s) belong to no row")
     notes += [f"link not followed: {link}" for link in index.skipped_links]
     if pixels:
         problems += verify_images(files, progress=progress)
         notes += _copies(files, root, cache_dir, progress)
-    classes = _class_counts(card, frame)
-    groups = _group_count(card, frame)
-    problems += _unexpected(card, len(frame), groups, classes, path)
-    fingerprint = ""
-    caches: tuple[dict[str, object], ...] = ()
+    counts = Counter(card.label.class_of(raw) for raw in frame.get(card.label.column, ()))
+    classes = {name: counts[name] for name in card.classes}
+    groups = len(frame[[c for c in card.group if c in frame]].drop_duplicates())
+    expected = [("rows", len(frame), card.expect.rows), ("groups", groups, card.expect.groups)]
+    expected += [(f"class {name}", counts[name], n) for name, n in card.expect.classes.items()]
+    problems += [
+        {"file": path.name, "value": have, "problem": f"{have} {what}, expected {want}"}
+        for what, have, want in expected
+        if want is not None and have != want
+    ]
+    table = None
     if fits and not doubts and len(missing) < len(frame) * len(views):
         try:
             table = load_table(card, root, allow_missing_images=True, cache_dir=cache_dir)
-            fingerprint = table.fingerprint
-            caches = cache.find_caches(table.digests[table.views[0]], cache_dir=cache_dir)
         except DataError as error:
             problems.append({"problem": error.message, "fix": error.remedy})
-    return PrepareReport(
-        dataset=card.name,
-        found=True,
-        root=str(root),
+    report = replace(
+        report,
         rows=len(frame),
         groups=groups,
         images_found=sum(p is not None for paths in found.values() for p in paths),
         images_missing=len(missing),
         classes=classes,
-        fingerprint=fingerprint,
-        caches=caches,
         problems=tuple(problems),
         notes=tuple(notes),
         checked_pixels=pixels,
     )
-
-
-def _class_counts(card: DatasetCard, frame: pd.DataFrame) -> dict[str, int]:
-    if card.label.column not in frame:
-        return {}
-    counts = Counter(card.label.class_of(raw) for raw in frame[card.label.column])
-    return {name: counts[name] for name in card.classes}
-
-
-def _group_count(card: DatasetCard, frame: pd.DataFrame) -> int:
-    columns = [c for c in card.group if c in frame]
-    return len(frame[columns].drop_duplicates()) if columns else len(frame)
-
-
-def _unexpected(
-    card: DatasetCard, rows: int, groups: int, classes: dict[str, int], path: Path
-) -> Iterable[Problem]:
-    expect = card.expect
-    pairs = [("rows", rows, expect.rows), ("groups", groups, expect.groups)]
-    pairs += [(f"class {name}", classes.get(name, 0), n) for name, n in expect.classes.items()]
-    for what, have, want in pairs:
-        if want is not None and have != want:
-            text = f"{have} {what}, expected {want}"
-            yield {"file": path.name, "value": have, "problem": text}
+    if table is not None:
+        caches = cache.find_caches(table.digests[table.views[0]], cache_dir=cache_dir)
+        report = replace(report, fingerprint=table.fingerprint, caches=caches)
+    return report, table
 
 
 def _copies(files: list[Path], root: Path, cache_dir: Path | None, progress: Progress) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fusionbench.data.card import DatasetCard
-from fusionbench.data.csv_rows import Problem, problem, read_rows
+from fusionbench.data.csv_rows import Problem, bad_rows, cells, problem, read_rows
 from fusionbench.data.digests import file_digests
 from fusionbench.data.images import ImageIndex, index_images
 from fusionbench.data.locate import metadata_file
@@ -23,6 +23,7 @@ from fusionbench.progress import SILENT, Progress
 
 # Where a table without all photographs has none: this path, and "" for its digest.
 ABSENT = Path()
+CORRECT = "Correct the rows listed, or the card (datasets/README.md)."
 
 
 @dataclass(frozen=True)
@@ -98,14 +99,14 @@ def load_table(
     frame, problems = read_rows(path)
     problems += check_rows(card, frame, path, views)
     if problems:
-        raise bad_rows(path, problems)
+        raise bad_rows(path, problems, CORRECT)
     extra = unlisted_columns(card, frame)
     if extra:
         progress.note(f"{path.name} has columns that the card does not name: {', '.join(extra)}.")
     index = index_images(root, card)
     found, missing, doubts = match_images(card, views, frame, index, path)
     if doubts:
-        raise bad_rows(path, doubts)
+        raise bad_rows(path, doubts, CORRECT)
     optional = photographs == "optional"
     if missing and not (allow_missing_images or optional):
         raise missing_photographs(card, index, missing, len(frame))
@@ -122,30 +123,23 @@ def load_table(
     digests = {name: tuple(digest_of[p] for p in paths) for name, paths in images.items()}
     used = frame[keep]
     ids = used[card.id_column].to_numpy(dtype=str)
-    groups = _joined(used, card.group, ids)
-    metadata = _typed(card, used)
-    labels = np.array(
-        [card.classes.index(card.label.class_of(raw) or "") for raw in used[card.label.column]],
-        dtype=np.int64,
-    )
-    lesions = _lesions(card, used, ids)
-    return Table(
+    classes = [card.label.class_of(raw) or "" for raw in used[card.label.column]]
+    table = Table(
         card=card,
         views=views,
         ids=ids,
-        labels=labels,
-        groups=groups,
-        lesions=lesions,
+        labels=np.array([card.classes.index(name) for name in classes], dtype=np.int64),
+        groups=_joined(used, card.group, ids),
+        lesions=_lesions(card, used, ids),
         rows=np.flatnonzero(keep),
-        metadata=metadata,
+        metadata=_typed(card, used),
         images=images,
         digests=digests,
-        fingerprint=_fingerprint(
-            card, ids, labels, groups, lesions, metadata, digests, photographs
-        ),
+        fingerprint="",
         complete=(optional or not missing) and card.expect.rows in (None, len(frame)),
         missing_images=tuple(dict.fromkeys(missing)),
     )
+    return replace(table, fingerprint=_fingerprint(table, photographs))
 
 
 def match_images(
@@ -163,7 +157,7 @@ def match_images(
         column = card.view(view).column
         taken: dict[Path, int] = {}
         found[view] = []
-        for row, name in zip(frame.index.tolist(), frame[column], strict=True):
+        for row, name in cells(frame, column):
             options = index.candidates(name)
             if len(options) > 1 and len({p.read_bytes() for p in options}) > 1:
                 where = ", ".join(str(p.relative_to(index.root)) for p in options)
@@ -176,17 +170,6 @@ def match_images(
                 text = f"the same file as row {taken[chosen]}: {chosen.name}"
                 doubts.append(problem(path, row, column, name, text))
     return found, missing, doubts
-
-
-def bad_rows(path: Path, problems: list[Problem]) -> DataError:
-    rows = {p["row"] for p in problems}
-    first = problems[0]
-    return DataError(
-        f"{path} does not fit its card: {len(problems)} problem(s) in {len(rows)} row(s); the "
-        f"first: row {first['row']}, {first['column']}: {first['problem']}.",
-        "Correct the rows listed, or the card (datasets/README.md).",
-        problems,
-    )
 
 
 def missing_photographs(
@@ -233,48 +216,29 @@ def _lesions(card: DatasetCard, frame: pd.DataFrame, ids: np.ndarray) -> np.ndar
 def _typed(card: DatasetCard, frame: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, pd.Series] = {}
     for column in card.columns:
-        cells = frame[column.name]
-        if column.kind == "numeric":
-            numbers = [number(column, cell, card.unknown) for cell in cells]
-            columns[column.name] = pd.Series(numbers, dtype="float64")
-        else:
-            texts = [canonical(column, cell, card.unknown) for cell in cells]
-            columns[column.name] = pd.Series(texts, dtype=object)
+        read, kind = (number, "float64") if column.kind == "numeric" else (canonical, object)
+        values = [read(column, cell, card.unknown) for cell in frame[column.name]]
+        columns[column.name] = pd.Series(values, dtype=kind)
     return pd.DataFrame(columns)
 
 
-def _fingerprint(
-    card: DatasetCard,
-    ids: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray,
-    lesions: np.ndarray,
-    metadata: pd.DataFrame,
-    digests: dict[str, tuple[str, ...]],
-    photographs: str,
-) -> str:
+def _fingerprint(table: Table, photographs: str) -> str:
     """sha256 of what a result depends on: classes, columns, unknown marks, every row's id, class,
     patient, lesion and typed cells, and the contents of every photograph. Not: paths, the order of
     columns in the file, columns that are not read, notes, expected counts."""
+    views = sorted(table.views)
     meaning = {
-        "classes": card.classes,
-        "unknown": card.unknown,
-        "columns": [(c.name, c.kind, c.values) for c in card.columns],
-        "views": sorted(digests),
+        "classes": table.card.classes,
+        "unknown": table.card.unknown,
+        "columns": [(c.name, c.kind, c.values) for c in table.card.columns],
+        "views": views,
     }
     if photographs != "required":
         meaning["photographs"] = photographs
     digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
-    cells = [[None if c != c else c for c in metadata[name]] for name in metadata.columns]
-    photos = [digests[view] for view in sorted(digests)]
-    for row in zip(
-        ids.tolist(),
-        labels.tolist(),
-        groups.tolist(),
-        lesions.tolist(),
-        *cells,
-        *photos,
-        strict=True,
-    ):
+    keys = [a.tolist() for a in (table.ids, table.labels, table.groups, table.lesions)]
+    typed = [[None if c != c else c for c in table.metadata[name]] for name in table.metadata]
+    photos = [table.digests[view] for view in views]
+    for row in zip(*keys, *typed, *photos, strict=True):
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()[:16]

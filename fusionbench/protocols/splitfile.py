@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fusionbench.data.card import DatasetCard, ProtocolSpec
-from fusionbench.data.csv_rows import read_rows
+from fusionbench.data.csv_rows import bad_rows, cells, problem, read_rows
 from fusionbench.data.locate import metadata_file
 from fusionbench.errors import DataError
 from fusionbench.files import write_atomically
@@ -29,43 +29,24 @@ def write_split(path: Path, parts: Mapping[str, str]) -> None:
 
 def read_split(path: Path, spec: ProtocolSpec) -> dict[str, str]:
     """id -> part of a split file. Raises DataError with every row that does not fit."""
-    try:
-        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-    except FileNotFoundError:
+    if not path.exists():
         raise DataError(
             f"The split file {path} is missing.", "Restore it: it is part of the dataset's card."
-        ) from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"The split file {path} cannot be read: {error}.") from error
-    known = _part_names(spec)
-    parts: dict[str, str] = {}
-    bad: list[dict[str, object]] = []
-    if not rows or rows[0] != HEADER:
-        raise DataError(f"The split file {path} does not begin with the header {','.join(HEADER)}.")
-    for number, row in enumerate(rows[1:], start=2):
-        if not row:
-            continue
-        problem = ""
-        if len(row) != 2:
-            problem = f"{len(row)} cells instead of 2"
-        elif row[0] in parts:
-            problem = "the id repeats"
-        elif row[1] not in known:
-            problem = f"no such part; known: {', '.join(known)}"
-        else:
-            parts[row[0]] = row[1]
-        if problem:
-            bad.append(
-                {"file": path.name, "row": number, "value": ",".join(row), "problem": problem}
-            )
-    if bad:
-        raise DataError(
-            f"The split file {path} has {len(bad)} bad row(s), the first in line {bad[0]['row']}: "
-            f"{bad[0]['value']!r}: {bad[0]['problem']}.",
-            "Restore the file.",
-            bad,
         )
-    return parts
+    frame, problems = read_rows(path)
+    if list(frame) != HEADER:
+        raise DataError(f"The split file {path} does not begin with the header {','.join(HEADER)}.")
+    known = _part_names(spec)
+    fits = frame["part"].isin(known)
+    text = f"no such part; known: {', '.join(known)}"
+    problems += [
+        problem(path, row, "part", part, text) for row, part in cells(frame[~fits], "part")
+    ]
+    twice = frame[fits][frame[fits]["id"].duplicated()]
+    problems += [problem(path, row, "id", i, "the id repeats") for row, i in cells(twice, "id")]
+    if problems:
+        raise bad_rows(path, problems, "Restore the file.")
+    return dict(zip(frame["id"], frame["part"], strict=True))
 
 
 def read_indexes(card: DatasetCard, spec: ProtocolSpec, root: Path | None) -> dict[str, str]:
@@ -76,27 +57,23 @@ def read_indexes(card: DatasetCard, spec: ProtocolSpec, root: Path | None) -> di
     if path is None:
         raise DataError(f"There is no {card.files.metadata} in {root}.")
     ids = read_rows(path)[0][card.id_column].tolist()
+    remedy = "Restore the files of the original download."
     parts: dict[str, str] = {}
-    bad: list[dict[str, object]] = []
     for part, name in spec.index_files.items():
-        for number, text in enumerate(_column(root / name, spec.index_column), start=2):
-            where = int(text) if text.strip().isdecimal() and len(text) < 10 else -1
-            problem = ""
-            if not 0 <= where < len(ids):
-                problem = f"no row position below {len(ids)}"
-            elif ids[where] in parts:
-                problem = f"already in {parts[ids[where]]}"
+        frame, problems = read_rows(root / name)
+        if spec.index_column not in frame:
+            raise DataError(f"{root / name} has no column {spec.index_column!r}.", remedy)
+        for row, text in cells(frame, spec.index_column):
+            where = int(text) if text.isdecimal() and len(text) < 10 else len(ids)
+            reason = "" if where < len(ids) else f"no row position below {len(ids)}"
+            if not reason and ids[where] in parts:
+                reason = f"already in {parts[ids[where]]}"
+            if reason:
+                problems.append(problem(root / name, row, spec.index_column, text, reason))
             else:
                 parts[ids[where]] = part
-            if problem:
-                bad.append({"file": name, "row": number, "value": text, "problem": problem})
-    if bad:
-        raise DataError(
-            f"{bad[0]['file']}, line {bad[0]['row']}: {bad[0]['value']!r}: {bad[0]['problem']} "
-            f"({len(bad)} such row(s)).",
-            "Restore the files of the original download.",
-            bad,
-        )
+        if problems:
+            raise bad_rows(root / name, problems, remedy)
     return parts
 
 
@@ -133,16 +110,3 @@ def _text(parts: Mapping[str, str]) -> str:
     writer.writerow(HEADER)
     writer.writerows(sorted(parts.items()))
     return out.getvalue()
-
-
-def _column(path: Path, column: str) -> list[str]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if column not in (reader.fieldnames or ()):
-                raise DataError(f"{path} has no column {column!r}.")
-            return [row[column] or "" for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}.", "It belongs to the original download."
-        ) from error

@@ -341,10 +341,10 @@ def test_habit_makes_patients_alike() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"noise": 1.5}, "noise must be between 0 and 1"),
-        ({"patients": 0}, "patients must be a whole number from 1"),
-        ({"patients": 2.5}, "patients must be a whole number"),
-        ({"colour": 1}, "no option colour.*It has: seed, patients"),
+        ({"noise": 1.5}, "noise: Input should be less than or equal to 1"),
+        ({"patients": 0}, "patients: Input should be greater than or equal to 1"),
+        ({"patients": 2.5}, "patients: Input should be a valid integer"),
+        ({"colour": 1}, "colour: Extra inputs.*It has: seed, patients"),
     ],
 )
 def test_wrong_knobs_are_named(

@@ -18,7 +18,7 @@ from made_up_data import CARD, Pebbles, photo
 from fusionbench.config import recipe as recipes
 from fusionbench.config.recipe import read_recipe, recipe_names
 from fusionbench.data.card import ProtocolSpec, read_card
-from fusionbench.data.csv_rows import read_rows
+from fusionbench.data.csv_rows import bad_rows, read_rows
 from fusionbench.data.images import index_images
 from fusionbench.data.locate import find_data, open_card
 from fusionbench.data.prepare import status
@@ -115,9 +115,7 @@ def fits(path: Path) -> None:
     data = pebbles(Path("other"))
     frame, problems = read_rows(path)
     if problems := [*problems, *check_rows(data.card(), frame, path, ("top",))]:
-        from fusionbench.data.table import bad_rows
-
-        raise bad_rows(path, problems)
+        raise bad_rows(path, problems, "")
 
 
 # ---- cards

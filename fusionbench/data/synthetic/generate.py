@@ -5,7 +5,7 @@
     truth.csv                           what was planted, per photograph; no loader reads it
     generator.json                      the knobs
 
-What the label depends on is in fusionbench.data.synthetic.truth, the drawing in synthetic_draw.
+The label is explained in fusionbench.data.synthetic.truth, the drawing in .drawing.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
+from pydantic import ValidationError
 
 from fusionbench.data.card import DatasetCard
 from fusionbench.data.synthetic.drawing import draw_lesion, png_bytes, shape_of, style_of
@@ -56,21 +56,21 @@ def ensure(card: DatasetCard | None = None, progress: Progress = SILENT) -> Path
     Raises UsageError for a knob that is unknown or out of range.
     """
     knobs = knobs_of(card.generator_options if card is not None else {})
-    text = json.dumps({"version": VERSION, **asdict(knobs)}, sort_keys=True)
+    text = json.dumps({"version": VERSION, **knobs.model_dump()}, sort_keys=True)
     name = f"synthetic-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     return generate(cache_folder() / name, knobs, progress)
 
 
 def knobs_of(options: Mapping[str, object]) -> Knobs:
     """Knobs from a card's `generator_options`. Raises UsageError."""
-    known = asdict(Knobs())
-    unknown = sorted(set(options) - set(known))
-    if unknown:
+    try:
+        return Knobs.model_validate(dict(options))
+    except ValidationError as error:
+        faults = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())
         raise UsageError(
-            f"The synthetic generator has no option {', '.join(unknown)}.",
-            f"It has: {', '.join(known)}.",
-        )
-    return Knobs(**options)  # type: ignore[arg-type]
+            f"The synthetic generator cannot use these options: {faults}.",
+            f"It has: {', '.join(Knobs.model_fields)}.",
+        ) from None
 
 
 def generate(folder: Path, knobs: Knobs | None = None, progress: Progress = SILENT) -> Path:
@@ -80,7 +80,7 @@ def generate(folder: Path, knobs: Knobs | None = None, progress: Progress = SILE
     the same knobs is left as it is. Raises DataError where the folder holds anything else.
     """
     folder, knobs = Path(folder), knobs or Knobs()
-    stamp = json.dumps({"version": VERSION, **asdict(knobs)}, indent=1, sort_keys=True) + "\n"
+    stamp = json.dumps({"version": VERSION, **knobs.model_dump()}, indent=1, sort_keys=True) + "\n"
     if _is_complete(folder, stamp):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

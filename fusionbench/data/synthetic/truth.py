@@ -14,13 +14,13 @@ a seed gives the same dataset on every machine and with every version of numpy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from itertools import product
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-
-from fusionbench.errors import UsageError
+from pydantic import BaseModel, ConfigDict, Field
 
 CLASSES = ("ACK", "BCC", "MEL", "NEV", "SCC", "SEK")
 # family -> (benign, malignant); families: keratotic, melanocytic, basaloid.
@@ -35,11 +35,12 @@ MOST_PATIENTS = 100_000  # about 280,000 photographs; each is drawn
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True)
-class Knobs:
+class Knobs(BaseModel):
     """What can be turned. The defaults are the committed dataset; its splits fit only those.
+    Raises ValidationError.
 
     patients        number of patients
     noise           share of lesions whose diagnosis is replaced by any of the six
@@ -52,39 +53,25 @@ class Knobs:
                     benign lesions lack them, two of three; linear in between
     """
 
-    seed: int = 0
-    patients: int = 240
-    noise: float = 0.1
-    agree: float = 0.4
-    habit: float = 0.3
-    imbalance: float = 0.0
-    missing: float = 0.2
-    missing_block: float = 0.0
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in ("seed", "patients"):
-                low, high = (1, MOST_PATIENTS) if field.name == "patients" else (0, 2**63 - 1)
-                whole = isinstance(value, int) and not isinstance(value, bool)
-                fits, rule = (
-                    whole and low <= value <= high,
-                    f"a whole number from {low} to {high:,}",
-                )
-            else:
-                fits = isinstance(value, int | float) and 0 <= value <= 1
-                rule = "between 0 and 1"
-            if not fits:
-                raise UsageError(f"synthetic: {field.name} must be {rule}, not {value!r}.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    patients: Annotated[int, Field(ge=1, le=MOST_PATIENTS)] = 240
+    noise: Share = 0.1
+    agree: Share = 0.4
+    habit: Share = 0.3
+    imbalance: Share = 0.0
+    missing: Share = 0.2
+    missing_block: Share = 0.0
 
     def prior(self) -> Floats:
         """(6,) probabilities of CLASSES."""
-        weights = (PAD_COUNTS / PAD_COUNTS.sum()) ** float(self.imbalance)
+        weights = (PAD_COUNTS / PAD_COUNTS.sum()) ** self.imbalance
         return weights / weights.sum()
 
     def missing_by_class(self) -> Floats:
         """(6,) probability that a lesion of each class lacks the thirteen columns."""
-        d = float(self.missing_block)
+        d = self.missing_block
         return (1 - d) * self.missing + d * np.where(MALIGNANT, 0.0, PAD_MISSING)
 
 
@@ -166,20 +153,16 @@ def joint(knobs: Knobs) -> Floats:
     """
     prior, lacking = knobs.prior(), knobs.missing_by_class()
     table = np.zeros((6, 9, 8))
-    for label in range(6):
-        for planted in range(6):
-            p_planted = knobs.noise / 6 + (1 - knobs.noise) * (planted == label)
-            family = FAMILY[planted]
-            for decoy in range(3):
-                p_decoy = knobs.agree if decoy == family else (1 - knobs.agree) / 2
-                for core_counts in (0, 1):
-                    core, rim = (family, decoy) if core_counts else (decoy, family)
-                    for missing in (0, 1):
-                        p_missing = lacking[label] if missing else 1 - lacking[label]
-                        cell = 4 * core_counts + 2 * int(MALIGNANT[planted]) + missing
-                        table[label, 3 * core + rim, cell] += (
-                            prior[label] * p_planted * p_decoy * 0.5 * p_missing
-                        )
+    for label, planted, decoy, core_counts, missing in product(
+        range(6), range(6), range(3), (0, 1), (0, 1)
+    ):
+        family = FAMILY[planted]
+        p = prior[label] * (knobs.noise / 6 + (1 - knobs.noise) * (planted == label))
+        p *= 0.5 * (knobs.agree if decoy == family else (1 - knobs.agree) / 2)
+        p *= lacking[label] if missing else 1 - lacking[label]
+        core, rim = (family, decoy) if core_counts else (decoy, family)
+        cell = 4 * core_counts + 2 * int(MALIGNANT[planted]) + missing
+        table[label, 3 * core + rim, cell] += p
     return table
 
 
@@ -207,34 +190,11 @@ def bayes_accuracies(knobs: Knobs | None = None) -> dict[str, float]:
 
 def _additive_logits(table: Floats) -> Floats:
     """(6, 9, 8): f + g at the minimum of the expected cross-entropy under `table`; convex."""
-    classes, cells, answers = table.shape
-    weight = table.sum(axis=0)
-    target_image, target_meta = table.sum(axis=2), table.sum(axis=1)
+    from sklearn.linear_model import LogisticRegression
 
-    def loss(flat: Floats) -> tuple[float, Floats]:
-        f = flat[: classes * cells].reshape(classes, cells)
-        g = flat[classes * cells :].reshape(classes, answers)
-        z = f[:, :, None] + g[:, None, :]
-        z = z - z.max(axis=0)
-        log_p = z - np.log(np.exp(z).sum(axis=0))
-        expected = np.exp(log_p) * weight
-        gradient = np.concatenate(
-            [
-                (expected.sum(axis=2) - target_image).ravel(),
-                (expected.sum(axis=1) - target_meta).ravel(),
-            ]
-        )
-        # A breath of ridge: without noise the optimum lies at infinity.
-        return float(-(table * log_p).sum() + 5e-9 * flat @ flat), gradient + 1e-8 * flat
-
-    start = np.zeros(classes * (cells + answers))
-    result = minimize(
-        loss,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": 5000, "gtol": 1e-10, "ftol": 1e-15},
-    )
-    f = result.x[: classes * cells].reshape(classes, cells)
-    g = result.x[classes * cells :].reshape(classes, answers)
-    return f[:, :, None] + g[:, None, :]
+    labels, cells, answers = (index.ravel() for index in np.indices(table.shape))
+    seen = np.hstack([np.eye(9)[cells], np.eye(8)[answers]])
+    # A breath of ridge: without noise the optimum lies at infinity.
+    model = LogisticRegression(C=1e8, tol=1e-10, max_iter=5000)
+    model.fit(seen, labels, sample_weight=table.ravel())
+    return model.decision_function(seen[: 9 * 8]).T.reshape(table.shape)
