@@ -52,11 +52,15 @@ def list_command(topic: str | None, pattern: str, plugins: tuple[Path, ...], as_
 def rows_of(topic: str, plugins: tuple[Path, ...] = ()) -> Rows:
     """One dict per entry of a topic; `name` is what the command line takes."""
     if topic in registry.KINDS:
-        names = ("name", "summary", "parameters", "origin", "broken")
-        entries = registry.discover(topic, plugins).values()
         return [
-            {name: getattr(entry, name) for name in names} | {"parameters": dict(entry.parameters)}
-            for entry in entries
+            {
+                "name": entry.name,
+                "summary": entry.summary,
+                "parameters": dict(entry.parameters),
+                "origin": entry.origin,
+                "broken": entry.broken,
+            }
+            for entry in registry.discover(topic, plugins).values()
         ]
     if topic == "backbones":
         return [{"name": name} for name in backbone_names()]
