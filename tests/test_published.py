@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -371,19 +370,18 @@ def test_ours_stays_as_it_was() -> None:
         assert both.startswith(alone.rstrip("\n")) and both != alone
         assert alone.count("**75.0") == both.count("**75.0") and "**99.0" not in both
     data = json.loads(render(ours(), "json", published=shown))
-    assert data["blocks"] == json.loads(render(ours(), "json"))["blocks"]
-    table = pd.read_csv(io.StringIO(render(ours(), "csv", published=shown)), skiprows=1)
-    alone = pd.read_csv(io.StringIO(render(ours(), "csv")), skiprows=1)
-    assert "kind" not in alone
+    assert data["tables"][:1] == json.loads(render(ours(), "json"))["tables"]
+    table = pd.read_csv(io.StringIO(render(ours(), "csv", published=shown)))
+    alone = pd.read_csv(io.StringIO(render(ours(), "csv")))
     pd.testing.assert_frame_equal(
-        table[table["kind"] == "measured"][list(alone.columns)], alone, check_dtype=False
+        table[table["kind"] == "own"][list(alone.columns)], alone, check_dtype=False
     )
 
 
 def test_csv_and_json_hold_the_numbers_as_they_are() -> None:
     shown = beside(ours(), [paper(), paper(samples=None, backbone="-")])
-    table = pd.read_csv(io.StringIO(render(ours(), "csv", published=shown)), skiprows=1)
-    assert list(table["kind"]) == ["measured", "published", "published"]
+    table = pd.read_csv(io.StringIO(render(ours(), "csv", published=shown)))
+    assert list(table["kind"]) == ["own", "published", "published"]
     first = table.iloc[1]
     assert (first["bacc_mean"], first["bacc_std"], first["n"]) == (0.7, 0.01, 50)
     assert first["bacc_delta"] == pytest.approx(0.05) and not first["ranked"]
@@ -391,15 +389,11 @@ def test_csv_and_json_hold_the_numbers_as_they_are() -> None:
         pd.isna(table.iloc[2]["bacc_delta"]) and table.iloc[2]["not_compared"] == "samples unknown"
     )
     assert first["grade"] == "paper (bacc), seed (acc)" and first["note"] == "bacc: table 2"
-    (block,) = json.loads(render(ours(), "json", published=shown))["published"]
-    assert block["rows"][0]["metrics"]["bacc"] == {
-        "value": 0.7,
-        "std": 0.01,
-        "grade": "paper",
-        "note": "table 2",
-    }
-    assert block["rows"][0]["delta"]["bacc"] == pytest.approx(0.05)
-    assert block["rows"][1]["delta"] == {} and block["rows"][1]["samples"] is None
+    _, block = json.loads(render(ours(), "json", published=shown))["tables"]
+    number = block["rows"][0]["metrics"]["bacc"]
+    assert number.pop("delta") == pytest.approx(0.05)
+    assert number == {"mean": 0.7, "std": 0.01, "grade": "paper", "note": "table 2"}
+    assert "delta" not in block["rows"][1]["metrics"]["bacc"]
 
 
 def test_only_rows_that_report_a_chosen_metric() -> None:
@@ -410,23 +404,23 @@ def test_only_rows_that_report_a_chosen_metric() -> None:
     for name in ("markdown", "latex"):
         text = render(ours(), name, metrics=["nll"], published=shown)
         assert "Published" not in text
-    (block,) = json.loads(render(ours(), "json", metrics=["bacc"], published=shown))["published"]
-    assert [row["method"] for row in block["rows"]] == ["SGMC"]
-    assert set(block["rows"][0]["delta"]) == set(block["rows"][0]["metrics"]) == {"bacc"}
+    _, block = json.loads(render(ours(), "json", metrics=["bacc"], published=shown))["tables"]
+    assert [row["fusion"] for row in block["rows"]] == ["SGMC"]
+    assert set(block["rows"][0]["metrics"]) == {"bacc"}
+    assert len(json.loads(render(ours(), "json", published=shown))["tables"][1]["rows"]) == 2
 
 
 def test_ablations_are_points_and_name_their_source() -> None:
     change = published.Change(
-        "SGMC", "-", "pad", "without CF", "acc", -0.078, "C", "https://c.d/e", "seed", ""
-    )
-    other = replace(change, dataset="elsewhere", change="without XY")
+        method="SGMC", backbone="-", dataset="pad", change="without CF", metric="acc", delta=-0.078,
+        source="C", url="https://c.d/e", grade="seed", note="",
+    )  # fmt: skip
+    other = change.model_copy(update={"dataset": "elsewhere", "change": "without XY"})
     shown = beside(ours(), [paper()], [change, other])
-    for name in ("markdown", "latex", "terminal"):
+    for name in ("markdown", "latex", "terminal", "json"):
         text = every_text(ours(), shown)[name]
         assert "SGMC without CF: ACC -7.8 points (C, https://c.d/e; grade: seed)" in text
         assert "XY" not in text
-    (block,) = json.loads(render(ours(), "json", published=shown))["published"]
-    assert [c["delta"] for c in block["changes"]] == [-0.078]
     assert "without CF" not in render(ours(), "markdown", metrics=["bacc"], published=shown)
 
 
@@ -451,7 +445,7 @@ def test_published_text_is_never_markup() -> None:
     body = latex.split("\\midrule")[2].split("\\bottomrule")[0].strip().splitlines()
     columns = re.findall(r"\\begin\{tabular\}\{([lr]+)\}", latex)[1]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {len(columns) - 1}
-    table = pd.read_csv(io.StringIO(render(ours(), "csv", published=shown)), skiprows=1)
+    table = pd.read_csv(io.StringIO(render(ours(), "csv", published=shown)))
     assert table["fusion"].str[0].tolist()[1] == "'" and len(table) == 3
 
 
@@ -512,7 +506,7 @@ def test_the_default_is_beside_a_whole_dataset_and_not_beside_a_part(
 def test_a_file_names_the_option_that_made_it(stores: dict[str, Path]) -> None:
     for options in ([], ["--published"], ["--no-published"]):
         first = command(stores["part"], "--format", "markdown", *options).output.splitlines()[0]
-        said = " ".join(["fusionbench leaderboard --format markdown", *options])
+        said = " ".join(["fusionbench leaderboard", *options, "--format markdown"])
         assert first == f"<!-- Generated by `{said}`; do not edit. -->"
 
 

@@ -10,10 +10,7 @@ import click
 from fusionbench.cli.options import data_option, json_option, plugins_option
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from fusionbench.audit import Audit
-    from fusionbench.audit.sections import Grid
 
 
 @click.command("audit")
@@ -98,19 +95,7 @@ def _print(found: Audit) -> None:
         console.print(Text(section.sentence))
         for grid in section.grids:
             console.print()
-            console.print(_drawn(grid))
+            console.print(terminal.grid(grid.header, grid.rows, right=grid.header[1:]))
             for note in grid.notes:
                 console.print(Text(note, style="dim"))
     console.print(Text(f"\n{alpha_note()}", style="dim"))
-
-
-def _drawn(grid: Grid) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for j, name in enumerate(grid.header):
-        table.add_column(Text(name), justify="left" if j == 0 else "right", overflow="fold")
-    for row in grid.rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table

@@ -56,28 +56,22 @@ def compare_command(
     """
     from fusionbench.analysis.comparison import choose, compare, paragraph
     from fusionbench.cli import terminal
+    from fusionbench.cli.reading import Reading
     from fusionbench.leaderboard import blocks
     from fusionbench.leaderboard.table_model import chosen
     from fusionbench.records import Store
 
     chosen(metrics)  # refuses an unknown name before anything is read
-    kept = Store(store)
-    records, problems = kept.scan()
-    for problem in problems:
-        terminal.print_error(f"Not counted: {problem.message}")
-    wanted = [
-        r
-        for r in records
-        if (not dataset or r.identity.data.dataset == dataset)
-        and (not protocol or r.identity.data.protocol == protocol)
-    ]
-    block, row_a, row_b = choose(blocks(wanted), a, b)
+    reading = Reading(store, dataset, protocol)
+    records = list(reading.records())
+    reading.report(some=False)
+    block, row_a, row_b = choose(blocks(records), a, b)
     found = compare(
         block,
         row_a,
         row_b,
-        {r.run_id: r for r in wanted},
-        kept.predictions,
+        {r.run_id: r for r in records},
+        Store(store).predictions,
         metrics,
         n_resamples=resamples,
     )
@@ -85,7 +79,7 @@ def compare_command(
         terminal.print_json({"paragraph": paragraph(found), **asdict(found)})
     else:
         _print(found)
-    return 1 if problems else 0
+    return 1 if reading.problems else 0
 
 
 def _print(found: Comparison) -> None:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusionbench.cli.options import json_option, listed, plugins_option, store_option
-from fusionbench.cli.table_options import overrides_of, spelled, table_options
+from fusionbench.cli.table_options import overrides_of, table_options
 
 if TYPE_CHECKING:
     from fusionbench.leaderboard import Block, PublishedBlock
     from fusionbench.leaderboard.block import LevelName
     from fusionbench.records import Record
-    from fusionbench.tables import Overrides, PublishedFilter, Table
+    from fusionbench.tables import Overrides, Table
 
-FORMATS = ("terminal", "markdown", "csv", "latex", "json")
+SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
 
 
 @click.command("leaderboard", context_settings={"max_content_width": 100})
@@ -26,22 +26,6 @@ FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 @click.option("--dataset", default="", help="Only this dataset. With TABLE: in place of its own.")
 @click.option("--protocol", default="", help="Only this protocol. With TABLE: in place of its own.")
 @table_options
-@click.option(
-    "--format", "format_", type=click.Choice(FORMATS), default="terminal", show_default=True
-)
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
-@click.option(
-    "--metrics",
-    default="",
-    metavar="A,B,…",
-    help="Exact metric names (fusionbench list metrics). Default: those of the papers' tables.",
-)
-@click.option(
-    "--sort",
-    default="bacc",
-    show_default=True,
-    help="Metric that orders the rows (those of a TABLE keep its order) and that gains are in.",
-)
 @click.option(
     "--level",
     type=click.Choice(("image", "lesion")),
@@ -59,12 +43,34 @@ FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 @click.option(
     "--published/--no-published",
     default=None,
-    help="What papers report, in a block of its own. Default: only below runs on a whole dataset, "
+    help="What papers report, in a table below ours. Default: only below runs on a whole dataset, "
     "not below a subset of its photographs.",
 )
+@click.option(
+    "--metrics",
+    default="",
+    metavar="A,B,…",
+    help="Exact metric names (fusionbench list metrics). Default: those of the papers' tables.",
+)
+@click.option(
+    "--sort",
+    default="bacc",
+    show_default=True,
+    help="Metric that orders the rows (those of a TABLE keep its order) and that gains are in.",
+)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(("terminal", *SUFFIXES.values())),
+    default="terminal",
+    show_default=True,
+)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
 @plugins_option
 @json_option
+@click.pass_context
 def leaderboard_command(
+    context: click.Context,
     table: str,
     store: Path,
     format_: str,
@@ -90,82 +96,48 @@ def leaderboard_command(
     from fusionbench.cli import terminal
     from fusionbench.cli.reading import Reading
     from fusionbench.files import write_output
-    from fusionbench.leaderboard import Terminal, render
+    from fusionbench.leaderboard import Terminal, chosen, render, without_controls
 
     names = tuple(listed(metrics)) or None
-    _known_metrics([sort, *(names or ())])
-    overrides = overrides_of(options)
+    chosen([sort, *(names or ())])
+    if as_json or output is not None:
+        format_ = _format_of(output, "json" if as_json else format_)
     declared = _declared(table, options, plugins)
-    wanted = {} if declared else {k: options[k] for k in ("dataset", "protocol") if options[k]}
-    reading = Reading(store, wanted, level)
-    if declared is None:
-        found = _blocks(reading.records(), sort, plugins, level)
-    else:
-        found = _declared_blocks(declared, overrides, reading.records(), plugins, sort, level)
-    reading.report(asked_for=declared is None)
-    found = _shown(found, controls)
-    if declared is None:
-        below = _published(found, published)
-    else:
-        below = _published_beside(declared, found, published)
-    format_ = "json" if as_json else format_
-    if names is None and declared is not None and format_ not in ("csv", "json"):
-        names = declared.columns or None
-    if format_ == "terminal" and output is None:
-        terminal.out().print(Terminal(found, names, below))
-        return 1 if reading.problems else 0
-    if format_ == "terminal":
-        format_ = _format_of(output)
-        if format_ in ("csv", "json") and not metrics.strip(" ,"):
-            names = None
-    said = {"sort": (sort, "bacc"), "level": (level, "image")}
-    words = f" {spelled(table, options)}" if declared is not None else ""
-    words += "".join(f" --{k} {value}" for k, (value, usual) in said.items() if value != usual)
-    words += "" if controls else " --no-controls"
-    text = render(
-        found,
-        format_,
-        metrics=names,
-        command=_command(format_, metrics, published, words),
-        published=below,
+    # A declared table names its dataset and protocol itself.
+    wanted = [options[name] if declared is None else "" for name in ("dataset", "protocol")]
+    reading = Reading(store, wanted[0], wanted[1], level)
+    blocks = _blocks(
+        reading.records(), plugins, declared, overrides_of(options), sort=sort, level=level
     )
+    reading.report(some=declared is None)
+    blocks = blocks if controls else without_controls(blocks)
+    below = _published(blocks, published, declared)
+    if declared is not None and format_ not in ("csv", "json"):
+        names = names or declared.columns or None
+    if format_ == "terminal":
+        terminal.out().print(Terminal(blocks, names, below))
+        return 1 if reading.problems else 0
+    command = f"{terminal.command_line(context)} --format {format_}"
+    text = render(blocks, format_, metrics=names, command=command, published=below)
     if output is None:
-        click.echo(text, nl=not text.endswith("\n"))
+        click.echo(text, nl=False)
     else:
-        write_output(output, text if text.endswith("\n") else text + "\n")
+        write_output(output, text)
     return 1 if reading.problems else 0
 
 
 def print_blocks(
     records: Iterable[Record],
-    metrics: tuple[str, ...] | None = None,
-    sort: str = "bacc",
     plugins: tuple[Path, ...] = (),
-    published: bool | None = False,
+    table: Table | None = None,
+    overrides: Overrides | None = None,
 ) -> None:
-    """The table on the terminal."""
+    """Our rows on the terminal: those of a declared table, or all."""
     from fusionbench.cli import terminal
     from fusionbench.leaderboard import Terminal
 
-    found = _blocks(records, sort, plugins)
-    terminal.out().print(Terminal(found, metrics, _published(found, published)))
-
-
-def print_declared(
-    table: Table,
-    overrides: Overrides,
-    records: Iterable[Record],
-    metrics: tuple[str, ...] | None = None,
-    plugins: tuple[Path, ...] = (),
-    published: bool | None = False,
-) -> None:
-    """A declared table on the terminal."""
-    from fusionbench.cli import terminal
-    from fusionbench.leaderboard import Terminal
-
-    found = _declared_blocks(table, overrides, records, plugins)
-    below = _published_beside(table, found, published)
-    terminal.out().print(Terminal(found, metrics or table.columns or None, below))
+    blocks = _blocks(records, plugins, table, overrides)
+    terminal.out().print(Terminal(blocks, table.columns or None if table else None))
 
 
 def _declared(table: str, options: dict[str, Any], plugins: tuple[Path, ...]) -> Table | None:
@@ -181,108 +153,59 @@ def _declared(table: str, options: dict[str, Any], plugins: tuple[Path, ...]) ->
     return None
 
 
-def _declared_blocks(
-    table: Table,
-    overrides: Overrides,
+def _blocks(
     records: Iterable[Record],
     plugins: tuple[Path, ...],
-    sort: str = "bacc",
-    level: LevelName = "image",
+    table: Table | None,
+    overrides: Overrides | None,
+    **options: Any,
 ) -> list[Block]:
-    from fusionbench.leaderboard import declared_blocks
-    from fusionbench.tables import apply, expand, note_of
+    """`options`: sort and level."""
+    from fusionbench.leaderboard import blocks, declared_blocks
+    from fusionbench.plugin import registry
+    from fusionbench.tables import Overrides, apply, expand, note_of
 
+    # The plugins as they are now.
+    options["current_sources"] = {
+        (kind, name): registry.source_hash(entry)
+        for kind in registry.KINDS
+        for name, entry in registry.discover(kind, plugins).items()
+    }
+    if table is None:
+        return blocks(records, **options)
+    overrides = overrides or Overrides()
     return declared_blocks(
         apply(table, overrides),
         expand(table, overrides, plugins=plugins),
         records,
         note=note_of(table, overrides),
         plugins=plugins,
-        current_sources=_sources(plugins),
-        sort=sort,
-        level=level,
+        **options,
     )
 
 
-def _blocks(
-    records: Iterable[Record], sort: str, plugins: tuple[Path, ...], level: LevelName = "image"
-) -> list[Block]:
-    from fusionbench.leaderboard import blocks
-
-    return blocks(records, current_sources=_sources(plugins), sort=sort, level=level)
-
-
-def _shown(found: list[Block], controls: bool) -> list[Block]:
-    from fusionbench.leaderboard import without_controls
-
-    return found if controls else without_controls(found)
-
-
-def _sources(plugins: tuple[Path, ...]) -> dict[tuple[str, str], str]:
-    """The plugins as they are now: (kind, name) -> hash of the source."""
-    from fusionbench.plugin import registry
-
-    return {
-        (kind, name): registry.source_hash(entry)
-        for kind in registry.KINDS
-        for name, entry in registry.discover(kind, plugins).items()
-    }
-
-
-def _published(
-    found: list[Block], show: bool | None, only: PublishedFilter | None = None
-) -> list[PublishedBlock]:
-    """Blocks to stand below ours, of rows that a table's filter wants."""
+def _published(blocks: list[Block], show: bool | None, table: Table | None) -> list[PublishedBlock]:
+    """What stands below our blocks. A table that declares no published rows shows them only when
+    asked."""
     from fusionbench.leaderboard import beside, published
 
-    if show is False:
+    only = table.published if table else None
+    if show is False or (table and only is None and not show):
         return []
     rows, changes = published.load(), published.load_changes()
     if only:
         rows = [r for r in rows if only.wants(r.method, r.backbone, r.source)]
         changes = [c for c in changes if only.wants(c.method, c.backbone, c.source)]
-    return beside(found, rows, changes, show=show)
+    return beside(blocks, rows, changes, show=show)
 
 
-def _published_beside(table: Table, found: list[Block], show: bool | None) -> list[PublishedBlock]:
-    """A table that declares no published rows shows them only when asked."""
-    if table.published is None and not show:
-        return []
-    return _published(found, show, table.published)
-
-
-def _known_metrics(names: Iterable[str]) -> None:
-    from fusionbench.errors import UsageError
-    from fusionbench.metrics.names import METRICS, is_known, listed
-    from fusionbench.plugin.registry import unknown_name
-
-    every = [metric.name for metric in listed()]
-    for name in names:
-        if is_known(name):
-            continue
-        # "auc" is no number of ours: its averaging, or its class, must be said.
-        exact = [known for known in METRICS if name and name.lower() in known]
-        exact += [known for known in every if known.startswith(f"{name.rstrip('/').lower()}/<")]
-        message, remedy = unknown_name("metric", name, exact or every)
-        if exact:
-            remedy = f"Did you mean {' or '.join(exact)}?"
-        raise UsageError(message, remedy)
-
-
-def _format_of(output: Path | None) -> str:
-    """The format that a file's name asks for."""
-    known = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
+def _format_of(output: Path | None, format_: str) -> str:
+    """The format that is named, else the one that the file's ending asks for."""
+    if format_ != "terminal":
+        return format_
     suffix = output.suffix if output is not None else ""
-    if suffix not in known:
+    if suffix not in SUFFIXES:
         raise click.UsageError(
-            f"--output {output}: end it in {', '.join(known)}, or give --format."
+            f"--output {output}: end it in {', '.join(SUFFIXES)}, or give --format."
         )
-    return known[suffix]
-
-
-def _command(format_: str, metrics: str, published: bool | None, words: str = "") -> str:
-    """The command that a generated file names; without folders, which say nothing elsewhere."""
-    chosen = f" --metrics {metrics.replace(' ', '')}" if metrics.strip(" ,") else ""
-    if published is not None:
-        chosen += " --published" if published else " --no-published"
-    return f"fusionbench leaderboard{words} --format {format_}{chosen}"
+    return SUFFIXES[suffix]

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from fusionbench.cli.options import json_option, plugins_option
 from fusionbench.plugin import registry
 
+if TYPE_CHECKING:
+    from fusionbench.data.card import DatasetCard
+
 TOPICS = (
     *("fusions", "losses", "controls", "backbones", "datasets", "protocols", "recipes"),
     *("tables", "metrics"),
 )
 Rows = list[dict[str, Any]]
+T = TypeVar("T")
 
 
 @click.command("list")
 @click.argument("topic", type=click.Choice(TOPICS), required=False)
 @click.argument("pattern", default="")
-@click.option("--load", is_flag=True, help="Import every plugin, to find those that fail.")
 @plugins_option
 @json_option
-def list_command(
-    topic: str | None, pattern: str, load: bool, plugins: tuple[Path, ...], as_json: bool
-) -> None:
+def list_command(topic: str | None, pattern: str, plugins: tuple[Path, ...], as_json: bool) -> None:
     """List what can be used; without a TOPIC everything but backbones.
 
     PATTERN keeps the names that contain it: fusionbench list backbones resnet
@@ -35,9 +37,7 @@ def list_command(
     from fusionbench.cli import terminal
 
     topics = [topic] if topic else [t for t in TOPICS if t != "backbones"]
-    found = {
-        t: [r for r in rows_of(t, plugins, load) if pattern.lower() in r["name"]] for t in topics
-    }
+    found = {t: [r for r in rows_of(t, plugins) if pattern.lower() in r["name"]] for t in topics}
     if as_json:
         terminal.print_json(found[topic] if topic else found)
         return
@@ -49,24 +49,59 @@ def list_command(
         )
 
 
-def rows_of(topic: str, plugins: tuple[Path, ...] = (), load: bool = False) -> Rows:
+def rows_of(topic: str, plugins: tuple[Path, ...] = ()) -> Rows:
     """One dict per entry of a topic; `name` is what the command line takes."""
     if topic in registry.KINDS:
-        return [_plugin_row(e, load) for e in registry.discover(topic, plugins).values()]
+        return [
+            {
+                "name": entry.name,
+                "summary": entry.summary,
+                "parameters": dict(entry.parameters),
+                "origin": entry.origin,
+                "broken": entry.broken,
+            }
+            for entry in registry.discover(topic, plugins).values()
+        ]
     if topic == "backbones":
         return [{"name": name} for name in backbone_names()]
     if topic == "metrics":
         from fusionbench.metrics.names import listed
 
-        return [
-            {"name": m.name, "title": m.title, "better": m.better, "definition": m.definition}
-            for m in listed()
-        ]
+        names = ("name", "title", "better", "definition")
+        return [{name: getattr(metric, name) for name in names} for metric in listed()]
     if topic == "recipes":
         return _recipes()
     if topic == "tables":
-        return _tables(plugins)
-    return _cards(topic, plugins)
+        from fusionbench.tables import builtin_tables, read_table
+
+        return _read(
+            builtin_tables(),
+            lambda path: read_table(path, plugins=plugins),
+            lambda name, table: [{"title": table.title, "rows": [row.label for row in table.rows]}],
+        )
+    from fusionbench.data.card import read_card
+
+    describe = _dataset if topic == "datasets" else _protocols
+    return _read(registry.dataset_cards(plugins), read_card, describe)
+
+
+def _read(
+    files: Mapping[str, Path],
+    read: Callable[[Path], T],
+    describe: Callable[[str, T], Rows],
+) -> Rows:
+    """The rows that `describe` makes of each file; one that says why where it is broken."""
+    from fusionbench.errors import DataError
+
+    rows: Rows = []
+    for name, path in files.items():
+        try:
+            entries = describe(name, read(path))
+        except DataError as error:
+            rows.append({"name": name, "broken": str(error)})
+        else:
+            rows += [{"name": name, **entry, "broken": ""} for entry in entries]
+    return rows
 
 
 def backbone_names() -> list[str]:
@@ -82,33 +117,6 @@ def backbone_names() -> list[str]:
     for path in (Path(spec.origin).parent / "models").glob("*.py"):
         names.update(pattern.findall(path.read_text(encoding="utf-8")))
     return sorted(names)
-
-
-def _plugin_row(entry: registry.Entry, load: bool) -> dict[str, Any]:
-    broken = entry.broken
-    if load and not broken:
-        broken = _import_failure(entry)
-    return {
-        "name": entry.name,
-        "summary": entry.summary,
-        "parameters": dict(entry.parameters),
-        "origin": entry.origin,
-        "broken": broken,
-    }
-
-
-def _import_failure(entry: registry.Entry) -> str:
-    from fusionbench.errors import PluginError
-    from fusionbench.plugin.control import Control
-    from fusionbench.plugin.fusion import Fusion
-    from fusionbench.plugin.loss import Loss
-
-    bases: dict[str, type] = {"fusions": Fusion, "losses": Loss, "controls": Control}
-    try:
-        registry.load(entry, bases[entry.kind])
-    except PluginError as error:
-        return str(error)
-    return ""
 
 
 def _recipes() -> Rows:
@@ -129,89 +137,58 @@ def _recipes() -> Rows:
     ]
 
 
-def _tables(plugins: tuple[Path, ...]) -> Rows:
-    from fusionbench.errors import DataError
-    from fusionbench.tables import builtin_tables, read_table
-
-    rows: Rows = []
-    for name, path in builtin_tables().items():
-        try:
-            table = read_table(path, plugins=plugins)
-        except DataError as error:
-            rows.append({"name": name, "broken": str(error)})
-            continue
-        labels = [row.label for row in table.rows]
-        rows.append({"name": name, "title": table.title, "rows": labels, "broken": ""})
-    return rows
+def _dataset(_: str, card: DatasetCard) -> Rows:
+    return [
+        {
+            "title": card.title,
+            "rows": card.expect.rows,
+            "classes": list(card.classes),
+            "licence": card.source.licence,
+        }
+    ]
 
 
-def _cards(topic: str, plugins: tuple[Path, ...]) -> Rows:
-    from fusionbench.data.card import read_card
-    from fusionbench.errors import DataError
-
-    rows: Rows = []
-    for name, path in registry.dataset_cards(plugins).items():
-        try:
-            card = read_card(path)
-        except DataError as error:
-            rows.append({"name": name, "broken": str(error)})
-            continue
-        if topic == "datasets":
-            rows.append(
-                {
-                    "name": name,
-                    "title": card.title,
-                    "rows": card.expect.rows,
-                    "classes": list(card.classes),
-                    "licence": card.source.licence,
-                    "broken": "",
-                }
-            )
-            continue
-        for spec in card.protocols:
-            rows.append(
-                {
-                    "name": spec.name,
-                    "dataset": name,
-                    "default": spec.name == (card.default_protocol or card.protocols[0].name),
-                    "folds": 1 if spec.kind == "fixed" else spec.folds,
-                    "leaks": list(spec.leaks),
-                    "note": spec.note,
-                }
-            )
-    return rows
+def _protocols(dataset: str, card: DatasetCard) -> Rows:
+    return [
+        {
+            "name": spec.name,
+            "dataset": dataset,
+            "default": spec.name == (card.default_protocol or card.protocols[0].name),
+            "folds": 1 if spec.kind == "fixed" else spec.folds,
+            "leaks": list(spec.leaks),
+            "note": spec.note,
+        }
+        for spec in card.protocols
+    ]
 
 
 def _print(topic: str, rows: Rows) -> None:
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
     from fusionbench.cli import terminal
 
     console = terminal.out()
     if not rows:
         console.print(f"no {topic} match")
-        return
-    if topic == "backbones":  # over a thousand names: plain lines, for grep
+    elif topic == "backbones":  # over a thousand names: plain lines, for grep
         click.echo("\n".join(row["name"] for row in rows))
-        return
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column(overflow="fold")
-    for row in rows:
-        if row.get("broken"):
-            table.add_row(row["name"], f"[red]broken:[/] {escape(row['broken'])}")
-        else:
-            table.add_row(row["name"], escape(_describe(topic, row)))
-    console.print(f"\n[bold]{topic}[/]")
-    console.print(table)
+    else:
+        described = (
+            Text.assemble(("broken: ", "red"), row["broken"])
+            if row.get("broken")
+            else _describe(topic, row)
+            for row in rows
+        )
+        names = [row["name"] for row in rows]
+        console.print(f"\n[bold]{topic}[/]")
+        console.print(terminal.grid(("", ""), zip(names, described, strict=True), style="cyan"))
 
 
 def _describe(topic: str, row: dict[str, Any]) -> str:
     if topic in registry.KINDS:
-        settings = ", ".join(f"{k}={v}" for k, v in row["parameters"].items())
         origin = "" if row["origin"] == "built-in" else f" [{row['origin']}]"
-        return row["summary"] + origin + (f"\nsettings: {settings}" if settings else "")
+        settings = f"\nsettings: {_pairs(row['parameters'])}" if row["parameters"] else ""
+        return str(row["summary"] + origin + settings)
     if topic == "datasets":
         size = f"{row['rows']} photographs; " if row["rows"] else ""
         return f"{row['title']}: {size}{', '.join(row['classes'])}"
@@ -220,20 +197,19 @@ def _describe(topic: str, row: dict[str, Any]) -> str:
         marks += ["default"] if row["default"] else []
         marks += [f"leaky: {', '.join(row['leaks'])}"] if row["leaks"] else []
         return f"{row['dataset']}: {'; '.join(marks)}"
-    if topic == "recipes":
-        return _describe_recipe(row)
+    if topic == "recipes":  # the settings by how they are known
+        values = {**row["settings"], **row["params"]}
+        by_status = {
+            status: {k: v for k, v in values.items() if row["status"][k] == status}
+            for status in ("known", "guess", "ours")
+        }
+        lines = [f"{status}: {_pairs(stated)}" for status, stated in by_status.items() if stated]
+        return "\n".join([row["title"], row["source"]["citation"], *lines])
     if topic == "tables":
         return f"{row['title']}: {', '.join(row['rows'])}"
     arrow = "higher is better" if row["better"] == "high" else "lower is better"
     return f"{row['definition']} ({arrow})"
 
 
-def _describe_recipe(row: dict[str, Any]) -> str:
-    """Title, source, and the settings by how they are known."""
-    values = {**row["settings"], **row["params"]}
-    lines = [row["title"], row["source"]["citation"]]
-    for status in ("known", "guess", "ours"):
-        stated = [f"{k}={v}" for k, v in values.items() if row["status"][k] == status]
-        if stated:
-            lines.append(f"{status}: {', '.join(stated)}")
-    return "\n".join(lines)
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in values.items())

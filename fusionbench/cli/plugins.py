@@ -35,12 +35,7 @@ def check_command(file: Path, thorough: bool, as_json: bool) -> int:
     checks = check_file(file, thorough=thorough, progress=progress)
     failed = sum(c.status == "fail" for c in checks)
     if as_json:
-        terminal.print_json(
-            [
-                {"name": c.name, "subject": c.subject, "status": c.status, "detail": c.detail}
-                for c in checks
-            ]
-        )
+        terminal.print_json(checks)
         return 1 if failed else 0
     console = terminal.out()
     console.print(_table(checks))

@@ -26,39 +26,41 @@ FIRST_PAUSE, LONGEST_PAUSE = 10.0, 60.0
 class Counter(Task):
     """Counts one task: what is done, how fast, and how long the rest will take."""
 
-    def __init__(self, label: str, total: int, unit: str, parent: Counter | None = None) -> None:
-        self.label, self.total, self.unit, self.parent = label, total, unit, parent
+    def __init__(
+        self, screen: DrawnProgress, label: str, total: int, unit: str, parent: Counter | None
+    ) -> None:
+        self.screen, self.label, self.total, self.unit = screen, label, total, unit
+        self.parent = parent
         self.done = 0
         self.before = 0  # of these, what was done before it began
         self.inside: dict[int, float] = {}  # of the units being worked on, the shares done
         self.info: dict[str, object] = {}
         self.nested = False
-        self.started = time.monotonic()
+        self.started = self.last = time.monotonic()
+        self.pause = FIRST_PAUSE
+        self.bar: Any = None
 
     def advance(self, steps: int = 1, **info: object) -> None:
         self.done += steps
         self.info.update(info)
         if self.parent is not None:
             self.parent.hold(self, self.share)
-        self.draw()
+        self.screen.draw(self)
 
     def resume(self, steps: int, **info: object) -> None:
         self.before += steps
         self.advance(steps, **info)
+
+    @contextmanager
+    def part(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
+        with self.screen.counted(label, total, unit, self) as counter:
+            yield counter
 
     def hold(self, inner: Counter, share: float) -> None:
         """A task inside this one has done so much of the unit that it is working on."""
         self.inside[id(inner)], self.nested = share, True
         if self.parent is not None:
             self.parent.hold(self, self.share)
-
-    def let_go(self) -> None:
-        """It is over. Its unit counts as done when its parent is told so."""
-        if self.parent is not None:
-            self.parent.inside.pop(id(self), None)
-
-    def draw(self) -> None:
-        """Show it; a subclass knows how."""
 
     @property
     def share(self) -> float:
@@ -78,10 +80,10 @@ class Counter(Task):
         pace = done / self.seconds
         return f"{pace:.{0 if pace >= 10 else 1}f} {self.unit}/s"
 
-    @property
-    def seconds_left(self) -> float | None:
+    def left(self, of: str = "") -> str:
+        """The time that the rest will take; "" where it cannot be known yet."""
         now = self.share - (self.before / self.total if self.total else 0.0)
-        return self.seconds * (1 - self.share) / now if now > 0 else None
+        return f"{duration(self.seconds * (1 - self.share) / now)} left{of}" if now > 0 else ""
 
     @property
     def extra(self) -> str:
@@ -95,71 +97,82 @@ class Counter(Task):
         if not self.label.startswith(self.unit):
             count += f" {self.unit}"
         rate = self.rate if self.seconds >= BRIEF else ""
-        return _line(self.label, count, rate, duration(self.seconds), self.extra)
+        return f"{self.label}: {_joined(count, rate, duration(self.seconds), self.extra)}"
 
 
-class LineProgress(Progress):
+class DrawnProgress(Progress):
+    """Counts nested tasks, and writes a line for each that is over. A subclass draws the others."""
+
+    def __init__(self) -> None:
+        self._stack: list[Counter] = []
+
+    @contextmanager
+    def task(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
+        parent = self._stack[-1] if self._stack else None
+        with self.counted(label, total, unit, parent) as counter:
+            self._stack.append(counter)
+            try:
+                yield counter
+            finally:
+                self._stack.pop()
+
+    @contextmanager
+    def counted(
+        self, label: str, total: int, unit: str, parent: Counter | None
+    ) -> Iterator[Counter]:
+        """Its line is written unless it is interrupted."""
+        counter = Counter(self, label, total, unit, parent)
+        self.begin(counter)
+        try:
+            yield counter
+        finally:
+            # Its unit counts as done when its parent is told so.
+            if parent is not None:
+                parent.inside.pop(id(counter), None)
+            self.end(counter)
+        if counter.info or counter.seconds >= BRIEF:
+            self.note(counter.summary())
+
+    def begin(self, counter: Counter) -> None:
+        """A task begins."""
+
+    def draw(self, counter: Counter) -> None:
+        """A task has come further."""
+
+    def end(self, counter: Counter) -> None:
+        """A task is over, or interrupted."""
+
+
+class LineProgress(DrawnProgress):
     """A line now and then while a task runs, more seldom the longer it takes, and one at its end.
 
     Only the innermost tasks of a nest speak while they run.
     """
 
-    def __init__(self) -> None:
-        self._stack: list[_LineTask] = []
-
-    @contextmanager
-    def task(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
-        task = _LineTask(label, total, unit, self._stack[-1] if self._stack else None)
-        self._stack.append(task)
-        try:
-            with task.shown():
-                yield task
-        finally:
-            self._stack.pop()
+    def draw(self, counter: Counter) -> None:
+        now, parent = time.monotonic(), counter.parent
+        if counter.done >= counter.total or counter.nested or now - counter.last < counter.pause:
+            return
+        counter.last, counter.pause = now, min(2 * counter.pause, LONGEST_PAUSE)
+        several = parent is not None and parent.total > 1
+        whole = parent.left(f" for all {parent.label}") if parent is not None and several else ""
+        count = f"{counter.done}/{counter.total} {counter.unit}"
+        text = _joined(count, counter.rate, counter.left(), whole, counter.extra)
+        self.note(f"{counter.label}: {text}")
 
     def note(self, message: str) -> None:
-        _write(message)
+        sys.stderr.write(message + "\n")
+        sys.stderr.flush()
 
 
-class _LineTask(Counter):
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.last, self.pause = self.started, FIRST_PAUSE
-
-    @contextmanager
-    def part(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
-        with _LineTask(label, total, unit, self).shown() as task:
-            yield task
-
-    @contextmanager
-    def shown(self) -> Iterator[Task]:
-        """The last line, unless it is interrupted."""
-        try:
-            yield self
-        finally:
-            self.let_go()
-        if self.info or self.seconds >= BRIEF:
-            _write(self.summary())
-
-    def draw(self) -> None:
-        if self.done >= self.total or self.nested or time.monotonic() - self.last < self.pause:
-            return
-        self.last = time.monotonic()
-        self.pause = min(2 * self.pause, LONGEST_PAUSE)
-        left, whole = _left(self.seconds_left), ""
-        if self.parent is not None and self.parent.total > 1:
-            whole = _left(self.parent.seconds_left, f" for all {self.parent.label}")
-        count = f"{self.done}/{self.total} {self.unit}"
-        _write(_line(self.label, count, self.rate, left, whole, self.extra))
-
-
-class BarProgress(Progress):
+class BarProgress(DrawnProgress):
     """rich bars with rate and time left; the bar of a nested task stands below its parent's."""
 
     def __init__(self, console: Console) -> None:
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn
         from rich.progress import Progress as Bars
 
+        super().__init__()
         self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -168,60 +181,26 @@ class BarProgress(Progress):
             console=console,
             transient=True,
         )
-        self._stack: list[_BarTask] = []
 
-    @contextmanager
-    def task(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
-        parent = self._stack[-1] if self._stack else None
-        if parent is None:
-            self._bars.start()
-        task = _BarTask(label, total, unit, parent, bars=self._bars)
-        self._stack.append(task)
-        try:
-            with task.shown():
-                yield task
-        finally:
-            self._stack.pop()
-            if parent is None:
-                self._bars.stop()
+    def begin(self, counter: Counter) -> None:
+        self._bars.start()
+        counter.bar = self._bars.add_task(escape(counter.label), total=1.0, text="")
+
+    def draw(self, counter: Counter) -> None:
+        first = f"{counter.done}/{counter.total}" if counter.nested else counter.rate
+        left = counter.left() if counter.seconds >= BRIEF else ""
+        text = escape(_joined(first, left, counter.extra))
+        self._bars.update(counter.bar, completed=counter.share, text=text)
+        if counter.parent is not None:
+            self.draw(counter.parent)
+
+    def end(self, counter: Counter) -> None:
+        self._bars.remove_task(counter.bar)
+        if not self._bars.tasks:
+            self._bars.stop()
 
     def note(self, message: str) -> None:
-        _print(self._bars, message)
-
-
-class _BarTask(Counter):
-    def __init__(self, *arguments: Any, bars: Any) -> None:
-        super().__init__(*arguments)
-        self.bars = bars
-        self.number = bars.add_task(escape(self.label), total=1.0, text="")
-
-    @contextmanager
-    def part(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
-        with _BarTask(label, total, unit, self, bars=self.bars).shown() as task:
-            yield task
-
-    @contextmanager
-    def shown(self) -> Iterator[Task]:
-        """Its bar, and the line that is left of it, unless it is interrupted."""
-        try:
-            yield self
-        finally:
-            self.let_go()
-            self.bars.remove_task(self.number)
-        if self.info or self.seconds >= BRIEF:
-            _print(self.bars, self.summary())
-
-    def draw(self) -> None:
-        first = f"{self.done}/{self.total}" if self.nested else self.rate
-        left = _left(self.seconds_left) if self.seconds >= BRIEF else ""
-        text = _line("", first, left, self.extra)
-        self.bars.update(self.number, completed=self.share, text=escape(text))
-        if self.parent is not None:
-            self.parent.draw()
-
-
-def _print(bars: Any, message: str) -> None:
-    bars.console.print(f"[dim]{escape(message)}[/]", soft_wrap=True)
+        self._bars.console.print(f"[dim]{escape(message)}[/]", soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
@@ -236,15 +215,5 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _left(seconds: float | None, of: str = "") -> str:
-    return "" if seconds is None else f"{duration(seconds)} left{of}"
-
-
-def _line(label: str, *parts: str) -> str:
-    text = ", ".join(part for part in parts if part)
-    return f"{label}: {text}" if label else text
-
-
-def _write(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+def _joined(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)

@@ -48,32 +48,20 @@ def rank_command(
     """
     from fusionbench.analysis.comparison import candidates, rank
     from fusionbench.cli import terminal
-    from fusionbench.errors import FusionbenchError, UsageError
+    from fusionbench.cli.reading import Reading
+    from fusionbench.errors import UsageError
     from fusionbench.leaderboard import blocks
     from fusionbench.leaderboard.table_model import chosen
-    from fusionbench.records import Store
     from fusionbench.stats import diagram
     from fusionbench.stats.ranks import FORMATS
 
     chosen([metric])  # refuses an unknown name before anything is read
     if output is not None and output.suffix.lower() not in FORMATS:
         raise UsageError(f"--output {output}: end it in {' or '.join(FORMATS)}.")
-    records, problems = Store(store).scan()
-    for problem in problems:
-        terminal.print_error(f"Not counted: {problem.message}")
-    wanted = [
-        r
-        for r in records
-        if (not datasets or r.identity.data.dataset in datasets)
-        and (not protocols or r.identity.data.protocol in protocols)
-    ]
-    if not wanted:
-        raise FusionbenchError(
-            f"There is no finished run to rank in {store}"
-            + (f" ({len(records)} of other datasets or protocols)." if records else "."),
-            "fusionbench run makes one; --store names another folder.",
-        )
-    picked = candidates(blocks(wanted))
+    reading = Reading(store, datasets, protocols)
+    records = list(reading.records())
+    reading.report(some=True)
+    picked = candidates(blocks(records))
     found = rank(picked.blocks, metric, alpha=alpha)
     if output is not None:
         diagram(found.test, output, f"Average rank by {metric}, {len(found.blocks)} datasets")
@@ -87,7 +75,7 @@ def rank_command(
         _print(found, picked.left_out)
         if output is not None:
             terminal.err().print(f"Diagram: {output}", markup=False)
-    return 1 if problems else 0
+    return 1 if reading.problems else 0
 
 
 def _print(found: Ranking, left_out: tuple[str, ...]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,22 @@ if TYPE_CHECKING:
 
 
 class Reading:
-    """Reads a store record by record, so that no more of it is held than a table needs."""
+    """Reads a store record by record, so that no more of it is held than a table needs. Names: one,
+    several, or none for all."""
 
-    def __init__(self, store: Path, wanted: Mapping[str, str], level: LevelName) -> None:
-        self.store, self.wanted, self.level = store, wanted, level
+    def __init__(
+        self,
+        store: Path,
+        dataset: str | Collection[str] = "",
+        protocol: str | Collection[str] = "",
+        level: LevelName = "image",
+    ) -> None:
+        self.store, self.level = store, level
+        self.wanted = {
+            key: {names} if isinstance(names, str) else {*names}
+            for key, names in (("dataset", dataset), ("protocol", protocol))
+            if names
+        }
         self.problems: list[str] = []
         self.others = self.fitting = 0  # other datasets or protocols; fitting ones
         self.without: dict[str, int] = {}  # dataset -> fitting ones without lesions
@@ -33,24 +45,25 @@ class Reading:
             except RecordError as error:
                 self.problems.append(str(error))
                 continue
-            if any(getattr(record.identity.data, k) != v for k, v in self.wanted.items()):
+            data = record.identity.data
+            if any(getattr(data, key) not in names for key, names in self.wanted.items()):
                 self.others += 1
                 continue
             self.fitting += 1
             if has_level(record, self.level):
                 yield record
             else:
-                dataset = str(record.identity.data.dataset)
-                self.without[dataset] = self.without.get(dataset, 0) + 1
+                self.without[data.dataset] = self.without.get(data.dataset, 0) + 1
 
-    def report(self, *, asked_for: bool) -> None:
-        """Say what could not be counted. Raises FusionbenchError where there is nothing to show."""
+    def report(self, *, some: bool) -> None:
+        """Say what could not be counted. Raises FusionbenchError where `some` run is needed and
+        there is none."""
         from fusionbench.cli import terminal
         from fusionbench.errors import FusionbenchError
 
         for problem in self.problems:
             terminal.print_error(f"Not counted: {problem}")
-        if asked_for and not self.fitting:
+        if some and not self.fitting:
             raise FusionbenchError(
                 f"There is no finished run in {self.store}"
                 + (f" ({self.others} of other datasets or protocols)." if self.others else "."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,36 +22,23 @@ if TYPE_CHECKING:
 @store_option
 @json_option
 def show_command(run: str, store: Path, as_json: bool) -> None:
-    """Show one record, finished or failed; without RUN, which ones there are.
+    """Show one record, finished or failed; without RUN, which ones there are (as `store list`).
 
     RUN is a run id, or any part of one that no other has.
     """
-    from fusionbench.cli import terminal
+    from fusionbench.cli import store_output, terminal
     from fusionbench.records import Store
 
     found = Store(store)
     if not run:
-        _print_names(found, as_json)
+        lines = store_output.lines_of(found)
+        terminal.print_json(lines) if as_json else store_output.print_runs(lines)
         return
     record = found.read(found.find(run))
     if as_json:
         terminal.print_json(record.model_dump(mode="json"))
     else:
         _print(record, found)
-
-
-def _print_names(store: Store, as_json: bool) -> None:
-    """One run a line, for grep."""
-    from fusionbench.cli import terminal
-
-    done, failed = [r.run_id for r in store.records()], store.failures()
-    if as_json:
-        terminal.print_json({"finished": done, "failed": failed})
-        return
-    for name in done:
-        click.echo(name)
-    for name in failed:
-        click.echo(f"{name}  failed")
 
 
 def _print(record: Record, store: Store) -> None:
@@ -101,13 +88,8 @@ def _print(record: Record, store: Store) -> None:
         if part.lesions is not None:
             counted += f", {part.lesions.n:,} lesions (probabilities averaged over photographs)"
         console.print(f"\n[bold]{escape(name)}[/], {counted}")
-        console.print(_overall(part))
-        levels: dict[str, Level] = {"photographs": part}
-        if part.lesions is not None:
-            levels["lesions"] = part.lesions
-        for title, level in levels.items():
-            console.print(_by_class(title, level, result.classes))
-        console.print(_confusion(part, result.classes))
+        for table in _tables(part, result.classes):
+            console.print(table)
 
 
 def _method(method: MethodIdentity) -> str:
@@ -116,64 +98,40 @@ def _method(method: MethodIdentity) -> str:
     return f"{method.fusion.name} on {method.backbone}, loss {method.loss}"
 
 
-def _overall(part: PartResult) -> Table:
-    """The metrics that are of no single class, by photograph and by lesion."""
-    from rich.markup import escape
-
-    levels: list[Level] = [part] if part.lesions is None else [part, part.lesions]
-    table = _plain_table(header=len(levels) > 1)
-    table.add_column("", style="cyan")
-    for title, _ in zip(("photographs", "lesions"), levels, strict=False):
-        table.add_column(title, justify="right")
-    for metric in part.metrics:
-        if "/" not in metric:
-            table.add_row(escape(metric), *(_number(level, metric) for level in levels))
-    return table
-
-
-def _by_class(title: str, level: Level, classes: Sequence[str]) -> Table:
-    """One line a class: how many there are, and what the families of metrics say of it."""
-    from rich.markup import escape
-
+def _tables(part: PartResult, classes: Sequence[str]) -> Iterator[Table]:
+    """Metrics of all classes together; for each level a line a class; the confusion matrix."""
+    from fusionbench.cli.terminal import grid
     from fusionbench.metrics.names import PER_CLASS
 
-    families = [f for f in PER_CLASS if any(f"{f}{label}" in level.metrics for label in classes)]
-    table = _plain_table(title=f"by class, {title}")
-    table.add_column("", style="cyan")
-    table.add_column("n", justify="right")
-    for family in families:
-        heading = family.rstrip("/").replace("sens_at_spec", "sens@")
-        table.add_column(escape(heading), justify="right")
-    for label, counts in zip(classes, level.confusion, strict=False):
-        numbers = (_number(level, f"{family}{label}", digits=3) for family in families)
-        table.add_row(escape(label), str(sum(counts)), *numbers)
-    return table
-
-
-def _confusion(part: PartResult, classes: Sequence[str]) -> Table:
-    from rich.markup import escape
-
-    table = _plain_table(title="true \\ predicted, photographs")
-    table.add_column("", style="cyan")
-    for label in classes:
-        table.add_column(escape(label), justify="right")
-    for label, row in zip(classes, part.confusion, strict=True):
-        table.add_row(escape(label), *map(str, row))
-    return table
-
-
-def _plain_table(title: str | None = None, *, header: bool = True) -> Table:
-    from rich.table import Table
-
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="dim",
-        box=None,
-        show_header=header,
-        header_style="",
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
+    levels: dict[str, Level] = {"photographs": part}
+    if part.lesions is not None:
+        levels["lesions"] = part.lesions
+    names = [name for name in part.metrics if "/" not in name]
+    yield grid(
+        ["", *(levels if len(levels) > 1 else [""])],
+        ([name, *(_number(level, name) for level in levels.values())] for name in names),
+        right=["", *levels],
+        style="cyan",
+    )
+    for title, level in levels.items():
+        families = [f for f in PER_CLASS if any(f"{f}{name}" in level.metrics for name in classes)]
+        headings = ["n", *(f.rstrip("/").replace("sens_at_spec", "sens@") for f in families)]
+        yield grid(
+            ["", *headings],
+            (
+                [name, sum(counts), *(_number(level, f"{f}{name}", digits=3) for f in families)]
+                for name, counts in zip(classes, level.confusion, strict=False)
+            ),
+            right=headings,
+            title=f"by class, {title}",
+            style="cyan",
+        )
+    yield grid(
+        ["", *classes],
+        ([name, *row] for name, row in zip(classes, part.confusion, strict=True)),
+        right=classes,
+        title="true \\ predicted, photographs",
+        style="cyan",
     )
 
 

@@ -43,22 +43,9 @@ def verify_command(store: Path, recompute: bool, as_json: bool) -> int:
         _existing(store), compute=compute, by_lesion=by_lesion, progress=terminal.progress()
     )
     if as_json:
-        terminal.print_json(
-            {
-                "ok": found.ok,
-                "records": found.records,
-                "failures": found.failures,
-                "weights": found.weights,
-                "numbers_recomputed": found.numbers,
-                "busy": found.busy,
-                "problems": [
-                    {"file": str(p.path), "problem": p.message, "fix": p.remedy}
-                    for p in found.problems
-                ],
-            }
-        )
-        return 0 if found.ok else 1
-    store_output.print_verified(found, store)
+        terminal.print_json({"ok": found.ok, **vars(found)})
+    else:
+        store_output.print_verified(found, store)
     return 0 if found.ok else 1
 
 
@@ -72,8 +59,8 @@ def list_command(store: Path, as_json: bool) -> None:
     lines = store_output.lines_of(_existing(store))
     if as_json:
         terminal.print_json(lines)
-        return
-    store_output.print_runs(lines)
+    else:
+        store_output.print_runs(lines)
 
 
 @store_command.command("merge")
@@ -101,11 +88,9 @@ def merge_command(others: tuple[Path, ...], store: Path, dry_run: bool, as_json:
         merged += merge(target, source, dry_run=dry_run, progress=terminal.progress())
     ok = all(one.ok for one in merged)
     if as_json:
-        terminal.print_json(
-            {"ok": ok, "dry_run": dry_run, "runs": [store_output.plain_merged(m) for m in merged]}
-        )
-        return 0 if ok else 1
-    store_output.print_merged(merged, store, dry_run)
+        terminal.print_json({"ok": ok, "dry_run": dry_run, "runs": merged})
+    else:
+        store_output.print_merged(merged, store, dry_run)
     return 0 if ok else 1
 
 

@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusionbench.cli.sweep_output import size_of
+
 if TYPE_CHECKING:
     from fusionbench.records import Record, Store
     from fusionbench.records.leftovers import Leftover
@@ -43,33 +45,28 @@ def print_verified(found: Verified, store: Path) -> None:
 
 def print_runs(lines: list[dict[str, Any]]) -> None:
     """A line per run."""
-    from rich.table import Table
     from rich.text import Text
 
     from fusionbench.cli import terminal
 
-    console = terminal.out()
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("run", "status", "method", "data", "fold", "seed", "size", "date"):
-        wraps = name in ("method", "data")
-        right = name in ("fold", "seed", "size")
-        table.add_column(
-            name, justify="right" if right else "left", overflow="fold", no_wrap=not wraps
-        )
-    for line in lines:
-        run, status = str(line["run"]), str(line["status"])
-        table.add_row(
-            Text(run.rpartition("_")[2]),
-            Text(status, style="" if status == "ok" else "red"),
-            Text(str(line["method"])),
-            Text(str(line["dataset"])),
-            str(line["fold"]),
-            str(line["seed"]),
-            _size(line["bytes"]),
+    headings = ("run", "status", "method", "data", "fold", "seed", "size", "date")
+    rows = [
+        (
+            str(line["run"]).rpartition("_")[2],
+            Text(line["status"], style="" if line["status"] == "ok" else "red"),
+            line["method"],
+            line["dataset"],
+            line["fold"],
+            line["seed"],
+            size_of(line["bytes"]),
             str(line["date"])[:10],
         )
+        for line in lines
+    ]
+    console = terminal.out()
     if lines:
-        console.print(table)
+        fixed = {*headings} - {"method", "data"}
+        console.print(terminal.grid(headings, rows, right=("fold", "seed", "size"), fixed=fixed))
     done = sum(line["status"] == "ok" for line in lines)
     others = len(lines) - done
     console.print(f"{done:,} finished" + (f", {others:,} not" if others else "") + ".")
@@ -116,14 +113,6 @@ def _bytes(store: Store, record: Path) -> int:
     return sum(p.stat().st_size for p in (record, predictions, weights) if p.is_file())
 
 
-def _size(count: int) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count = count / 1000  # type: ignore[assignment]
-    return f"{count:.3g} GB"
-
-
 def files(count: int) -> str:
     """`1 file`, `2 files`."""
     return f"{count:,} file{'s' * (count != 1)}"
@@ -132,20 +121,6 @@ def files(count: int) -> str:
 def _without(message: str, path: Path) -> str:
     """The message without the file's name, which stands beside it."""
     return message.removeprefix(str(path)).lstrip(" ,:")
-
-
-def plain_merged(one: Merged) -> dict[str, Any]:
-    """Plain JSON."""
-    return {
-        "run": one.run,
-        "action": one.action,
-        "source": str(one.source),
-        "detail": one.detail,
-        "kept_at": str(one.kept_at or ""),
-        "differences": [
-            {"name": d.name, "here": d.here, "there": d.there} for d in one.differences
-        ],
-    }
 
 
 def print_merged(merged: list[Merged], store: Path, dry_run: bool) -> None:
@@ -200,22 +175,16 @@ def _short(value: object) -> str:
     return "nothing" if value in (None, "") else str(value)[:60]
 
 
-def print_leftovers(found: list[Leftover], store: Path) -> None:
+def print_leftovers(leftovers: list[Leftover], store: Path) -> None:
     """What would be deleted, one file a line."""
-    from rich.table import Table
-    from rich.text import Text
-
     from fusionbench.cli import terminal
 
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("file", overflow="fold")
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("why", no_wrap=True)
-    total = 0
-    for one in found:
-        size = one.path.lstat().st_size
-        total += size
-        table.add_row(Text(str(one.path.relative_to(store))), _size(size), one.message)
+    sizes = [one.path.lstat().st_size for one in leftovers]
+    rows = [
+        (one.path.relative_to(store), size_of(size), one.message)
+        for one, size in zip(leftovers, sizes, strict=True)
+    ]
     console = terminal.out()
-    console.print(table)
-    console.print(f"{files(len(found))}, {_size(total)}, in {store}.", soft_wrap=True)
+    headings = ("file", "size", "why")
+    console.print(terminal.grid(headings, rows, right=("size",), fixed=("size", "why")))
+    console.print(f"{files(len(leftovers))}, {size_of(sum(sizes))}, in {store}.", soft_wrap=True)

@@ -59,25 +59,25 @@ def subgroups_command(
     """
     from fusionbench.analysis.subgroups import open_table, report
     from fusionbench.cli import terminal
+    from fusionbench.cli.reading import Reading
     from fusionbench.leaderboard import blocks
     from fusionbench.leaderboard.select import select_row
     from fusionbench.records import Store
 
-    found = Store(store)
-    records, problems = found.scan()
-    for problem in problems:
-        terminal.print_error(f"Not counted: {problem.message}")
+    reading = Reading(store)
+    records = list(reading.records())
+    reading.report(some=False)
     _, chosen = select_row(blocks(records), row)
     first = next(r for r in records if r.run_id == chosen.run_ids[0])
     table = open_table(
         first, dataset=dataset, data=data, plugins=plugins, progress=terminal.progress()
     )
-    result = report(found, chosen, records, table, min_n)
+    result = report(Store(store), chosen, records, table, min_n)
     if as_json:
         terminal.print_json(to_data(result))
     else:
         _print(result)
-    return 1 if problems else 0
+    return 1 if reading.problems else 0
 
 
 def to_data(report: Report) -> dict[str, Any]:

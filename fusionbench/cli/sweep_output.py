@@ -152,8 +152,8 @@ def print_failures(outcome: SweepOutcome, store: Path) -> None:
 
 
 def print_table(declared: Table, overrides: Overrides, execution: Execution) -> None:
-    from fusionbench.cli.leaderboard import print_declared
+    from fusionbench.cli.leaderboard import print_blocks
     from fusionbench.records import Store
 
     records, _ = Store(execution.store).scan()
-    print_declared(declared, overrides, records, plugins=execution.plugins)
+    print_blocks(records, execution.plugins, declared, overrides)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,7 +13,6 @@ from fusionbench.cli.setting_options import (
     setting_options,
     settings_option,
 )
-from fusionbench.config.run_config import SETTINGS
 
 if TYPE_CHECKING:
     from fusionbench.tables import Overrides
@@ -70,21 +68,3 @@ def table_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in OF_TABLES if options[name] is not None} | dict(
         parse_setting(text) for text in options["more"]
     )
-
-
-def spelled(table: str, options: Mapping[str, Any]) -> str:
-    """The options as a command line says them, for the first line of a generated file.
-
-    Without folders: they say nothing elsewhere.
-    """
-    words = [Path(table).name if Path(table).suffix else table]
-    words += ["--small"] if options["small"] else []
-    words += [f"--{name} {options[name]}" for name in ("dataset", "protocol") if options[name]]
-    words += [f"--backbone {item}" for item in options["backbones"]]
-    for name in OF_TABLES:
-        if (value := options[name]) is not None:
-            words.append(
-                SETTINGS[name].flag + ("" if value is True else f" {Path(str(value)).name}")
-            )
-    words += [f"--setting {text}" for text in options["more"]]
-    return " ".join(words)

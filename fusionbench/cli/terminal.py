@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -58,15 +62,66 @@ def print_error(message: str, remedy: str = "") -> None:
             console.print(Text(text), soft_wrap=True)
 
 
+def command_line(context: click.Context) -> str:
+    """The command as it was typed, for the first line of a generated file. Without the options that
+    say where files are, or in which format: they mean nothing elsewhere."""
+    words = ["fusionbench", str(context.info_name)]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        typed = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if not typed or name in ("store", "output", "format_", "as_json", "plugins"):
+            continue
+        value = context.params[name]
+        for one in value if parameter.multiple else [value]:
+            if isinstance(parameter, click.Option):
+                no = one is False and parameter.secondary_opts
+                words.append(no[0] if no else parameter.opts[0])
+            if not isinstance(one, bool):
+                words.append(Path(one).name if Path(str(one)).exists() else str(one))
+    return shlex.join(words)
+
+
+def grid(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Container[str] = (),
+    fixed: Container[str] = (),
+    title: str | None = None,
+    style: str = "",
+) -> Table:
+    """A plain table of literal text; a cell that is a Text keeps its style.
+
+    `right`: columns of numbers, other than the first; `fixed`: those that never wrap; `style`: of
+    the first column.
+    """
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="dim",
+        box=None,
+        show_header=any(headings),
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    for i, heading in enumerate(headings):
+        table.add_column(
+            Text(heading),
+            justify="right" if i and heading in right else "left",
+            style="" if i else style,
+            no_wrap=heading in fixed,
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    return table
+
+
 def facts(rows: Mapping[str, object]) -> Table:
     """Name and value, one pair a line; pairs without a value are left out."""
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        if value not in ("", None):
-            table.add_row(name, Text(str(value)))
-    return table
+    pairs = [pair for pair in rows.items() if pair[1] not in ("", None)]
+    return grid(("", ""), pairs, style="cyan")
 
 
 def print_problems(problems: Iterable[Mapping[str, object]], root: str = "") -> None:
@@ -78,26 +133,22 @@ def print_problems(problems: Iterable[Mapping[str, object]], root: str = "") -> 
     kinds: dict[tuple[str, ...], list[Mapping[str, object]]] = {}
     for problem in problems:
         kinds.setdefault(_kind(problem), []).append(problem)
-    shown = [found for _, found in zip(range(SHOWN_KINDS), kinds.values(), strict=False)]
+    shown = list(kinds.values())[:SHOWN_KINDS]
     names = dict.fromkeys(key for problem in problems for key in problem)
     columns = [
         name
         for name in (*(n for n in names if n not in ("problem", "fix")), "problem")
         if any(problem.get(name) not in ("", None) for problem in problems)
     ]
-    table = Table(box=None, header_style="bold", pad_edge=False, show_header=len(columns) > 1)
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for found in shown:
-        for problem in found[:SHOWN_ALIKE]:
-            table.add_row(*(_cell(problem.get(name), root) for name in columns))
-        if len(found) > SHOWN_ALIKE:
-            more = Text(f"… and {len(found) - SHOWN_ALIKE:,} more", style="yellow")
-            table.add_row(*([""] * (len(columns) - 1)), more)
+    rows: list[list[Text]] = []
+    for alike in shown:
+        rows += ([_cell(p.get(name), root) for name in columns] for p in alike[:SHOWN_ALIKE])
+        if len(alike) > SHOWN_ALIKE:
+            more = Text(f"… and {len(alike) - SHOWN_ALIKE:,} more", style="yellow")
+            rows.append([Text()] * (len(columns) - 1) + [more])
     console = err()
-    console.print(table)
-    rest = sum(map(len, kinds.values())) - sum(map(len, shown))
-    if rest:
+    console.print(grid(columns if len(columns) > 1 else [""], rows))
+    if rest := len(problems) - sum(map(len, shown)):
         console.print(f"[yellow]… and {rest:,} problems of other kinds[/]")
     for fix in dict.fromkeys(str(p["fix"]).strip() for p in problems if p.get("fix")):
         console.print(Text(fix), soft_wrap=True)
@@ -115,8 +166,13 @@ def _cell(value: object, root: str) -> Text:
 
 
 def _plain(value: Any) -> Any:
+    """As JSON: dataclasses as dicts, paths as text."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -8,7 +8,7 @@
     render(blocks, format, *, metrics=None, command="fusionbench leaderboard", published=()) -> str
                             format: one of FORMATS = markdown, csv, latex, json
     Terminal(blocks, metrics=None, published=())    what `rich.console.Console.print` takes
-    to_data(blocks, metrics=None) -> list[dict]     what the json format holds under "blocks"
+    sheets(blocks, metrics=None, published=()) -> list[Sheet]   what every format draws
     PAPER: the default metrics, in the order of the papers' tables
 
 A block holds the rows that may be compared: one dataset fingerprint, one protocol and split, and
@@ -20,35 +20,31 @@ verdict, and what its metadata gain it over the image alone and over its shuffle
 
 from __future__ import annotations
 
-from fusionbench.leaderboard.block import Block, Gain, Gains, PartStats, Row, Stat
+from fusionbench.leaderboard.block import Block, Row
 from fusionbench.leaderboard.declared import declared_blocks
-from fusionbench.leaderboard.published import Change, PublishedRow, Value
-from fusionbench.leaderboard.published_comparison import Compared, PublishedBlock, beside
-from fusionbench.leaderboard.render import FORMATS, render, to_data
+from fusionbench.leaderboard.published import PublishedRow, Value
+from fusionbench.leaderboard.published_comparison import PublishedBlock, beside
+from fusionbench.leaderboard.render import FORMATS, render, sheets
 from fusionbench.leaderboard.rows import blocks, has_level, without_controls
-from fusionbench.leaderboard.table_model import PAPER
+from fusionbench.leaderboard.table_model import PAPER, Sheet, chosen
 from fusionbench.leaderboard.terminal import Terminal
 
 __all__ = [
     "FORMATS",
     "PAPER",
     "Block",
-    "Change",
-    "Compared",
-    "Gain",
-    "Gains",
-    "PartStats",
     "PublishedBlock",
     "PublishedRow",
     "Row",
-    "Stat",
+    "Sheet",
     "Terminal",
     "Value",
     "beside",
     "blocks",
+    "chosen",
     "declared_blocks",
     "has_level",
     "render",
-    "to_data",
+    "sheets",
     "without_controls",
 ]

@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from fusionbench.errors import DataError
-from fusionbench.metrics.names import METRICS, describe
+from fusionbench.metrics.names import METRICS, describe, is_known
 from fusionbench.plugin.registry import builtin_root
 
 Grade = Literal["paper", "secondary", "seed"]
@@ -38,11 +38,9 @@ GRADES: dict[Grade, str] = {
 
 # A cell that may be empty.
 _EMPTY = BeforeValidator(lambda cell: cell or None)
-_Count = Annotated[Annotated[int, Field(ge=1)] | None, _EMPTY]
-_Spread = Annotated[Annotated[float, Field(ge=0)] | None, _EMPTY]
 
 
-class _Cells(BaseModel):
+class PublishedNumber(BaseModel):
     """What both files say in every line."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -59,39 +57,38 @@ class _Cells(BaseModel):
     @field_validator("metric")
     @classmethod
     def _known(cls, name: str) -> str:
-        try:
-            describe(name)
-        except KeyError:
+        if not is_known(name):
             raise ValueError(
                 f"is no exact metric name; there are {', '.join(METRICS)} and recall/<CLASS>"
-            ) from None
+            )
         return name
 
-
-class _PublishedCells(_Cells):
-    protocol: str = Field(min_length=1)
-    samples: _Count
-    value: float = Field(ge=0)
-    std: _Spread
-
     @model_validator(mode="after")
-    def _fractions(self) -> _PublishedCells:
+    def _fractions(self) -> PublishedNumber:
         if describe(self.metric).percent:
-            for name, number in (("value", self.value), ("std", self.std)):
-                if number is not None and number > 1:
-                    raise ValueError(f"{name} {number:g} is no fraction (write 0.833 for 83.3 %)")
+            for name in ("value", "std", "delta"):
+                number = getattr(self, name, None)
+                if number is not None and abs(number) > 1:
+                    raise ValueError(
+                        f"{name} {number:g} is no fraction (write 0.833 for 83.3 % or points)"
+                    )
         return self
 
 
-class _ChangeCells(_Cells):
+class PublishedCells(PublishedNumber):
+    """One line of published.csv."""
+
+    protocol: str = Field(min_length=1)
+    samples: Annotated[Annotated[int, Field(ge=1)] | None, _EMPTY]
+    value: float = Field(ge=0)
+    std: Annotated[Annotated[float, Field(ge=0)] | None, _EMPTY]
+
+
+class Change(PublishedNumber):
+    """A difference that a source reports: the metric with `change` minus without it."""
+
     change: str = Field(min_length=1)
     delta: float
-
-    @model_validator(mode="after")
-    def _fraction(self) -> _ChangeCells:
-        if describe(self.metric).percent and abs(self.delta) > 1:
-            raise ValueError(f"delta {self.delta:g} is no fraction (write 0.052 for 5.2 points)")
-        return self
 
 
 @dataclass(frozen=True)
@@ -118,22 +115,6 @@ class PublishedRow:
     values: Mapping[str, Value]  # by exact metric name
 
 
-@dataclass(frozen=True)
-class Change:
-    """A difference that a source reports: the metric with `change` minus without it."""
-
-    method: str
-    backbone: str
-    dataset: str
-    change: str
-    metric: str
-    delta: float
-    source: str
-    url: str
-    grade: Grade
-    note: str
-
-
 def load(path: Path | None = None) -> list[PublishedRow]:
     """The published rows of a file, in its order; by default those that come with fusionbench.
 
@@ -143,7 +124,7 @@ def load(path: Path | None = None) -> list[PublishedRow]:
     path = path or builtin_root() / "leaderboards" / "published.csv"
     same_row = ("method", "backbone", "dataset", "protocol", "samples", "source", "url")
     rows: dict[tuple[Any, ...], dict[str, Value]] = {}
-    for cells in _read(path, _PublishedCells, (*same_row, "metric")):
+    for cells in _read(path, PublishedCells, (*same_row, "metric")):
         values = rows.setdefault(tuple(getattr(cells, name) for name in same_row), {})
         values[cells.metric] = Value(cells.value, cells.std, cells.grade, cells.note)
     return [
@@ -156,66 +137,61 @@ def load_changes(path: Path | None = None) -> list[Change]:
     """The published differences of a file, in its order. Raises DataError as `load` does."""
     path = path or builtin_root() / "leaderboards" / "published_changes.csv"
     once = ("method", "backbone", "dataset", "change", "metric", "source", "url")
-    return [Change(**cells.model_dump()) for cells in _read(path, _ChangeCells, once)]
+    return _read(path, Change, once)
 
 
-Cells = TypeVar("Cells", bound=_Cells)
+Number = TypeVar("Number", bound=PublishedNumber)
 
 
-def _read(path: Path, model: type[Cells], once: tuple[str, ...]) -> list[Cells]:
+def _read(path: Path, model: type[Number], once: tuple[str, ...]) -> list[Number]:
     """Every line as `model`; no two of them alike in the columns `once`."""
-    columns = set(model.model_fields)
-    found: list[Cells] = []
-    problems: list[dict[str, object]] = []
-    first: dict[tuple[object, ...], int] = {}
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             names = reader.fieldnames or []
-            if set(names) != columns or len(names) != len(columns):
-                raise DataError(
-                    f"{path} has the columns {', '.join(names) or 'none'}.",
-                    f"It must have {', '.join(model.model_fields)}, each once.",
-                )
-            for raw in reader:
-                row = reader.line_num
-                try:
-                    # A line that is too short or too long has None among its cells or keys.
-                    if None in raw or None in raw.values():
-                        raise ValueError(f"has not {len(columns)} cells")
-                    cells = model.model_validate({k: v.strip() for k, v in raw.items()})
-                    key = tuple(getattr(cells, name) for name in once)
-                    if key in first:
-                        raise ValueError(f"repeats the number of line {first[key]}")
-                    first[key] = row
-                    found.append(cells)
-                except ValidationError as error:
-                    problems += [
-                        _problem(path, row, ".".join(map(str, e["loc"])), e["input"], e["msg"])
-                        for e in error.errors()
-                    ]
-                except ValueError as error:
-                    problems.append(_problem(path, row, "", "", str(error)))
+            lines = [(reader.line_num, raw) for raw in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"{path} cannot be read: {error}.", "It must be a UTF-8 csv file."
         ) from None
-    if problems:
-        lines = ", ".join(str(n) for n in dict.fromkeys(p["row"] for p in problems))
+    if sorted(names) != sorted(model.model_fields):
         raise DataError(
-            f"{path} has {len(problems)} problems, in lines {lines}: {problems[0]['problem']}"
+            f"{path} has the columns {', '.join(names) or 'none'}.",
+            f"It must have {', '.join(model.model_fields)}, each once.",
+        )
+    numbers: list[Number] = []
+    problems: list[dict[str, object]] = []
+    first: dict[tuple[object, ...], int] = {}
+    for row, raw in lines:
+        try:
+            # A line that is too short or too long has None among its cells or keys.
+            if None in raw or None in raw.values():
+                raise ValueError(f"has not {len(names)} cells")
+            number = model.model_validate({name: cell.strip() for name, cell in raw.items()})
+            if (line := first.setdefault(tuple(getattr(number, n) for n in once), row)) != row:
+                raise ValueError(f"repeats the number of line {line}")
+            numbers.append(number)
+        except ValueError as error:
+            # A ValidationError is one, and holds several.
+            details: list[Any] = (
+                error.errors() if isinstance(error, ValidationError) else [{"msg": error}]
+            )
+            problems += [
+                {
+                    "file": path.name,
+                    "row": row,
+                    "column": ".".join(map(str, detail.get("loc", ()))),
+                    "value": str(detail.get("input", ""))[:80] if detail.get("loc") else "",
+                    "problem": str(detail["msg"]).removeprefix("Value error, "),
+                }
+                for detail in details
+            ]
+    if problems:
+        rows = ", ".join(str(n) for n in dict.fromkeys(p["row"] for p in problems))
+        raise DataError(
+            f"{path} has {len(problems)} problems, in lines {rows}: {problems[0]['problem']}"
             + ("; …" if len(problems) > 1 else "."),
             "leaderboards/README.md describes the columns.",
             problems,
         )
-    return found
-
-
-def _problem(path: Path, row: int, column: str, value: object, text: str) -> dict[str, object]:
-    return {
-        "file": path.name,
-        "row": row,
-        "column": column,
-        "value": str(value)[:80] if column else "",
-        "problem": text.removeprefix("Value error, "),
-    }
+    return numbers

@@ -109,4 +109,6 @@ def compare(row: PublishedRow, blocks: Sequence[Block]) -> Compared:
 
 
 def _same_method(ours: Row, theirs: PublishedRow) -> bool:
-    return key_of(ours.fusion) == key_of(theirs.method) and ours.backbone == theirs.backbone
+    return (
+        key_of(ours.fusion) == key_of(theirs.method) and (ours.backbone or "-") == theirs.backbone
+    )

@@ -1,147 +1,162 @@
-"""What every rendering of published numbers shows: the cells, the sources, the notes. No markup."""
+"""What papers report on a dataset as a sheet: the units and columns of ours, and the sources."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from fusionbench.leaderboard.block import Stat
-from fusionbench.leaderboard.published import GRADES
+from fusionbench.leaderboard.published import GRADES, Change, Value
 from fusionbench.leaderboard.published_comparison import Compared, PublishedBlock
-from fusionbench.leaderboard.table_model import Cell, cell, plain
-from fusionbench.metrics.compute import Metric, describe
+from fusionbench.leaderboard.table_model import (
+    BACKBONE,
+    METHOD,
+    Cell,
+    Sheet,
+    SheetColumn,
+    SheetNote,
+    SheetRow,
+    metric_cell,
+    metric_columns,
+    plain,
+    scaled,
+)
+from fusionbench.metrics.names import Metric, describe
+
+COUNT = SheetColumn("n", "n", "count", lambda f: f"{f['n']:,}" if f["n"] else "-", right=True)
+# Their cells are no facts: they depend on the metrics shown, and on the rows above.
+DIFFERENCE = SheetColumn("delta", "Ours minus published", "gain")
+SOURCE = SheetColumn("source", "Source", "count")
 
 
-@dataclass(frozen=True)
-class PublishedLine:
-    """One published row."""
-
-    method: str
-    backbone: str
-    metrics: tuple[Cell, ...]
-    samples: str
-    difference: str  # "" where there is none; its note says why
-    note: int  # which of the notes is its own, from 1
-
-
-@dataclass(frozen=True)
-class PublishedTable:
-    """A block as text: in the units and columns of the table of ours above it."""
-
-    heading: str
-    warning: str  # "" where the whole dataset was evaluated
-    lines: tuple[PublishedLine, ...]
-    notes: tuple[str, ...]  # source, protocol, samples, grade, reason; shared by lines
-    changes: tuple[str, ...]
-    caption: str
-
-    @property
-    def differences(self) -> bool:
-        """Whether any line may be compared with ours."""
-        return any(line.difference for line in self.lines)
-
-
-def published_table(block: PublishedBlock, metrics: Sequence[Metric]) -> PublishedTable | None:
-    """The block's rows that report one of `metrics`; None where no row does."""
-    wanted = {m.name for m in metrics}
-    rows = [item for item in block.rows if wanted & item.row.values.keys()]
+def published_sheet(
+    block: PublishedBlock, metrics: Sequence[Metric], *, every: bool = False
+) -> Sheet | None:
+    """The rows that report one of `metrics`, or `every` row; None where there is none."""
+    wanted = None if every else {m.name for m in metrics}
+    rows, grades, numbers = [], set(), dict[str, int]()  # source -> its number
+    for item in block.rows:
+        values = {k: v for k, v in item.row.values.items() if wanted is None or k in wanted}
+        if not values:
+            continue
+        grades |= {value.grade for value in values.values()}
+        source = numbers.setdefault(_source(item, values), len(numbers) + 1)
+        rows.append(_row(item, values, metrics, source))
     if not rows:
         return None
-    numbers: dict[str, int] = {}  # note -> its number
-    lines = tuple(
-        PublishedLine(
-            method=plain(item.row.method),
-            backbone=plain(item.row.backbone),
-            metrics=tuple(cell(m, _stat(item, m.name), best=False) for m in metrics),
-            samples="-" if item.row.samples is None else f"{item.row.samples:,}",
-            difference=", ".join(
-                f"{plain(m.title)} {_points(m, item.delta[m.name])}"
-                for m in metrics
-                if m.name in item.delta
-            ),
-            note=numbers.setdefault(_note(item, wanted), len(numbers) + 1),
-        )
-        for item in rows
-    )
-    named = {(item.row.source, item.row.url) for item in rows}
-    changes = tuple(
-        plain(
-            f"{c.method}{'' if c.backbone == '-' else f' on {c.backbone}'} {c.change}: "
-            f"{describe(c.metric).title} {_points(describe(c.metric), c.delta)} points "
-            f"({c.source}{'' if (c.source, c.url) in named else f', {c.url}'}; "
-            f"grade: {c.grade}{f'; {c.note}' if c.note else ''})."
-        )
-        for c in block.changes
-        if c.metric in wanted
-    )
-    grades = {v.grade for item in rows for name, v in item.row.values.items() if name in wanted}
-    grades |= {c.grade for c in block.changes if c.metric in wanted}
-    caption = (
-        "Columns and units as in the table of ours; as the sources report them, not measured here, "
-        "not ranked. "
+    changes = [c for c in block.changes if wanted is None or c.metric in wanted]
+    grades |= {change.grade for change in changes}
+    named = {(row.facts["source"], row.facts["url"]) for row in rows}
+    differences = any(row.cells["delta"].text != "-" for row in rows)
+    dataset = plain(block.dataset)
+    return Sheet(
+        heading=f"Published numbers: {dataset}",
+        columns=(
+            METHOD,
+            BACKBONE,
+            *metric_columns(metrics),
+            *((COUNT, DIFFERENCE, SOURCE) if differences else (COUNT, SOURCE)),
+        ),
+        rows=tuple(rows),
+        caption="Columns and units as in the table of ours; as the sources report them, not "
+        "measured here, not ranked. "
         + "; ".join(f"{grade}: {text}" for grade, text in GRADES.items() if grade in grades)
         + "."
-    )
-    if any(line.difference for line in lines):
-        caption += (
+        + (
             " Difference: ours minus published, in points, for our best complete row with that "
             "method and backbone."
-        )
-    return PublishedTable(
-        heading=f"Published numbers: {plain(block.dataset)}",
-        warning=(
-            f"Not comparable: ours is a subset of {plain(block.dataset)}" if block.subset else ""
+            if differences
+            else ""
         ),
-        lines=lines,
-        notes=tuple(numbers),
-        changes=changes,
-        caption=caption,
+        notes=(SheetNote(f"Not comparable: ours is a subset of {dataset}", "warning"),)
+        if block.subset
+        else (),
+        sources=tuple(numbers),
+        remarks=tuple(_change(c, (c.source, c.url) in named) for c in changes),
     )
 
 
-def grades(item: Compared, wanted: set[str] | None = None) -> str:
+def _row(
+    item: Compared, values: Mapping[str, Value], metrics: Sequence[Metric], source: int
+) -> SheetRow:
+    row = item.row
+    facts = {
+        "dataset": row.dataset,
+        "protocol": row.protocol,
+        "fusion": row.method,
+        "backbone": None if row.backbone == "-" else row.backbone,
+        "ranked": False,
+        "n": row.samples,
+        "source": row.source,
+        "url": row.url,
+        "grade": _grades(values),
+        "note": _remarks(values),
+        "against": item.against or None,
+        "not_compared": item.reason,
+    }
+    numbers: dict[str, dict[str, Any]] = {}
+    for name, v in values.items():
+        numbers[name] = {"mean": v.value, "std": v.std, "grade": v.grade, "note": v.note}
+        if name in item.delta:
+            numbers[name]["delta"] = item.delta[name]
+    cells = {column.key: column.cell(facts) for column in (METHOD, BACKBONE, COUNT)}
+    cells["source"] = Cell(str(source))
+    difference = ", ".join(
+        f"{plain(m.title)} {scaled(m, item.delta[m.name], sign='+')}"
+        for m in metrics
+        if m.name in item.delta
+    )
+    cells["delta"] = Cell(difference or "-", tone="accent")
+    for m in metrics:
+        value = values.get(m.name)
+        cells[m.name] = metric_cell(m, Stat(value.value, value.std, 1) if value else None)
+    return SheetRow("published", cells, facts, numbers)
+
+
+def _source(item: Compared, values: Mapping[str, Value]) -> str:
+    row = item.row
+    samples = "not stated" if row.samples is None else f"{row.samples:,}"
+    remarks = _remarks(values)
+    return plain(
+        f"{row.source}, {row.url} (grade: {_grades(values)}{f'; {remarks}' if remarks else ''}). "
+        f"Protocol: {row.protocol}. Samples: {samples}."
+        + (f" No difference to ours: {item.reason}." if item.reason else "")
+    )
+
+
+def _change(change: Change, source_named: bool) -> str:
+    metric = describe(change.metric)
+    return plain(
+        f"{change.method}{'' if change.backbone == '-' else f' on {change.backbone}'} "
+        f"{change.change}: {metric.title} {scaled(metric, change.delta, sign='+')} points "
+        f"({change.source}{'' if source_named else f', {change.url}'}; "
+        f"grade: {change.grade}{f'; {change.note}' if change.note else ''})."
+    )
+
+
+def _grades(values: Mapping[str, Value]) -> str:
     """How the row's numbers came to us: one grade, or several with their metrics."""
-    found: dict[str, list[str]] = {}
-    for name, value in item.row.values.items():
-        if wanted is None or name in wanted:
-            found.setdefault(value.grade, []).append(name)
-    if len(found) == 1:
-        return next(iter(found))
-    return ", ".join(f"{grade} ({', '.join(names)})" for grade, names in found.items())
+    metrics = _metrics_by(values, lambda value: [value.grade])
+    if len(metrics) == 1:
+        return next(iter(metrics))
+    return ", ".join(f"{grade} ({', '.join(names)})" for grade, names in metrics.items())
 
 
-def remarks(item: Compared, wanted: set[str] | None = None) -> str:
+def _remarks(values: Mapping[str, Value]) -> str:
     """The row's remarks, each once, with the metrics they belong to where that is not all."""
-    found: dict[str, list[str]] = {}
-    shown = {k: v for k, v in item.row.values.items() if wanted is None or k in wanted}
-    for name, value in shown.items():
-        for remark in value.note.split("; "):
-            found.setdefault(remark, []).append(name)
     return "; ".join(
-        remark if len(names) == len(shown) else f"{', '.join(names)}: {remark}"
-        for remark, names in found.items()
+        remark if len(names) == len(values) else f"{', '.join(names)}: {remark}"
+        for remark, names in _metrics_by(values, lambda value: value.note.split("; ")).items()
         if remark
     )
 
 
-def _note(item: Compared, wanted: set[str]) -> str:
-    row = item.row
-    samples = "not stated" if row.samples is None else f"{row.samples:,}"
-    said = remarks(item, wanted)
-    text = (
-        f"{row.source}, {row.url} (grade: {grades(item, wanted)}{f'; {said}' if said else ''}). "
-        f"Protocol: {row.protocol}. Samples: {samples}."
-    )
-    if item.reason:
-        text += f" No difference to ours: {item.reason}."
-    return plain(text)
-
-
-def _stat(item: Compared, metric: str) -> Stat | None:
-    value = item.row.values.get(metric)
-    return None if value is None else Stat(value.value, value.std, 1)
-
-
-def _points(metric: Metric, delta: float) -> str:
-    scale, digits = (100.0, 1) if metric.percent else (1.0, 3)
-    return f"{delta * scale:+.{digits}f}"
+def _metrics_by(
+    values: Mapping[str, Value], texts: Callable[[Value], Iterable[str]]
+) -> dict[str, list[str]]:
+    """Each text, and the metrics whose values have it."""
+    metrics: dict[str, list[str]] = {}
+    for name, value in values.items():
+        for text in texts(value):
+            metrics.setdefault(text, []).append(name)
+    return metrics

@@ -226,7 +226,7 @@ def test_what_cannot_be_compared_is_refused(cli, store: Path) -> None:
         (("sgmc", "late"), 2, "not evaluated on the same photographs under the same split"),
         (("sgmc", "concat"), 2, "fusion.width=8"),
         (("sgmc", "nine"), 2, "Did you mean none"),
-        (("sgmc", "none", "--metric", "auc"), 2, "no metric 'auc'"),
+        (("sgmc", "none", "--metric", "auc"), 2, "no metric called 'auc'"),
         (("sgmc", "none", "--metric", "recall/XYZ"), 2, "recall/XYZ is not among the metrics"),
     ):
         answer = cli(*call, *words)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-import pytest
 import timm
 
 from fusionbench.metrics.compute import METRICS
@@ -71,24 +70,14 @@ def test_backbones_without_a_pattern_are_plain_lines(cli) -> None:
     assert cli("list", "backbones").out.split("\n") == [*sorted(timm.list_models()), ""]
 
 
-@pytest.mark.parametrize(
-    ("source", "load", "reason"),
-    [("x = (", False, "never closed"), ("from fusionbench.plugin.fusion import Fusion\n1 / 0\n"
-      "class Late(Fusion): pass\n", True, "division by zero")],
-)  # fmt: skip
-def test_a_broken_plugin_is_listed_so_and_hurts_nobody(
-    source: str, load: bool, reason: str, tmp_path: Path, cli
-) -> None:
-    (tmp_path / "late.py").write_text(source)
-    flags = ["--load"] if load else []
+def test_a_broken_plugin_is_listed_so_and_hurts_nobody(tmp_path: Path, cli) -> None:
     where = tmp_path / "late.py"
-    rows = {
-        r["name"]: r["broken"]
-        for r in cli("list", "fusions", "--plugins", where, "--json", *flags).json
-    }
-    assert reason in rows["late"]
+    where.write_text("x = (")
+    listed = cli("list", "fusions", "--plugins", where, "--json").json
+    rows = {row["name"]: row["broken"] for row in listed}
+    assert "never closed" in rows["late"]
     assert rows["sgmc"] == rows["none"] == ""
-    assert "broken: " in cli("list", "fusions", "--plugins", where, *flags).out
+    assert "broken: " in cli("list", "fusions", "--plugins", where).out
 
 
 def test_a_broken_card_is_listed_so(tmp_path: Path, cli) -> None:

@@ -172,7 +172,7 @@ def test_bars_show_share_rate_time_left_and_what_is_nested(clock: Clock) -> None
 def test_a_task_of_nothing_is_whole() -> None:
     with LineProgress().task("nothing", 0) as task:
         task.advance(0)
-    assert progress_module.Counter("nothing", 0, "img").share == 1.0
+    assert progress_module.Counter(LineProgress(), "nothing", 0, "img", None).share == 1.0
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,8 @@ def test_verify_names_file_and_remedy_and_ends_with_1(cli, store, monkeypatch) -
     assert "`fusionbench store prune --leftovers` removes it." in answer.err
     found = cli("store", "verify", "--store", store.folder, "--json")
     assert found.code == 1
-    assert found.json["problems"][0]["file"] == str(path)
-    assert all(p["fix"] for p in found.json["problems"])
+    assert found.json["problems"][0]["path"] == str(path)
+    assert all(p["remedy"] for p in found.json["problems"])
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])

@@ -84,16 +84,16 @@ def test_a_sweep_and_its_table(cli, table: Path, tiny_run: list[str], tmp_path: 
     assert "Two methods (small version)" in again.out and "Drawn lesions only." in again.out
 
     data = cli("leaderboard", table, *where, "--json").json
-    (block,) = data["blocks"]
-    assert [(r["label"], r["fusion"], r["runs_done"]) for r in block["rows"]] == [
+    (found,) = data["tables"]
+    assert [(r["label"], r["fusion"], r["runs_done"]) for r in found["rows"]] == [
         ("with metadata", "concat", 3),
         ("image only", "none", 3),
     ]
-    ids = {run for row in block["rows"] for run in row["run_ids"]}
+    ids = {run for row in found["rows"] for run in row["run_ids"]}
     assert ids == {r["run_id"] for r in answer.json["runs"]}
     assert len(list(Store(store).records())) == 7  # the undeclared one is there, and not shown
     # Without a table, the leaderboard is what it was: every run, best first, no labels.
-    every = cli("leaderboard", "--store", store, "--json").json["blocks"]
+    every = cli("leaderboard", "--store", store, "--json").json["tables"]
     assert sum(len(b["rows"]) for b in every) == 3
     assert {r["label"] for b in every for r in b["rows"]} == {""}
 
@@ -113,8 +113,7 @@ def test_a_generated_table_names_rows_and_command(cli, table: Path, tmp_path: Pa
     assert "F1" not in header
     rows = [line for line in text.splitlines() if "n=0/3" in line]
     assert [line.split("|")[1].strip() for line in rows] == ["with metadata", "image only"]
-    _, *lines = (tmp_path / "t.csv").read_text("utf-8").splitlines()
-    cells = list(csv.DictReader(io.StringIO("\n".join(lines))))
+    cells = list(csv.DictReader(io.StringIO((tmp_path / "t.csv").read_text("utf-8"))))
     assert [(c["label"], c["fusion"], c["runs_done"]) for c in cells] == [
         ("with metadata", "concat", "0"),
         ("image only", "none", "0"),
@@ -148,7 +147,7 @@ def test_control_rows_are_swept_and_found_again(cli, table: Path, tmp_path: Path
     )
     table.write_text(text, "utf-8")
     where = (table, "--small", "--store", tmp_path / "store")
-    before = cli("leaderboard", *where, "--json").json["blocks"][0]["rows"]
+    before = cli("leaderboard", *where, "--json").json["tables"][0]["rows"]
     assert [(r["label"], r["backbone"], r["control"]) for r in before] == [
         ("with metadata", "test_resnet", False),
         ("image only", "test_resnet", False),
@@ -158,32 +157,29 @@ def test_control_rows_are_swept_and_found_again(cli, table: Path, tmp_path: Path
     ]
     answer = cli("sweep", *where, "--device", "cpu", "--json")
     assert answer.code == 0, answer.err
-    (block,) = cli("leaderboard", *where, "--json").json["blocks"]
-    assert [(r["label"], r["runs_done"]) for r in block["rows"]] == [
+    (found,) = cli("leaderboard", *where, "--json").json["tables"]
+    assert [(r["label"], r["runs_done"]) for r in found["rows"]] == [
         (label, 3) for label in ("with metadata", "image only", "twin", "regression", "stronger")
     ]
-    found = {r["label"]: r for r in block["rows"]}
-    gains = found["with metadata"]["gains"]
-    assert gains["image"]["against"] == found["image only"]["key"]
-    assert gains["shuffled"]["against"] == found["twin"]["key"]
-    means = {k: r["parts"]["test"]["metrics"]["bacc"]["mean"] for k, r in found.items()}
-    assert gains["image"]["mean"] == pytest.approx(means["with metadata"] - means["image only"])
-    assert found["stronger"]["differences"] == {"fusion.c": "0.1"}
-    assert "epochs" not in found["regression"]["differences"]
+    rows = {r["label"]: r for r in found["rows"]}
+    gains = rows["with metadata"]
+    assert gains["vs_image"]["against"] == rows["image only"]["key"]
+    assert gains["vs_shuffled"]["against"] == rows["twin"]["key"]
+    means = {k: r["metrics"]["bacc"]["mean"] for k, r in rows.items()}
+    assert gains["vs_image"]["mean"] == pytest.approx(means["with metadata"] - means["image only"])
+    assert rows["stronger"]["settings"] == {"fusion.c": "0.1"}
+    assert "epochs" not in rows["regression"]["settings"]
     # Every row carries the audit's verdict, and lesions were counted with the photographs.
-    assert all(r["verdict"] for r in block["rows"])
-    lesions = cli("leaderboard", *where, "--level", "lesion", "--json").json["blocks"][0]["rows"]
-    assert all(
-        0 < few["parts"]["test"]["n"] < many["parts"]["test"]["n"]
-        for few, many in zip(lesions, block["rows"], strict=True)
-    )
+    assert all(r["verdict"] for r in found["rows"])
+    lesions = cli("leaderboard", *where, "--level", "lesion", "--json").json["tables"][0]["rows"]
+    assert all(0 < few["n"] < many["n"] for few, many in zip(lesions, found["rows"], strict=True))
     # Without them, the rows that are left still say what they gain.
     target = tmp_path / "t.md"
     assert cli("leaderboard", *where, "--no-controls", "--output", target).code == 0
     text = target.read_text("utf-8")
     assert "--small --no-controls --format markdown" in text.splitlines()[0]
-    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
-    assert rows[2:] == ["with metadata", "image only"]
+    labels = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    assert labels[2:] == ["with metadata", "image only"]
     assert "vs shuffled" in text
 
 
@@ -206,8 +202,8 @@ def test_parameters_tell_rows_apart(cli, tiny_card: Path, tmp_path: Path) -> Non
     swap = ("--backbone", "resnet50=test_resnet", "--store", store, "--json")
 
     def done() -> dict[str, int]:
-        (block,) = cli("leaderboard", path, *swap).json["blocks"]
-        return {row["label"]: row["runs_done"] for row in block["rows"]}
+        (found,) = cli("leaderboard", path, *swap).json["tables"]
+        return {row["label"]: row["runs_done"] for row in found["rows"]}
 
     assert done() == {"whole": 0, "stages": 0, "smooth": 0}
     cli(*run, "--set", "fusion.stages=1")  # no row's

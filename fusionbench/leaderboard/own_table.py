@@ -1,0 +1,297 @@
+"""A block of our rows as a sheet: its cells, heading, notes, and exact numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from fusionbench.leaderboard.block import Block, PartStats, Row
+from fusionbench.leaderboard.marks import SAYS, alike
+from fusionbench.leaderboard.table_model import (
+    BACKBONE,
+    METHOD,
+    Cell,
+    Kind,
+    Sheet,
+    SheetColumn,
+    SheetNote,
+    SheetRow,
+    Tone,
+    metric_cell,
+    metric_columns,
+    plain,
+    scaled,
+    shown,
+)
+from fusionbench.metrics.names import Metric, describe
+
+NOT_AUDITED = "not audited"
+OF_BLOCK = (
+    *("dataset", "data_fingerprint", "protocol", "split_hash", "level", "complete_data"),
+    *("n_rows_used", "n_rows_dataset"),
+)
+OF_ROW = ("control", "ranked", "runs_done", "runs_expected")
+Facts = Mapping[str, Any]
+
+
+class Numbers(Mapping[str, Mapping[str, Any]]):
+    """Metric -> mean, std, n, and with several seeds the parts of the std. Computed when asked:
+    of the metrics that a record holds a table shows few."""
+
+    def __init__(self, part: PartStats) -> None:
+        self.part = part
+
+    def __getitem__(self, name: str) -> Mapping[str, Any]:
+        spread = self.part.spread(name)
+        parts = ("fold", "seed", "rest") if spread else ()
+        return {
+            **asdict(self.part.metrics[name]),
+            **{f"std_{name}": getattr(spread, name) for name in parts},
+        }
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.part.metrics)
+
+    def __len__(self) -> int:
+        return len(self.part.metrics)
+
+
+def own_sheet(block: Block, metrics: Sequence[Metric]) -> Sheet:
+    """The block's rows in order, each on its parts."""
+    # (metric, part) -> keys of the best rows, and of those not significantly different from them.
+    best = {(m.name, part): block.best(m.name, part) for m in metrics for part in block.parts}
+    like = {(m.name, "test"): alike(block, m.name) for m in metrics}
+    before, after = _columns(block)
+    rows = []
+    for row in block.rows:
+        for part in (part for part in block.parts if part in row.parts):
+            stats, facts = row.parts[part], _facts(block, row, part)
+            cells = {column.key: column.cell(facts) for column in (*before, *after)}
+            for m in metrics:
+                cells[m.name] = metric_cell(
+                    m,
+                    stats.metrics.get(m.name),
+                    best=row.key in best[m.name, part],
+                    alike=row.key in like.get((m.name, part), ()),
+                    split=_split(m, stats),
+                )
+            rows.append(SheetRow(_kind(row), cells, facts, Numbers(stats)))
+    columns = shown((*before, *metric_columns(metrics), *after), rows)
+    notes = []
+    if block.verdict is not None:
+        text = f"Audit: {plain(block.verdict)}" if block.verdict else "Not audited"
+        notes.append(SheetNote(text, _tone(block.verdict)))
+    if warning := _warning(block):
+        notes.append(SheetNote(warning, "warning"))
+    return Sheet(
+        heading=_heading(block),
+        columns=columns,
+        rows=tuple(rows),
+        caption=_caption(block, metrics, rows) + _about_gains(block, columns, rows),
+        notes=tuple(notes),
+    )
+
+
+def _columns(block: Block) -> tuple[list[SheetColumn], list[SheetColumn]]:
+    """Those before the metrics, and those after them."""
+    # The note above the rows says how many are missing.
+    told = () if block.complete_data else ("images missing",)
+    parts = [SheetColumn("part", "Part", "name")] if len(block.parts) > 1 else []
+    before = [
+        SheetColumn("label", "Row", "name", lambda f: f["label"], optional=True),
+        METHOD,
+        BACKBONE,
+        SheetColumn("loss", "Loss", "name"),
+        SheetColumn("settings", "Settings", "remark", _settings, "accent", optional=True),
+        *parts,
+    ]
+    after = [
+        *GAINS,
+        SheetColumn("n", "n", "count", _n, right=True),
+        SheetColumn("parameters", "Params (M)", "count", _millions, right=True, short="M par."),
+        SheetColumn("images_per_s", "images/s", "count", _speed, right=True, short="img/s"),
+        SheetColumn("audit", "Audit", "remark", lambda f: _badge(f, block.verdict is not None)),
+        SheetColumn(
+            "notes",
+            "Notes",
+            "remark",
+            lambda f: "; ".join(flag for flag in f["flags"] if flag not in told),
+            "warning",
+            optional=True,
+        ),
+    ]
+    return before, after
+
+
+def _kind(row: Row) -> Kind:
+    return "control" if row.ranked and row.control else "own" if row.ranked else "incomplete"
+
+
+def _facts(block: Block, row: Row, part: str) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "table": block.title,
+        "label": row.label,
+        **{name: getattr(block, name) for name in OF_BLOCK},
+        "fusion": row.fusion,
+        "backbone": row.backbone,
+        "loss": row.loss,
+        "settings": dict(row.differences),
+        "part": part,
+        **{name: getattr(row, name) for name in OF_ROW},
+        "seeds": list(row.seeds),
+        "n": row.parts[part].n,
+        "parameters": row.parameters,
+        "images_per_s": row.images_per_s,
+        "verdict": row.verdict,
+        "flags": list(row.remarks),
+        "key": row.key,
+        "identity": row.identity,
+        "run_ids": list(row.run_ids),
+    }
+    if row.gains and part == "test":
+        facts["gain_metric"] = row.gains.metric
+        for name, gain in (("vs_image", row.gains.image), ("vs_shuffled", row.gains.shuffled)):
+            if gain:
+                facts[name] = asdict(gain)
+        if row.gains.image and row.gains.shuffled:
+            facts["vs_shuffled"]["share"] = row.gains.share
+    return facts
+
+
+def _settings(facts: Facts) -> str:
+    pairs = ((plain(name), plain(value)) for name, value in facts["settings"].items())
+    return ", ".join(f"{k}={v if len(v) <= 40 else f'{v[:37]}...'}" for k, v in pairs)
+
+
+def _n(facts: Facts) -> str:
+    return (
+        f"{facts['n']:,}" if facts["ranked"] else f"n={facts['runs_done']}/{facts['runs_expected']}"
+    )
+
+
+def _millions(facts: Facts) -> str:
+    return "-" if facts["parameters"] is None else f"{facts['parameters'] / 1e6:.1f}"
+
+
+def _speed(facts: Facts) -> str:
+    value = facts["images_per_s"]
+    return "-" if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def _tone(verdict: str) -> Tone:
+    return "quiet" if not verdict else "good" if verdict == "clean" else "bad"
+
+
+def _badge(facts: Facts, short: bool) -> Cell:
+    """The audit's verdict; `short`: without what stands behind each word."""
+    if not facts["runs_done"]:
+        return Cell("-")
+    parts = (facts["verdict"] or NOT_AUDITED).split("; ")
+    if short:
+        parts = list(dict.fromkeys(part.partition(":")[0] for part in parts))
+    return Cell(plain((", " if short else "; ").join(parts)), tone=_tone(facts["verdict"]))
+
+
+def _gain(facts: Facts, over: str) -> str:
+    """Points, and of the gain over the shuffled twin the part that remains."""
+    if over not in facts:
+        return ""
+    share = facts[over].get("share")
+    more = "" if share is None else f" ({share * 100:.0f} %)"
+    return scaled(describe(facts["gain_metric"]), facts[over]["mean"], sign="+") + more
+
+
+# The gains, and what each is over.
+GAINS = {
+    SheetColumn(
+        f"vs_{name}",
+        f"vs {name}",
+        "gain",
+        partial(_gain, over=f"vs_{name}"),
+        "accent",
+        right=True,
+        optional=True,
+    ): over
+    for name, over in (
+        ("image", "over the same network without metadata"),
+        ("shuffled", "over the same method trained with metadata permuted between patients"),
+    )
+}
+
+
+def _heading(block: Block) -> str:
+    title = f"{block.title}: " if block.title else ""
+    level = ", by lesion" if block.level == "lesion" else ""
+    return plain(f"{title}{block.dataset} / {block.protocol}{level}")
+
+
+def _warning(block: Block) -> str:
+    """Why the block's numbers are not those of its dataset; "" where they are."""
+    reasons = [plain(block.note)] if block.note else []
+    if not block.complete_data:
+        reasons.append(
+            f"subset: {block.n_rows_used:,} of {block.n_rows_dataset:,} photographs "
+            f"(not {plain(block.dataset)})"
+        )
+    return " ".join(reasons)
+
+
+def _caption(block: Block, metrics: Sequence[Metric], rows: Sequence[SheetRow]) -> str:
+    """Which exact metrics the columns are, how they were averaged, and what each sign means."""
+    names = ", ".join(
+        plain(f"{m.title} = {m.name}{'' if m.better == 'high' else ' (lower is better)'}")
+        for m in metrics
+    )
+    raw = [m.name for m in metrics if not m.percent]
+    scale = "in percent" + (f" except {', '.join(raw)}" if raw else "")
+    seeds = any(len(row.seeds) > 1 for row in block.rows)
+    counted = (
+        "n lesions over all folds, the probabilities of a lesion's photographs averaged"
+        if block.level == "lesion"
+        else "n photographs over all folds"
+    )
+    text = (
+        f"{names}; {scale}. Mean ± sample standard deviation (ddof=1) over "
+        f"{'folds x seeds' if seeds else 'folds'}; {counted}; parameters of the "
+        f"model at inference; images/s in training, on the machine that each row ran on. "
+        f"Data {plain(block.data_fingerprint)[:12]}, split {plain(block.split_hash)[:12]}."
+    )
+    if any(not row.ranked for row in block.rows):
+        text += " Rows with n=done/expected are incomplete and not ranked."
+    if len({row.optimistic for row in block.rows if row.ranked}) == 2:
+        text += " Optimistic rows do not compete for the best value."
+    if any(cell.alike for row in rows for cell in row.cells.values()):
+        text += f" {SAYS}"
+    if any(cell.split for row in rows for cell in row.cells.values()):
+        text += (
+            " Folds, seeds: the parts of the spread, between folds and between trainings of one "
+            "fold with other seeds."
+        )
+    return text
+
+
+def _about_gains(block: Block, columns: Sequence[SheetColumn], rows: Sequence[SheetRow]) -> str:
+    """What the columns of gains are; nothing where there are none."""
+    told = [f"{c.title}: {over}" for c, over in GAINS.items() if c in columns]
+    if not told:
+        return ""
+    metrics = {row.gains.metric for row in block.rows if row.gains}
+    text = (
+        f" Gain in {', '.join(sorted(metrics))}, mean over folds, positive is better; "
+        f"{'; '.join(told)}."
+    )
+    if any("%" in row.cells["vs_shuffled"].text for row in rows):
+        text += (
+            " In brackets the part of the gain vs image that remains vs shuffled, given where the "
+            "95 % interval of the former (corrected resampled t-test) lies above 0."
+        )
+    return text
+
+
+def _split(metric: Metric, stats: PartStats) -> str:
+    spread = stats.spread(metric.name)
+    if spread is None or spread.fold is None or spread.rerun is None:
+        return ""
+    return f"folds {scaled(metric, spread.fold)}, seeds {scaled(metric, spread.rerun)}"
