@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 TOPICS = (
     *("fusions", "losses", "controls", "backbones", "datasets", "protocols", "recipes"),
-    *("tables", "metrics"),
+    *("tables", "metrics", "settings"),
 )
+# Topics that are listed only when they are asked for.
+LONG = ("backbones", "settings")
 Rows = list[dict[str, Any]]
 T = TypeVar("T")
 
@@ -30,13 +32,13 @@ T = TypeVar("T")
 @plugins_option
 @json_option
 def list_command(topic: str | None, pattern: str, plugins: tuple[Path, ...], as_json: bool) -> None:
-    """List what can be used; without a TOPIC everything but backbones.
+    """List what can be used; without a TOPIC everything but backbones and settings.
 
     PATTERN keeps the names that contain it: fusionbench list backbones resnet
     """
     from fusionbench.cli import terminal
 
-    topics = [topic] if topic else [t for t in TOPICS if t != "backbones"]
+    topics = [topic] if topic else [t for t in TOPICS if t not in LONG]
     found = {t: [r for r in rows_of(t, plugins) if pattern.lower() in r["name"]] for t in topics}
     if as_json:
         terminal.print_json(found[topic] if topic else found)
@@ -46,6 +48,7 @@ def list_command(topic: str | None, pattern: str, plugins: tuple[Path, ...], as_
     if topic is None:
         terminal.out().print(
             f"\n[bold]backbones[/]  {len(backbone_names())} timm models: fusionbench list backbones"
+            "\n[bold]settings[/]  of a run, each an option: fusionbench list settings"
         )
 
 
@@ -69,6 +72,10 @@ def rows_of(topic: str, plugins: tuple[Path, ...] = ()) -> Rows:
 
         names = ("name", "title", "better", "definition")
         return [{name: getattr(metric, name) for name in names} for metric in listed()]
+    if topic == "settings":
+        from fusionbench.cli.setting_options import rows_of_settings
+
+        return rows_of_settings()
     if topic == "recipes":
         return _recipes()
     if topic == "tables":
@@ -205,6 +212,10 @@ def _describe(topic: str, row: dict[str, Any]) -> str:
         }
         lines = [f"{status}: {_pairs(stated)}" for status, stated in by_status.items() if stated]
         return "\n".join([row["title"], row["source"]["citation"], *lines])
+    if topic == "settings":
+        facts = [f"default {row['default']}"] if row["default"] else []
+        facts += [f"one of {row['choices']}"] if row["choices"] else []
+        return f"{row['summary']} [{'; '.join([row['option'], row['part'], *facts])}]"
     if topic == "tables":
         return f"{row['title']}: {', '.join(row['rows'])}"
     arrow = "higher is better" if row["better"] == "high" else "lower is better"

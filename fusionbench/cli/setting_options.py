@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, get_args, get_origin
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
 from click.core import ParameterSource
@@ -133,28 +133,28 @@ def _option(setting: Setting, defaults: bool) -> Callable[[F], F]:
 def _type(annotation: Any) -> Any:
     if get_origin(annotation) is tuple:
         return _Columns()
-    if choices := get_args(annotation):
+    if choices := _choices(annotation):
         return click.Choice(choices)
     return {int: click.INT, float: click.FLOAT}.get(annotation, click.STRING)
 
 
-def rows_of_settings() -> Sequence[Mapping[str, str]]:
-    """What `fusionbench list settings` and the documentation say: one row a setting."""
+def rows_of_settings() -> list[dict[str, str]]:
+    """One row a setting, for `fusionbench list settings`."""
     return [
         {
-            "setting": setting.name,
+            "name": setting.name,
             "option": setting.flag,
             "part": setting.part or "run",
             "default": _text(setting.field.default),
-            "choices": ", ".join(
-                str(choice)
-                for choice in get_args(setting.field.annotation)
-                if get_origin(setting.field.annotation) not in (tuple, dict)
-            ),
-            "text": setting.text,
+            "choices": ", ".join(_choices(setting.field.annotation)),
+            "summary": setting.text,
         }
         for setting in SETTINGS.values()
     ]
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
 def _text(value: Any) -> str:
