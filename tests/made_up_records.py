@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from fusionbench.config.identity import (
     DataIdentity,
@@ -115,7 +116,7 @@ def record(
     parts = {"test": _part(metrics if metrics is not None else {"acc": 0.5, "bacc": 0.5}, n)}
     if lesions is not None:
         level = Level(n=n // 2, metrics=dict(lesions), confusion=parts["test"].confusion)
-        parts["test"] = parts["test"].model_copy(update={"lesions": level})
+        parts["test"] = structs.replace(parts["test"], lesions=level)
     if holdout is not None:
         parts["holdout"] = _part(holdout, n)
     values: dict[str, Any] = {
@@ -133,13 +134,11 @@ def record(
         "parameters": {"backbone": 11_000_000, "fusion": 500_000, "total": 11_500_000},
         "history": ({"epoch": 1, "loss": 1.0},),
     }
-    return Record(
-        run_id=ident.run_id,
-        status="ok",
-        identity=ident,
-        result=Result(**{**values, **(result or {})}),
-        environment=dict(environment or {"python": "3.11"}),
-        measured=Measured(durations={"train": 1.5}, images_per_s=images_per_s, started=started),
+    return Record.of(
+        ident,
+        Result(**{**values, **(result or {})}),
+        dict(environment or {"python": "3.11"}),
+        Measured(durations={"train": 1.5}, images_per_s=images_per_s, started=started),
     )
 
 
@@ -161,7 +160,7 @@ def control(
 def failed(**changes: Any) -> Record:
     ident = identity(**changes)
     error = Failure(type="RunFailedError", message="loss is NaN in epoch 2, step 7")
-    return Record(run_id=ident.run_id, status="failed", identity=ident, error=error)
+    return Record.of(ident, error)
 
 
 def finished(n: int = 12, seed: int = 0, **changes: Any) -> tuple[Record, Predictions]:
@@ -172,10 +171,8 @@ def finished(n: int = 12, seed: int = 0, **changes: Any) -> tuple[Record, Predic
     made = record(compute(y, p, CLASSES), n=n, **changes)
     table = tuple(tuple(row) for row in confusion(y, p, len(CLASSES)).tolist())
     assert made.result is not None
-    part = made.result.parts["test"].model_copy(update={"confusion": table})
-    made = made.model_copy(
-        update={"result": made.result.model_copy(update={"parts": {"test": part}})}
-    )
+    part = structs.replace(made.result.parts["test"], confusion=table)
+    made = structs.replace(made, result=structs.replace(made.result, parts={"test": part}))
     predictions = Predictions(
         ids=tuple(f"PAT_{i}.png" for i in range(n)),
         parts=("test",) * n,

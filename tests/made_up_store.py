@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 from made_up_records import identity
 
 from fusionbench.records import Level, Measured, PartResult, Record, Result
@@ -62,13 +63,11 @@ def _record(generator: np.random.Generator, level: float, **changes: Any) -> Rec
         for epoch, row in enumerate(generator.uniform(0, 2, (EPOCHS, 5)).tolist())
     )  # fmt: skip
     photographs, lesions = (_level(generator, level, n) for n in (460, 328))
-    return Record(
-        run_id=named.run_id,
-        status="ok",
-        identity=named,
-        result=Result(
+    return Record.of(
+        named,
+        Result(
             classes=CLASSES,
-            parts={"test": PartResult(**photographs.model_dump(), lesions=lesions)},
+            parts={"test": PartResult(**structs.asdict(photographs), lesions=lesions)},
             n_train=1838,
             n_test=460,
             best_epoch=EPOCHS,
@@ -82,8 +81,7 @@ def _record(generator: np.random.Generator, level: float, **changes: Any) -> Rec
             parameters={"backbone": 11_000_000, "fusion": 500_000, "total": 11_500_000},
             history=history,
         ),
-        predictions_sha256=generator.bytes(32).hex(),
-        environment={
+        {
             "fusionbench": "0.1.0",
             "python": "3.11.7",
             "libraries": dict.fromkeys(
@@ -98,7 +96,7 @@ def _record(generator: np.random.Generator, level: float, **changes: Any) -> Rec
             "precision": "bf16",
             "path": "captured",
         },
-        measured=Measured(
+        Measured(
             durations={"train": generator.uniform(10, 99), "total": generator.uniform(99, 200)},
             images_per_s=generator.uniform(1000, 3000),
             started="2025-01-01T00:00:00+00:00",

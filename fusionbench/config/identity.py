@@ -3,6 +3,7 @@
     identity = Identity(data=..., method=..., training=..., fold=0, seed=0)
     identity.run_id                     readable names + 12 hex digits of the whole identity
     identity.row                        the same without fold and seed: a row of the leaderboard
+    identity.spelled, Identity.read(text)       its one text, which record files hold, and back
     identity.config()                   RunConfig and settings of plugins that it was made from
     identity.matches(Expected.of(config, plugins))      is it a run of this configuration?
     row.shuffled_twin()                 the row on other patients' metadata
@@ -213,10 +214,35 @@ class Identity(RowIdentity):
         return RowIdentity(data=self.data, method=self.method, training=self.training)
 
     @cached_property
+    def spelled(self) -> str:
+        """The row's canonical JSON with fold and seed behind it."""
+        return f'{self.row.spelled[:-1]},"fold":{self.fold},"seed":{self.seed}}}'
+
+    @classmethod
+    def read(cls, text: str) -> Identity:
+        """The identity whose `spelled` this text is. Raises ValueError where it is no such text.
+
+        Thousands of records share few rows: each row is checked once.
+        """
+        parts = re.fullmatch(r'(\{.*),"fold":(0|[1-9][0-9]*),"seed":(0|[1-9][0-9]*)\}', text)
+        if parts is None:
+            raise ValueError("an identity in another spelling")
+        row = _row_spelled(parts[1] + "}")
+        identity = cls.model_construct(
+            data=row.data,
+            method=row.method,
+            training=row.training,
+            fold=int(parts[2]),
+            seed=int(parts[3]),
+        )
+        identity.__dict__ |= {"row": row, "spelled": text}
+        return identity
+
+    @cached_property
     def run_id(self) -> str:
         """`<dataset>_<protocol>_<fusion>_<backbone>_f<fold>_s<seed>_<12 hex>`, safe as a file name.
 
-        The digits are the start of the sha256 of the canonical JSON of the whole identity.
+        The digits are the start of the sha256 of `spelled`.
         """
         method = self.method
         names = [self.data.dataset, self.data.protocol, method.fusion.name, method.backbone]
@@ -391,6 +417,14 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(inner, f"{name}.{key}" if name else key)
     else:
         yield name, value
+
+
+@lru_cache(maxsize=4096)
+def _row_spelled(text: str) -> RowIdentity:
+    row = RowIdentity.model_validate_json(text)
+    if row.spelled != text:
+        raise ValueError("an identity in another spelling")
+    return row
 
 
 def _digest(text: str) -> str:

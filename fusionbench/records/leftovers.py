@@ -38,44 +38,35 @@ def leftovers(store: Store) -> list[Leftover]:
     # Listed before the locks are tried: who writes holds a lock, so what was there before and is
     # still there when no lock is held is nobody's.
     temporary = [
-        path
+        Leftover(path, "temporary", "", "was left half written")
         for kind in (*KINDS, CONFLICTS)
         for path in _own(store, kind)
         if path.name[0] == "." and path.suffix == ".tmp"
     ]
     running = store.busy()
-    found = [Leftover(p, "temporary", "", "was left half written") for p in temporary]
-    if running:
-        found = []
     done = {path.stem for path in store.files("records")}
-    beside = [
-        path
-        for path in _own(store, CONFLICTS)
-        if path.suffix in (".csv", ".safetensors") and is_run_name(path.stem)
-    ]
-    found += [
+    beside = [path for path in _own(store, CONFLICTS) if is_run_name(path.stem)]
+    result = [] if running else temporary
+    result += [
         Leftover(path, "orphan", run, "belongs to no record")
         for path, run in (
             *((p, p.stem) for kind in ("predictions", "weights") for p in _files(store, kind)),
-            *((p, p.stem.rpartition(".")[0]) for p in beside),
+            *((p, p.stem.rpartition(".")[0]) for p in beside if p.suffix in (".csv", ".safetensors")),
         )
-        if not _record_of(store, path).exists()
+        if run not in running and not _record_of(store, path).exists()
     ]
-    found += [
-        Leftover(path, "lock", path.stem, "is the lock of a process that is no more")
-        for path in _files(store, "locks")
+    old: list[tuple[str, Why, set[str] | None, str]] = [
+        ("locks", "lock", None, "is the lock of a process that has ended"),
+        ("failed", "superseded", done, "is the failure of a run that succeeded since"),
+        ("checkpoints", "superseded", done, "is the checkpoint of a run that is done"),
     ]
-    found += [
-        Leftover(path, "superseded", path.stem, "is the failure of a run that succeeded since")
-        for path in _files(store, "failed")
-        if path.stem in done
-    ]
-    found += [
-        Leftover(path, "superseded", path.stem, "is the checkpoint of a run that is done")
-        for path in _files(store, "checkpoints")
-        if path.stem in done
-    ]
-    return sorted((f for f in found if f.run not in running), key=lambda f: f.path)
+    for kind, why, runs, message in old:
+        result += [
+            Leftover(path, why, path.stem, message)
+            for path in _files(store, kind)
+            if path.stem not in running and (runs is None or path.stem in runs)
+        ]
+    return sorted(result, key=lambda one: one.path)
 
 
 def failures(store: Store) -> list[Leftover]:

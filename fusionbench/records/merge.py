@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from fusionbench.errors import RecordError, UsageError
 from fusionbench.progress import SILENT, Progress
@@ -33,8 +33,8 @@ from fusionbench.records.reading import (
     read_bytes,
     unfit_weights,
 )
-from fusionbench.records.schema import Record
-from fusionbench.records.store import CONFLICTS, BusyError, Store
+from fusionbench.records.schema import Record, leaves
+from fusionbench.records.store import CONFLICTS, KINDS, BusyError, Store
 
 Action = Literal["copied", "same", "failure", "superseded", "conflict", "refused", "busy"]
 _CHUNK = 8 << 20
@@ -127,11 +127,10 @@ def check_other(store: Store, other: Store) -> None:
 
 def compare(here: Record, there: Record) -> tuple[Difference, ...]:
     """Where two results of one run differ: metrics first, in their own order."""
-    a, b = (json.loads(record.reproducible()) for record in (here, there))
-    flat = [dict(_flat(part)) for part in (a, b)]
-    names = [n for n in dict.fromkeys((*flat[0], *flat[1])) if flat[0].get(n) != flat[1].get(n)]
+    a, b = (dict(leaves(json.loads(record.reproducible()))) for record in (here, there))
+    names = [name for name in dict.fromkeys((*a, *b)) if a.get(name) != b.get(name)]
     names.sort(key=lambda name: ".metrics." not in name)
-    return tuple(Difference(_short(n), flat[0].get(n), flat[1].get(n)) for n in names)
+    return tuple(Difference(_short(name), a.get(name), b.get(name)) for name in names)
 
 
 def _read(other: Store, path: Path, kind: str) -> _Found:
@@ -176,47 +175,45 @@ def _bring(store: Store, found: _Found, dry_run: bool) -> Merged:
             why = "here it succeeded" if here.result is not None else "here it failed too"
             return Merged(run, "superseded", found.source, why)
         if not dry_run:
-            store.copy_failure(run, found.raw)
+            store.write_file(store.path("failed", run), found.raw)
         return Merged(run, "failure", found.source)
     if here is None or here.result is None:
         if not dry_run:
-            assert found.predictions is not None
-            store.copy(run, found.raw, found.predictions, _chunks(found.weights))
+            _copy(store, found, {kind: store.path(kind, run) for kind in _PARTS})
+            store.delete(store.path("failed", run))
+            store.delete_checkpoint(run)
         return Merged(run, "copied", found.source, "" if here is None else "here it had failed")
     if here.reproducible() == record.reproducible():
         lacking = found.weights is not None and not store.weights_path(run).exists()
         if lacking and not dry_run:
-            store.copy_weights(run, _chunks(found.weights) or ())
+            store.write_file(store.weights_path(run), _pieces(found.weights))
         return Merged(run, "same", found.source, "its weights are new here" if lacking else "")
-    kept_at = store.folder / CONFLICTS / f"{conflict_name(record)}.json"
+    beside = store.folder / CONFLICTS / conflict_name(record)
+    kept_at = Path(f"{beside}.json")
     if not dry_run and not kept_at.exists():
-        assert found.predictions is not None
-        store.copy_conflict(
-            conflict_name(record), found.raw, found.predictions, _chunks(found.weights)
-        )
+        _copy(store, found, {kind: Path(f"{beside}{KINDS[kind]}") for kind in _PARTS})
     return Merged(run, "conflict", found.source, differences=compare(here, record), kept_at=kept_at)
 
 
-def _chunks(path: Path | None) -> Iterator[bytes] | None:
-    return None if path is None else _pieces(path)
+_PARTS = ("weights", "predictions", "records")
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
+def _copy(store: Store, found: _Found, places: Mapping[str, Path]) -> None:
+    """A finished run's files, the record last, as Store.write does."""
+    assert found.predictions is not None
+    if found.weights is not None:
+        store.write_file(places["weights"], _pieces(found.weights))
+    else:  # weights without a record are of a run that was stopped: not those of this one
+        store.delete(places["weights"])
+    store.write_file(places["predictions"], found.predictions)
+    store.write_file(places["records"], found.raw)
+
+
+def _pieces(path: Path | None) -> Iterator[bytes]:
+    assert path is not None
     with path.open("rb") as file:
         while piece := file.read(_CHUNK):
             yield piece
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, float | str | None]]:
-    """(dotted name, value) of everything in plain JSON."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else key)
-    elif isinstance(value, list):
-        for i, inner in enumerate(value):
-            yield from _flat(inner, f"{name}[{i}]")
-    else:
-        yield name, value
 
 
 def _short(name: str) -> str:

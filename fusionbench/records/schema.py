@@ -1,25 +1,27 @@
-"""The schema of a record file."""
+"""The schema of a record file.
+
+A file's text is what `Record.to_json` gives, to the byte; msgspec checks names, types and bounds
+where a file is read and where `Record.of` makes a record, not where a part of one is constructed.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    model_validator,
-)
-from pydantic_core import core_schema
+import msgspec
+from msgspec.structs import replace
 
 from fusionbench.config.identity import Identity, canonical_json
+from fusionbench.errors import RecordError
 
 SCHEMA_VERSION = 2
+
+Numbers = dict[str, float | None]
+_encode = msgspec.json.Encoder().encode
 
 
 def cohort(data_fingerprint: str, split_hash: str, ids: Mapping[str, Iterable[str]]) -> str:
@@ -32,57 +34,34 @@ def cohort(data_fingerprint: str, split_hash: str, ids: Mapping[str, Iterable[st
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _null_for_nan(value: Any) -> Any:
-    """Dicts of numbers with None for NaN."""
-    if isinstance(value, Mapping):
-        nan = {k for k, v in value.items() if isinstance(v, float) and math.isnan(v)}
-        return {k: None if k in nan else v for k, v in value.items()}
-    return [_null_for_nan(item) for item in value] if isinstance(value, list | tuple) else value
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of everything in plain JSON."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from leaves(inner, f"{name}[{i}]")
+    else:
+        yield name, value
 
 
-class _NullForNan:
-    """Annotates dicts of numbers in which NaN may be given and null is kept.
-
-    A file holds nulls already. Nothing is called for it: a function before a validator would have
-    all of it made into Python objects first, only to be validated as those.
-    """
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        plain = handler(source)
-        return core_schema.json_or_python_schema(
-            json_schema=plain,
-            python_schema=core_schema.no_info_before_validator_function(_null_for_nan, plain),
-        )
-
-
-RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=255)]
-
-
-Numbers = dict[str, float | None]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Level(_Part):
+class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Metrics over `n` photographs or lesions, by exact name; null where undefined (NaN given)."""
 
-    n: int = Field(ge=1)
-    metrics: Annotated[Numbers, _NullForNan()]
+    n: Annotated[int, msgspec.Meta(ge=1)]
+    metrics: Numbers
     confusion: tuple[tuple[int, ...], ...]  # rows true class, columns prediction
 
 
-class PartResult(Level):
+class PartResult(Level, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The evaluation of one part, by photograph; and by lesion, its photographs' probabilities
     averaged (None: the dataset names no lesions)."""
 
     lesions: Level | None = None
 
 
-class Result(_Part):
+class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the run found. Nothing in here depends on when or where it ran."""
 
     classes: tuple[str, ...]
@@ -91,7 +70,7 @@ class Result(_Part):
     n_test: int
     best_epoch: int | None  # the epoch whose weights were evaluated, from 1
     epochs_run: int
-    folds_expected: int = Field(ge=1)  # of the protocol; fewer records than that are not ranked
+    folds_expected: Annotated[int, msgspec.Meta(ge=1)]  # of the protocol; fewer are not ranked
     cohort: str
     complete_data: bool  # False when photographs of the dataset were missing
     n_rows_dataset: int  # photographs that the dataset has
@@ -105,22 +84,19 @@ class Result(_Part):
     # metrics that end in "_scaled". None: there were no such rows.
     temperature: float | None = None
     parameters: dict[str, int]  # backbone, fusion, total; what only the loss owns under "loss"
-    # One dict per epoch.
-    history: Annotated[tuple[Numbers, ...], _NullForNan()] = ()
+    history: tuple[Numbers, ...] = ()  # one dict per epoch
 
-    @model_validator(mode="after")
-    def _has_test(self) -> Result:
+    def __post_init__(self) -> None:
         if "test" not in self.parts:
             raise ValueError("parts must hold 'test'")
-        return self
 
     @property
-    def metrics(self) -> dict[str, float | None]:
+    def metrics(self) -> Numbers:
         """The metrics of the test part."""
         return self.parts["test"].metrics
 
 
-class Measured(_Part):
+class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What differs from one run of the same command to the next."""
 
     durations: dict[str, float] = {}  # seconds, by phase
@@ -129,7 +105,7 @@ class Measured(_Part):
     peak_memory_bytes: int | None = None
 
 
-class Failure(_Part):
+class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Why a run has no result."""
 
     type: str
@@ -137,13 +113,13 @@ class Failure(_Part):
     traceback: str = ""
 
 
-class Record(_Part):
-    """One (method, fold, seed). See the module docstring for which lines are reproducible."""
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
+    """One (method, fold, seed). See the package's docstring for which lines are reproducible."""
 
-    schema_version: Literal[2] = 2
-    run_id: RunId
+    schema_version: Literal[2] = SCHEMA_VERSION
+    run_id: str
     status: Literal["ok", "failed"]
-    identity: Identity
+    identity_text: msgspec.Raw = msgspec.field(name="identity")  # Identity.spelled
     result: Result | None = None
     error: Failure | None = None
     predictions_sha256: str | None = None  # set by Store.write
@@ -151,8 +127,39 @@ class Record(_Part):
     environment: dict[str, Any] = {}
     measured: Measured = Measured()
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Record:
+    @classmethod
+    def of(
+        cls,
+        identity: Identity,
+        outcome: Result | Failure,
+        environment: Mapping[str, Any] | None = None,
+        measured: Measured | None = None,
+    ) -> Record:
+        """A record as its file will give it back: null for NaN, 1.0 for 1 where a float belongs.
+
+        Raises RecordError where it does not fit the schema, or a number is infinite.
+        """
+        failed = isinstance(outcome, Failure)
+        record = cls(
+            run_id=identity.run_id,
+            status="failed" if failed else "ok",
+            identity_text=msgspec.Raw(identity.spelled.encode()),
+            result=None if failed else outcome,
+            error=outcome if failed else None,
+            environment=dict(environment or {}),
+            measured=measured or Measured(),
+        )
+        sections = [msgspec.to_builtins(one) for one in (outcome, record.environment, measured)]
+        for section in sections:
+            for name, value in leaves(section):
+                if isinstance(value, float) and math.isinf(value):
+                    raise RecordError(f"{record.run_id}: {name} is {value}, not a finite number.")
+        try:
+            return decode(record.to_json().encode())
+        except msgspec.MsgspecError as error:
+            raise RecordError(f"{record.run_id} is not a valid record: {error}.") from None
+
+    def __post_init__(self) -> None:
         if (self.status == "ok") != (self.result is not None):
             raise ValueError("a record has a result exactly when its status is ok")
         if (self.status == "failed") != (self.error is not None):
@@ -161,17 +168,21 @@ class Record(_Part):
             raise ValueError(
                 f"run_id does not belong to the identity, which gives {self.identity.run_id}"
             )
-        return self
+
+    @cached_property
+    def identity(self) -> Identity:
+        """What ran. Raises ValueError for a text that is not the one spelling of an identity."""
+        return Identity.read(bytes(self.identity_text).decode())
 
     def to_json(self) -> str:
         """The file's text: one section a line, floats in their shortest exact form."""
-        sections = self.model_dump(mode="json")
-        lines = (
-            f"{json.dumps(key)}: {json.dumps(value, allow_nan=False, separators=(',', ':'))}"
-            for key, value in sections.items()
-        )
+        sections = zip(self.__struct_encode_fields__, self.__struct_fields__, strict=True)
+        lines = [f'"{key}": {_encode(getattr(self, name)).decode()}' for key, name in sections]
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     def reproducible(self) -> str:
         """The file's text without `environment` and `measured`: equal for equal commands."""
-        return self.model_copy(update={"environment": {}, "measured": Measured()}).to_json()
+        return replace(self, environment={}, measured=Measured()).to_json()
+
+
+decode = msgspec.json.Decoder(Record).decode

@@ -10,10 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from fusionbench.errors import FusionbenchError, RecordError
 from fusionbench.files import write_atomically
 from fusionbench.records.predictions import Predictions
 from fusionbench.records.reading import (
+    COPY_AGAIN,
     MOST_PREDICTIONS,
     Problem,
     mismatch,
@@ -53,11 +56,11 @@ class Store:
 
     def has(self, run: str) -> bool:
         """Whether the run is done (a failure is not)."""
-        return self._path("records", run).is_file()
+        return self.path("records", run).is_file()
 
     def has_failure(self, run: str) -> bool:
         """Whether a failure of the run is there."""
-        return self._path("failed", run).is_file()
+        return self.path("failed", run).is_file()
 
     def write(self, record: Record, predictions: Predictions) -> Record:
         """Write predictions, then the record; returns the record with its predictions' sha256.
@@ -73,13 +76,13 @@ class Store:
             )
         text = predictions.to_csv().encode()
         digest = hashlib.sha256(text).hexdigest()
-        record = record.model_copy(update={"predictions_sha256": digest})
+        record = replace(record, predictions_sha256=digest)
         # An earlier result of the same run goes first: stopped half-way, the run is not done,
         # rather than done with another one's predictions.
-        self.delete(self._path("records", record.run_id))
-        self._write(self._path("predictions", record.run_id), text)
-        self._write(self._path("records", record.run_id), record.to_json().encode())
-        self.delete(self._path("failed", record.run_id))
+        self.delete(self.path("records", record.run_id))
+        self.write_file(self.path("predictions", record.run_id), text)
+        self.write_file(self.path("records", record.run_id), record.to_json().encode())
+        self.delete(self.path("failed", record.run_id))
         self.delete_checkpoint(record.run_id)
         return record
 
@@ -88,42 +91,9 @@ class Store:
         checkpoint goes: going on from there would fail again."""
         if record.error is None:
             raise RecordError(f"{record.run_id} did not fail.", "Use write.")
-        self._write(self._path("failed", record.run_id), record.to_json().encode())
+        self.write_file(self.path("failed", record.run_id), record.to_json().encode())
         self.delete_checkpoint(record.run_id)
         return record
-
-    def copy(
-        self, run: str, record: bytes, predictions: bytes, weights: Iterable[bytes] | None
-    ) -> None:
-        """Files of another store, checked by the caller, as write() writes a run's."""
-        target = self.weights_path(run)
-        if weights is not None:
-            self._write(target, weights)
-        else:
-            # Weights without a record are of a run that was stopped: not those of this one.
-            self.delete(target)
-        self._write(self._path("predictions", run), predictions)
-        self._write(self._path("records", run), record)
-        self.delete(self._path("failed", run))
-        self.delete_checkpoint(run)
-
-    def copy_weights(self, run: str, weights: Iterable[bytes]) -> None:
-        """Weights of another store for a record that is here."""
-        self._write(self.weights_path(run), weights)
-
-    def copy_failure(self, run: str, record: bytes) -> None:
-        """A failure of another store, checked by the caller."""
-        self._write(self._path("failed", run), record)
-
-    def copy_conflict(
-        self, name: str, record: bytes, predictions: bytes, weights: Iterable[bytes] | None
-    ) -> None:
-        """A second result of a run, beside the first and never counted; the record last."""
-        folder = self.folder / CONFLICTS
-        if weights is not None:
-            self._write(folder / f"{name}.safetensors", weights)
-        self._write(folder / f"{name}.csv", predictions)
-        self._write(folder / f"{name}.json", record)
 
     def delete(self, path: Path) -> None:
         """Delete a file of the store, or the link that it is; none there: nothing to do."""
@@ -133,12 +103,12 @@ class Store:
     def write_weights(self, run: str, data: bytes) -> Path:
         """Write a serialised safetensors file; returns its path. Call it before write()."""
         path = self.weights_path(run)
-        self._write(path, data)
+        self.write_file(path, data)
         return path
 
     def weights_path(self, run: str) -> Path:
         """Where the run's weights are, or would be."""
-        return self._path("weights", run)
+        return self.path("weights", run)
 
     def write_checkpoint(self, run: str, data: Iterable[bytes | memoryview]) -> None:
         """Replace the run's checkpoint (training.checkpoints). Call it with the run's lock held.
@@ -147,11 +117,11 @@ class Store:
         file: these are large, so that each run has its own, written over by the next attempt.
         """
         path = self.checkpoint_path(run)
-        self._write(path, data, _temporary_checkpoint(path))
+        self.write_file(path, data, _temporary_checkpoint(path))
 
     def checkpoint_path(self, run: str) -> Path:
         """Where the run's checkpoint is, or would be."""
-        return self._path("checkpoints", run)
+        return self.path("checkpoints", run)
 
     def delete_checkpoint(self, run: str) -> None:
         """And what is left of an attempt to write it."""
@@ -161,45 +131,39 @@ class Store:
 
     def read(self, run: str) -> Record:
         """The record of a run; its failure where there is no success. Raises RecordError."""
-        path = self._path("records", run)
-        if not path.is_file() and self._path("failed", run).is_file():
-            path = self._path("failed", run)
+        path = self.path("records", run)
+        if not path.is_file() and self.path("failed", run).is_file():
+            path = self.path("failed", run)
         return read_record(path)
 
     def predictions(self, run: str) -> Predictions:
         """The predictions of a finished run. Raises RecordError where they are not its own."""
-        record = read_record(self._path("records", run))
-        path = self._path("predictions", run)
+        return self.predictions_of(read_record(self.path("records", run)))
+
+    def predictions_of(self, record: Record) -> Predictions:
+        """The same for a record that was read already."""
+        path = self.path("predictions", record.run_id)
         try:
             raw = read_bytes(path, MOST_PREDICTIONS)
         except FileNotFoundError:
-            raise RecordError(
-                f"{path} is not readable: there is no such file.",
-                "Copy the file again, or compute the run again with --existing redo.",
-            ) from None
+            raise RecordError(f"{path} is not readable: there is no such file.", COPY_AGAIN) from None
         return parse_predictions(raw, record, path)
 
-    def records(self) -> Iterator[Record]:
-        """Finished runs by name. Raises RecordError at the first file that cannot be trusted."""
-        for path in self.files("records"):
-            yield read_record(path)
+    def records(self, problems: list[Problem] | None = None) -> Iterator[Record]:
+        """Finished runs by name, one after the other: thousands need not be held at once.
 
-    __iter__ = records
-
-    def scan(self) -> tuple[list[Record], list[Problem]]:
-        """Finished runs by name, and the files of `records/` that cannot be trusted."""
-        good: list[Record] = []
-        bad: list[Problem] = []
+        A file that cannot be trusted is left out and added to `problems`; without that list it
+        raises RecordError.
+        """
         for path in self.files("records"):
             try:
-                good.append(read_record(path))
+                yield read_record(path)
             except RecordError as error:
-                bad.append(Problem(path, str(error)))
-        return good, bad
+                if problems is None:
+                    raise
+                problems.append(Problem(path, str(error)))
 
-    def problems(self) -> list[Problem]:
-        """The files of `records/` that cannot be trusted; empty where all is well."""
-        return self.scan()[1]
+    __iter__ = records
 
     def files(self, kind: str) -> list[Path]:
         """The files of a folder of the store (KINDS, CONFLICTS) that bear a run's name, by name."""
@@ -239,7 +203,7 @@ class Store:
 
         The lock is the kernel's on an open file: that of a process that died is free.
         """
-        path = self._path("locks", run)
+        path = self.path("locks", run)
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             held = _acquired(path)
@@ -259,12 +223,13 @@ class Store:
         """Runs that a living process computes now. Creates and changes nothing."""
         return {path.stem for path in self.files("locks") if _is_held(path)}
 
-    def _path(self, kind: str, run: str) -> Path:
+    def path(self, kind: str, run: str) -> Path:
+        """Where that file (of KINDS) of the run is, or would be."""
         if not is_run_name(run):
             raise RecordError(f"{run[:300]!r} is not the name of a run.")
         return self.folder / kind / f"{run}{KINDS[kind]}"
 
-    def _write(
+    def write_file(
         self,
         path: Path,
         data: bytes | Iterable[bytes | memoryview],

@@ -1,4 +1,4 @@
-"""Is a store whole? Every record with its predictions and weights, and what lies about besides.
+"""Is a store whole? Every record with its predictions and weights, and what lies beside them.
 
 verify(store) -> Verified       every problem, each with its file and what to do; writes nothing
 """
@@ -6,29 +6,21 @@ verify(store) -> Verified       every problem, each with its file and what to do
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusionbench.errors import RecordError
+from fusionbench.metrics.compute import compute, confusion
+from fusionbench.metrics.lesions import by_lesion
 from fusionbench.progress import SILENT, Progress
 from fusionbench.records.leftovers import leftovers
 from fusionbench.records.predictions import Predictions
 from fusionbench.records.reading import Problem, read_conflict, read_record, unfit_weights
-from fusionbench.records.schema import Level, Record
+from fusionbench.records.schema import Level, Result
 from fusionbench.records.store import CONFLICTS, KINDS, Store, is_run_name
-
-Labels = NDArray[np.int64]
-Probabilities = NDArray[np.float64]
-# metrics.compute.compute: labels (n,), probabilities (n, K), classes -> metrics by name.
-Compute = Callable[[Labels, Probabilities, Sequence[str]], Mapping[str, float]]
-# metrics.lesions.by_lesion: labels (n,), probabilities (n, K), lesion keys (n,) -> labels,
-# probabilities and keys of the lesions.
-ByLesion = Callable[[Labels, Probabilities, NDArray[np.str_]], tuple[Labels, Probabilities, object]]
 
 # How far a number may be from the one that its predictions give.
 TOLERANCE = 1e-12
@@ -50,139 +42,116 @@ class Verified:
         return not self.problems
 
 
-@dataclass
-class _Findings:
-    counts: Counter[str] = field(default_factory=Counter)
-    problems: list[Problem] = field(default_factory=list)
-
-    def add(self, path: Path, message: str, remedy: str = "") -> None:
-        self.problems.append(Problem(path, message, remedy))
-
-
-def verify(
-    store: Store,
-    *,
-    compute: Compute | None = None,
-    by_lesion: ByLesion | None = None,
-    progress: Progress = SILENT,
-) -> Verified:
-    """Read every file of the store. With `compute` the metrics are computed again from the
-    predictions, with `by_lesion` those of lesions too; those of the same name must agree to
-    TOLERANCE, counts exactly."""
+def verify(store: Store, *, recompute: bool = False, progress: Progress = SILENT) -> Verified:
+    """Read every file of the store. `recompute`: the metrics, too, are computed again from the
+    predictions; those of the same name must agree to TOLERANCE, counts exactly."""
     running = store.busy()
-    found = _Findings()
+    problems: list[Problem] = []
+    records = failures = numbers = 0
     paths = store.files("records")
     with progress.task("reading records", total=len(paths), unit="record") as task:
         for path in paths:
             task.advance()
-            _check_record(store, path, compute, by_lesion, found)
+            try:
+                record = read_record(path)
+                if record.result is None:
+                    raise RecordError(f"{path} is the record of a failed run.", "Move it to failed/.")
+                path = store.path("predictions", record.run_id)
+                predictions = store.predictions_of(record)
+            except RecordError as error:
+                problems.append(Problem(path, error.message, error.remedy))
+                continue
+            records += 1
+            if recompute:
+                count, wrong = _recomputed(record.result, predictions)
+                numbers += count
+                path = store.path("records", record.run_id)
+                problems += [Problem(path, f"{path}, {text}", _REDO) for text in wrong]
     for path in store.files("failed"):
         try:
             if read_record(path).error is None:
-                found.add(path, f"{path} is no failure.", "Move it to records/.")
-            found.counts["failures"] += 1
+                raise RecordError(f"{path} is not a failure.", "Move it to records/.")
+            failures += 1
         except RecordError as error:
-            found.add(path, error.message, error.remedy)
-    for path in store.files("weights"):
-        if path.stem in running:
-            continue
-        found.counts["weights"] += 1
-        if reason := unfit_weights(path):
-            found.add(path, f"{path} is no safetensors file: {reason}.", "Delete it.")
-    for path in store.files("checkpoints"):
-        if path.stem not in running and (reason := unfit_weights(path)):
-            remedy = "Delete it: its run will start anew."
-            found.add(path, f"{path} is no whole checkpoint: {reason}.", remedy)
+            problems.append(Problem(path, error.message, error.remedy))
+    tensors = {"weights": "Delete it.", "checkpoints": "Delete it: its run will start again."}
+    for kind, remedy in tensors.items():
+        for path in store.files(kind):
+            if path.stem not in running and (reason := unfit_weights(path)):
+                message = f"{path} is not a whole safetensors file: {reason}."
+                problems.append(Problem(path, message, remedy))
     for path in store.files(CONFLICTS):
-        _check_conflict(path, found)
-    for left in leftovers(store):
-        remedy = "`fusionbench store prune --leftovers` removes it."
-        found.add(left.path, f"{left.path} {left.message}.", remedy)
-    _strangers(store, found)
-    return Verified(
-        found.counts["records"],
-        found.counts["failures"],
-        found.counts["weights"],
-        found.counts["numbers"],
-        tuple(found.problems),
-        tuple(sorted(running)),
-    )
-
-
-def _check_record(
-    store: Store,
-    path: Path,
-    compute: Compute | None,
-    by_lesion: ByLesion | None,
-    found: _Findings,
-) -> None:
-    file = path
-    try:
-        record = read_record(path)
-        if record.result is None:
-            found.add(path, f"{path} is the record of a failed run.", "Move it to failed/.")
-            return
-        file = store.folder / "predictions" / f"{record.run_id}.csv"
-        predictions = store.predictions(record.run_id)
-    except RecordError as error:
-        found.add(file, error.message, error.remedy)
-        return
-    found.counts["records"] += 1
-    for name, part in record.result.parts.items() if compute is not None else ():
-        rows = np.array([p == name for p in predictions.parts])
-        labels, probabilities = _labels(predictions)[rows], predictions.probabilities[rows]
-        _recompute(path, name, part, labels, probabilities, record, compute, found)
-        if part.lesions is not None and by_lesion is not None:
-            keys = np.array(predictions.lesions)[rows]
-            labels, probabilities, _ = by_lesion(labels, probabilities, keys)
-            name = f"{name} by lesion"
-            _recompute(path, name, part.lesions, labels, probabilities, record, compute, found)
-
-
-def _labels(predictions: Predictions) -> Labels:
-    position = {name: k for k, name in enumerate(predictions.classes)}
-    return np.array([position[name] for name in predictions.labels], dtype=np.int64)
-
-
-def _recompute(
-    path: Path,
-    name: str,
-    level: Level,
-    labels: Labels,
-    probabilities: Probabilities,
-    record: Record,
-    compute: Compute | None,
-    found: _Findings,
-) -> None:
-    """Compare what is stored with what the predictions give."""
-    assert compute is not None and record.result is not None
-    classes = record.result.classes
-    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    np.add.at(counts, (labels, probabilities.argmax(axis=1)), 1)
-    wrong = []
-    if level.n != len(labels):
-        wrong.append(f"n {level.n} in the record, {len(labels)} computed")
-    if [list(row) for row in level.confusion] != counts.tolist():
-        wrong.append("the confusion matrix")
-    try:
-        again = compute(labels, probabilities, classes)
-    except ValueError as error:  # probabilities that do not sum to one, say
-        again = {}
-        wrong.append(str(error).rstrip("."))
-    both = [metric for metric in level.metrics if metric in again]
-    found.counts["numbers"] += len(both)
-    wrong += [
-        f"{m} {_text(level.metrics[m])} in the record, {_text(again[m])} computed"
-        for m in both
-        if not _equal(level.metrics[m], again[m])
+        try:
+            message = f"{path} is another result of {read_conflict(path).run_id}; it is not counted."
+            problems.append(Problem(path, message, _SETTLE))
+        except RecordError as error:
+            problems.append(Problem(path, error.message, error.remedy))
+    remedy = "`fusionbench store prune --leftovers` removes it."
+    problems += [Problem(e.path, f"{e.path} {e.message}.", remedy) for e in leftovers(store)]
+    problems += [
+        Problem(path, f"{path} is not a file of a store.", "Move it elsewhere.")
+        for path in _strangers(store)
     ]
-    if wrong:
-        more = f" (and {len(wrong) - 4} more)" if len(wrong) > 4 else ""
-        found.add(
-            path,
-            f"{path}, {name}: its predictions give other numbers: {'; '.join(wrong[:4])}{more}.",
-            "Do not trust it: compute the run again with --existing redo.",
-        )
+    weights = sum(path.stem not in running for path in store.files("weights"))
+    busy = tuple(sorted(running))
+    return Verified(records, failures, weights, numbers, tuple(problems), busy)
+
+
+_REDO = "Do not trust it: compute the run again with --existing redo."
+_SETTLE = (
+    "Find out which is right. Delete this file and the .csv beside it, or put both in the place of "
+    "the record and its predictions."
+)
+
+
+def _recomputed(result: Result, predictions: Predictions) -> tuple[int, list[str]]:
+    """How many numbers were computed again, and what is wrong with those of each part."""
+    position = {name: k for k, name in enumerate(predictions.classes)}
+    every_label = np.array([position[name] for name in predictions.labels], dtype=np.int64)
+    count, wrong = 0, []
+    for name, part in result.parts.items():
+        rows = np.array([p == name for p in predictions.parts])
+        labels, probabilities = every_label[rows], predictions.probabilities[rows]
+        levels: list[tuple[str, Level, NDArray[np.int64], NDArray[np.float64]]] = [
+            (name, part, labels, probabilities)
+        ]
+        if part.lesions is not None:
+            of_lesions = by_lesion(labels, probabilities, np.array(predictions.lesions)[rows])
+            levels.append((f"{name} by lesion", part.lesions, *of_lesions[:2]))
+        for title, level, labels, probabilities in levels:
+            again, differences = _differences(level, labels, probabilities, result.classes)
+            count += again
+            if differences:
+                more = f" (and {len(differences) - 4} more)" if len(differences) > 4 else ""
+                text = "; ".join(differences[:4])
+                wrong.append(f"{title}: its predictions give other numbers: {text}{more}.")
+    return count, wrong
+
+
+def _differences(
+    level: Level,
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.float64],
+    classes: tuple[str, ...],
+) -> tuple[int, list[str]]:
+    """How many metrics were compared, and where what is stored and what is computed differ."""
+    differences = []
+    if level.n != len(labels):
+        differences.append(f"n {level.n} in the record, {len(labels)} computed")
+    try:
+        computed = compute(labels, probabilities, classes)
+        counts = confusion(labels, probabilities, len(classes)).tolist()
+    except ValueError as error:  # probabilities that do not sum to one, say
+        return 0, [*differences, str(error).rstrip(".")]
+    if level.confusion != tuple(map(tuple, counts)):
+        differences.append("the confusion matrix")
+    both = {m: (level.metrics[m], computed[m]) for m in level.metrics if m in computed}
+    differences += [
+        f"{metric} {_text(stored)} in the record, {_text(value)} computed"
+        for metric, (stored, value) in both.items()
+        if not _equal(stored, value)
+    ]
+    return len(both), differences
 
 
 def _equal(stored: float | None, computed: float) -> bool:
@@ -195,29 +164,13 @@ def _text(value: float | None) -> str:
     return "undefined" if value is None or math.isnan(value) else f"{value:.6g}"
 
 
-def _check_conflict(path: Path, found: _Findings) -> None:
-    try:
-        record = read_conflict(path)
-    except RecordError as error:
-        found.add(path, error.message, error.remedy)
-        return
-    found.add(
-        path,
-        f"{path} is another result of {record.run_id}; it is not counted.",
-        "Find out which is right. Delete this file and the .csv beside it, or put both in the "
-        "place of the record and its predictions.",
-    )
-
-
-def _strangers(store: Store, found: _Findings) -> None:
+def _strangers(store: Store) -> list[Path]:
     """Files that no store writes."""
-    for kind, suffix in KINDS.items():
-        for path in _entries(store.folder / kind):
-            temporary = path.name[0] == "." and path.suffix == ".tmp"
-            fits = path.suffix == suffix and is_run_name(path.stem) and path.is_file()
-            if not temporary and not fits:
-                found.add(path, f"{path} is no file of a store.", "Move it elsewhere.")
-
-
-def _entries(folder: Path) -> Iterator[Path]:
-    yield from sorted(folder.iterdir()) if folder.is_dir() else ()
+    return [
+        path
+        for kind, suffix in KINDS.items()
+        if (store.folder / kind).is_dir()
+        for path in sorted((store.folder / kind).iterdir())
+        if not (path.name[0] == "." and path.suffix == ".tmp")
+        and not (path.suffix == suffix and is_run_name(path.stem) and path.is_file())
+    ]

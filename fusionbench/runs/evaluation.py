@@ -4,6 +4,7 @@ predictions themselves."""
 from __future__ import annotations
 
 import numpy as np
+from msgspec import structs
 
 from fusionbench.metrics.calibration import fit_temperature, scaled
 from fusionbench.metrics.compute import compute, confusion
@@ -66,7 +67,7 @@ def _part(
     if table.card.lesion:
         labels, averaged, _ = by_lesion(table.labels[part], probabilities, table.lesions[part])
         lesions = _level(labels, averaged, table.card.classes, temperature)
-    return PartResult(**dict(whole), lesions=lesions)
+    return PartResult(**structs.asdict(whole), lesions=lesions)
 
 
 def _level(

@@ -79,25 +79,16 @@ def run_fold(
             message=str(error),
             traceback="".join(traceback.format_exception(error)),
         )
-        record = Record(
-            run_id=name,
-            status="failed",
-            identity=identity,
-            error=failure,
-            environment=trainer.environment,
-        )
-        return store.write_failure(record)
+        return store.write_failure(Record.of(identity, failure, trainer.environment))
 
     predictions = predictions_of(experiment, fold, rows, trained)
     seconds = trained.train_seconds
     speed = trained.images_seen / max(seconds, 1e-9) if trained.images_seen else None
-    record = Record(
-        run_id=name,
-        status="ok",
-        identity=identity,
-        result=result_of(experiment, rows, trained, verdict),
-        environment=trainer.environment,  # now it knows which path its steps have taken
-        measured=Measured(
+    record = Record.of(
+        identity,
+        result_of(experiment, rows, trained, verdict),
+        trainer.environment,  # now it knows which path its steps have taken
+        Measured(
             durations={
                 "train": seconds,
                 "total": trained.seconds_before + time.perf_counter() - clock,

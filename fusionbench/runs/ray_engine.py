@@ -282,11 +282,9 @@ def _form(job: Job) -> tuple[object, ...]:
 
 def _lost(job: Job, error: Exception) -> Record:
     """The failure of a run whose workers were lost again and again, or killed for their memory."""
-    return Record(
-        run_id=job.run_id,
-        status="failed",
-        identity=job.study.identity(job.split),
-        error=Failure(
+    return Record.of(
+        job.study.identity(job.split),
+        Failure(
             type=type(error).__name__,
             message=f"Ray could not finish it: {first_line(error)}",
             traceback="".join(traceback.format_exception(error)),

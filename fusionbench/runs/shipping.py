@@ -32,6 +32,7 @@ from fusionbench.plugin import registry
 from fusionbench.progress import Progress
 from fusionbench.protocols import Split
 from fusionbench.records import Predictions, Record, Store
+from fusionbench.records.reading import parse_record
 from fusionbench.runs.study import Study
 from fusionbench.runs.sweep_fold import compute
 
@@ -163,7 +164,7 @@ def stored(delivery: Delivery, store: Store) -> Record:
     Raises RecordError where the files do not belong together, FusionbenchError for a store that
     cannot be written.
     """
-    record = Record.model_validate_json(zlib.decompress(delivery.record))
+    record = parse_record(zlib.decompress(delivery.record), Path(delivery.run_id))
     if record.status == "failed":
         return store.write_failure(record)
     predictions = Predictions.from_csv(zlib.decompress(delivery.predictions).decode())
