@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from msgspec import structs
 from made_up_records import identity
+from msgspec import structs
 
 from fusionbench.records import Level, Measured, PartResult, Record, Result
 

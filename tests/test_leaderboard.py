@@ -10,6 +10,7 @@ import re
 import statistics
 import subprocess
 import sys
+from copy import copy
 from typing import Any
 
 import pandas as pd
@@ -114,7 +115,7 @@ def test_the_order_of_records_and_copies_do_not_matter() -> None:
     records = row([0.5, 0.6, 0.7]) + row([0.1] * 5, fusion="none") + row([0.2] * 5, seed=1)
     expected = blocks(records)
     for seed in range(5):
-        shuffled = [*records, *(r.model_copy() for r in records[:4])]
+        shuffled = [*records, *(copy(r) for r in records[:4])]
         random.Random(seed).shuffle(shuffled)
         assert blocks(shuffled) == expected
 

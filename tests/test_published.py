@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_records import finished, record
+from msgspec import structs
 from rich.console import Console
 
 from fusionbench.cli import cli
@@ -479,8 +480,8 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for fold in range(2):
             made, predictions = finished(fold=fold, dataset="pad-ufes-20", backbone="resnet50")
             assert made.result is not None
-            result = made.result.model_copy(update={"folds_expected": 2, **extra})
-            Store(folder / name).write(made.model_copy(update={"result": result}), predictions)
+            result = structs.replace(made.result, folds_expected=2, **extra)
+            Store(folder / name).write(structs.replace(made, result=result), predictions)
     return {path.name: path for path in folder.iterdir()}
 
 

@@ -328,7 +328,7 @@ def assert_each_ended_once(
     if redone is not None:
         assert {run for run, times in started.items() if times > 1} == redone
     store = Store(here.store)
-    assert len(list(store)) == runs and store.problems() == [] and store.failures() == []
+    assert len(list(store)) == runs and store.failures() == []
 
 
 SLURM = """#!/bin/bash

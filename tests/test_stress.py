@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from msgspec import structs
 from safetensors.torch import load_file, save_file
 
 from fusionbench.analysis.stress import Report, render, reopen, stress, to_data
@@ -343,9 +344,9 @@ def test_a_model_of_one_answer_changes_where_that_answer_does(
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     predictions = replace(store.predictions(record.run_id), probabilities=p)
     found = dict(compute(experiment.table.labels[test], p, record.result.classes))
-    part = record.result.parts["test"].model_copy(update={"metrics": found})
-    result = record.result.model_copy(update={"parts": {"test": part}})
-    store.write(record.model_copy(update={"result": result}), predictions)
+    part = structs.replace(record.result.parts["test"], metrics=found)
+    result = structs.replace(record.result, parts={"test": part})
+    store.write(structs.replace(record, result=result), predictions)
 
     report = stress(store, "only-bleed", execution, dataset=config.data.dataset)
     flips = {f.column: f for f in report.flips}

@@ -275,7 +275,7 @@ def test_two_processes_share_a_table_and_compute_nothing_twice(traced: Traced) -
     started, done = traced.count("start"), traced.count("end")
     assert len(done) == 30 and set(done.values()) == {1} and started == done
     store = Store(traced.folder / "store")
-    assert len(list(store)) == 30 and store.problems() == [] and store.failures() == []
+    assert len(list(store)) == 30 and store.failures() == []
     assert not list((traced.folder / "store").rglob("*.tmp"))
     # Each ended knowing of every run: those of its own, and those of the other.
     states = [json.loads(out)["runs"] for out, _ in ended]
@@ -354,7 +354,7 @@ def test_interrupted_it_says_how_to_go_on_and_goes_on(traced: Traced) -> None:
     assert process.returncode == 130
     assert "of 6 runs are done and kept" in err and "the same command goes on" in err
     kept = len(list(Store(traced.folder / "store")))
-    assert 1 <= kept < 6 and Store(traced.folder / "store").problems() == []
+    assert 1 <= kept < 6
     again = sweep(traced, path)
     again.communicate(timeout=60)
     assert again.returncode == 0

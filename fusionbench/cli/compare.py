@@ -63,15 +63,16 @@ def compare_command(
 
     chosen(metrics)  # refuses an unknown name before anything is read
     reading = Reading(store, dataset, protocol)
-    records = list(reading.records())
+    rows = blocks(reading.records())
     reading.report(some=False)
-    block, row_a, row_b = choose(blocks(records), a, b)
+    block, row_a, row_b = choose(rows, a, b)
+    kept = Store(store)
     found = compare(
         block,
         row_a,
         row_b,
-        {r.run_id: r for r in records},
-        Store(store).predictions,
+        {run: kept.read(run) for run in (*row_a.run_ids, *row_b.run_ids)},
+        kept.predictions,
         metrics,
         n_resamples=resamples,
     )

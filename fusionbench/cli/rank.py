@@ -59,9 +59,9 @@ def rank_command(
     if output is not None and output.suffix.lower() not in FORMATS:
         raise UsageError(f"--output {output}: end it in {' or '.join(FORMATS)}.")
     reading = Reading(store, datasets, protocols)
-    records = list(reading.records())
+    rows = blocks(reading.records())
     reading.report(some=True)
-    picked = candidates(blocks(records))
+    picked = candidates(rows)
     found = rank(picked.blocks, metric, alpha=alpha)
     if output is not None:
         diagram(found.test, output, f"Average rank by {metric}, {len(found.blocks)} datasets")

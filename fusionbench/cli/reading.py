@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from fusionbench.leaderboard.block import LevelName
-    from fusionbench.records import Record
+    from fusionbench.records import Problem, Record
 
 
 class Reading:
@@ -30,21 +30,15 @@ class Reading:
             for key, names in (("dataset", dataset), ("protocol", protocol))
             if names
         }
-        self.problems: list[str] = []
+        self.problems: list[Problem] = []
         self.others = self.fitting = 0  # other datasets or protocols; fitting ones
         self.without: dict[str, int] = {}  # dataset -> fitting ones without lesions
 
     def records(self) -> Iterator[Record]:
-        from fusionbench.errors import RecordError
         from fusionbench.leaderboard import has_level
-        from fusionbench.records import Store, read_record
+        from fusionbench.records import Store
 
-        for path in Store(self.store).files("records"):
-            try:
-                record = read_record(path)
-            except RecordError as error:
-                self.problems.append(str(error))
-                continue
+        for record in Store(self.store).records(self.problems):
             data = record.identity.data
             if any(getattr(data, key) not in names for key, names in self.wanted.items()):
                 self.others += 1
@@ -62,7 +56,7 @@ class Reading:
         from fusionbench.errors import FusionbenchError
 
         for problem in self.problems:
-            terminal.print_error(f"Not counted: {problem}")
+            terminal.print_error(f"Not counted: {problem.message}", problem.remedy)
         if some and not self.fitting:
             raise FusionbenchError(
                 f"There is no finished run in {self.store}"

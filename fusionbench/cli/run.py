@@ -210,9 +210,10 @@ def _print_table(outcome: Outcome, execution: Execution) -> None:
     from fusionbench.records import Store
 
     mine = {(r.identity.data.fingerprint, r.identity.data.split_hash) for r in outcome.records}
-    records, _ = Store(execution.store).scan()
-    beside = [
-        r for r in records if (r.identity.data.fingerprint, r.identity.data.split_hash) in mine
-    ]
-    if beside:
+    beside = (
+        r
+        for r in Store(execution.store).records([])
+        if (r.identity.data.fingerprint, r.identity.data.split_hash) in mine
+    )
+    if mine:
         print_blocks(beside, plugins=execution.plugins)

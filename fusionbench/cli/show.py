@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ def show_command(run: str, store: Path, as_json: bool) -> None:
         return
     record = found.read(found.find(run))
     if as_json:
-        terminal.print_json(record.model_dump(mode="json"))
+        terminal.print_json(json.loads(record.to_json()))
     else:
         _print(record, found)
 

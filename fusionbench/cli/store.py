@@ -32,16 +32,9 @@ def verify_command(store: Path, recompute: bool, as_json: bool) -> int:
     behind. Nothing is written.
     """
     from fusionbench.cli import store_output, terminal
-    from fusionbench.records import verify as checking
+    from fusionbench.records.verify import verify
 
-    compute: checking.Compute | None = None
-    by_lesion: checking.ByLesion | None = None
-    if recompute:
-        from fusionbench.metrics.compute import compute
-        from fusionbench.metrics.lesions import by_lesion
-    found = checking.verify(
-        _existing(store), compute=compute, by_lesion=by_lesion, progress=terminal.progress()
-    )
+    found = verify(_existing(store), recompute=recompute, progress=terminal.progress())
     if as_json:
         terminal.print_json({"ok": found.ok, **vars(found)})
     else:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from fusionbench.analysis.stress import Effect, Report
     from fusionbench.analysis.stress.stress_report import Spread
+    from fusionbench.records import Problem
 
 BAR = 20  # characters of the longest bar
 FORMATS = ("json", "csv", "png", "svg")
@@ -86,18 +87,20 @@ def stress_command(
         if path.suffix.lower().lstrip(".") not in FORMATS:
             raise click.UsageError(f"--output {path}: the name must end in .{', .'.join(FORMATS)}.")
     found = Store(store)
-    problems = found.problems()
-    for problem in problems:
-        terminal.print_error(f"Not counted: {problem.message}")
+    problems: list[Problem] = []
     progress = terminal.progress()
     progress.note("loading PyTorch and timm")
     from fusionbench.analysis.stress import render, stress, to_data
 
     execution = Execution(data=data, store=store, plugins=plugins, device=device, workers=workers)
-    report = stress(
-        found, run, execution, metric=metric, mask_seeds=mask_seeds, dataset=dataset,
-        progress=progress,
-    )  # fmt: skip
+    try:
+        report = stress(
+            found, run, execution, metric=metric, mask_seeds=mask_seeds, dataset=dataset,
+            progress=progress, problems=problems,
+        )  # fmt: skip
+    finally:
+        for problem in problems:
+            terminal.print_error(f"Not counted: {problem.message}", problem.remedy)
     for path in outputs:
         write_output(path, render(report, path.suffix.lower().lstrip(".")))
         progress.note(f"wrote {path}")

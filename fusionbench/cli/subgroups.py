@@ -65,14 +65,15 @@ def subgroups_command(
     from fusionbench.records import Store
 
     reading = Reading(store)
-    records = list(reading.records())
+    rows = blocks(reading.records())
     reading.report(some=False)
-    _, chosen = select_row(blocks(records), row)
-    first = next(r for r in records if r.run_id == chosen.run_ids[0])
+    _, chosen = select_row(rows, row)
+    kept = Store(store)
+    records = [kept.read(run) for run in chosen.run_ids]
     table = open_table(
-        first, dataset=dataset, data=data, plugins=plugins, progress=terminal.progress()
+        records[0], dataset=dataset, data=data, plugins=plugins, progress=terminal.progress()
     )
-    result = report(Store(store), chosen, records, table, min_n)
+    result = report(kept, chosen, records, table, min_n)
     if as_json:
         terminal.print_json(to_data(result))
     else:

@@ -155,5 +155,5 @@ def print_table(declared: Table, overrides: Overrides, execution: Execution) -> 
     from fusionbench.cli.leaderboard import print_blocks
     from fusionbench.records import Store
 
-    records, _ = Store(execution.store).scan()
+    records = Store(execution.store).records([])
     print_blocks(records, execution.plugins, declared, overrides)

@@ -45,13 +45,17 @@ def leftovers(store: Store) -> list[Leftover]:
     ]
     running = store.busy()
     done = {path.stem for path in store.files("records")}
-    beside = [path for path in _own(store, CONFLICTS) if is_run_name(path.stem)]
+    beside = [
+        path
+        for path in _own(store, CONFLICTS)
+        if path.suffix in (".csv", ".safetensors") and is_run_name(path.stem)
+    ]
     result = [] if running else temporary
     result += [
         Leftover(path, "orphan", run, "belongs to no record")
         for path, run in (
             *((p, p.stem) for kind in ("predictions", "weights") for p in _files(store, kind)),
-            *((p, p.stem.rpartition(".")[0]) for p in beside if p.suffix in (".csv", ".safetensors")),
+            *((p, p.stem.rpartition(".")[0]) for p in beside),
         )
         if run not in running and not _record_of(store, path).exists()
     ]

@@ -116,7 +116,7 @@ class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
     """One (method, fold, seed). See the package's docstring for which lines are reproducible."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[2] = 2
     run_id: str
     status: Literal["ok", "failed"]
     identity_text: msgspec.Raw = msgspec.field(name="identity")  # Identity.spelled
@@ -139,21 +139,19 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
         Raises RecordError where it does not fit the schema, or a number is infinite.
         """
-        failed = isinstance(outcome, Failure)
         record = cls(
             run_id=identity.run_id,
-            status="failed" if failed else "ok",
+            status="ok" if isinstance(outcome, Result) else "failed",
             identity_text=msgspec.Raw(identity.spelled.encode()),
-            result=None if failed else outcome,
-            error=outcome if failed else None,
+            result=outcome if isinstance(outcome, Result) else None,
+            error=outcome if isinstance(outcome, Failure) else None,
             environment=dict(environment or {}),
             measured=measured or Measured(),
         )
-        sections = [msgspec.to_builtins(one) for one in (outcome, record.environment, measured)]
-        for section in sections:
-            for name, value in leaves(section):
-                if isinstance(value, float) and math.isinf(value):
-                    raise RecordError(f"{record.run_id}: {name} is {value}, not a finite number.")
+        parts = {"result": outcome, "environment": environment, "measured": measured}
+        for name, value in leaves(msgspec.to_builtins(parts)):  # JSON has null for these, too
+            if isinstance(value, float) and math.isinf(value):
+                raise RecordError(f"{record.run_id}: {name} is {value}, not a finite number.")
         try:
             return decode(record.to_json().encode())
         except msgspec.MsgspecError as error:

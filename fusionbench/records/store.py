@@ -146,7 +146,9 @@ class Store:
         try:
             raw = read_bytes(path, MOST_PREDICTIONS)
         except FileNotFoundError:
-            raise RecordError(f"{path} is not readable: there is no such file.", COPY_AGAIN) from None
+            raise RecordError(
+                f"{path} is not readable: there is no such file.", COPY_AGAIN
+            ) from None
         return parse_predictions(raw, record, path)
 
     def records(self, problems: list[Problem] | None = None) -> Iterator[Record]:
@@ -161,7 +163,7 @@ class Store:
             except RecordError as error:
                 if problems is None:
                     raise
-                problems.append(Problem(path, str(error)))
+                problems.append(Problem(path, error.message, error.remedy))
 
     __iter__ = records
 

@@ -55,7 +55,9 @@ def verify(store: Store, *, recompute: bool = False, progress: Progress = SILENT
             try:
                 record = read_record(path)
                 if record.result is None:
-                    raise RecordError(f"{path} is the record of a failed run.", "Move it to failed/.")
+                    raise RecordError(
+                        f"{path} is the record of a failed run.", "Move it to failed/."
+                    )
                 path = store.path("predictions", record.run_id)
                 predictions = store.predictions_of(record)
             except RecordError as error:
@@ -82,7 +84,9 @@ def verify(store: Store, *, recompute: bool = False, progress: Progress = SILENT
                 problems.append(Problem(path, message, remedy))
     for path in store.files(CONFLICTS):
         try:
-            message = f"{path} is another result of {read_conflict(path).run_id}; it is not counted."
+            message = (
+                f"{path} is another result of {read_conflict(path).run_id}; it is not counted."
+            )
             problems.append(Problem(path, message, _SETTLE))
         except RecordError as error:
             problems.append(Problem(path, error.message, error.remedy))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_up_records import CLASSES, record
+from msgspec import structs
 from scipy import stats
 
 from fusionbench.analysis.comparison import choose, compare
@@ -195,9 +196,9 @@ def test_after_temperature_scaling(cli, tmp_path: Path) -> None:
     for i, r in enumerate(records):
         t = 1 + 0.5 * i
         part = r.result.parts["test"]
-        part = part.model_copy(update={"metrics": part.metrics | {"nll_scaled": 0.9}})
-        result = r.result.model_copy(update={"temperature": t, "parts": {"test": part}})
-        with_t[r.run_id] = r.model_copy(update={"result": result})
+        part = structs.replace(part, metrics=part.metrics | {"nll_scaled": 0.9})
+        result = structs.replace(r.result, temperature=t, parts={"test": part})
+        with_t[r.run_id] = structs.replace(r, result=result)
     block, a, b = choose(blocks(with_t.values()), "sgmc", "none")
     (found,) = compare(block, a, b, with_t, kept.predictions, ["nll_scaled"]).metrics
     total, n = 0.0, 0

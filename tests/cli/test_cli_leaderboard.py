@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 
 import pytest
 from made_up_records import control, failed, finished
+from msgspec import structs
 
 from fusionbench.records import Level, Store
 
@@ -170,10 +171,10 @@ def mixed(tmp_path: Path) -> Path:
             update: dict[str, object] = {"verdict": "leaky: patients 54 %"}
             if made.identity.method.fusion.name == "sgmc":
                 level = Level(n=6, metrics={"bacc": 0.625, "acc": 0.5}, confusion=part.confusion)
-                update["parts"] = {"test": part.model_copy(update={"lesions": level})}
+                update["parts"] = {"test": structs.replace(part, lesions=level)}
                 update["temperature"] = 1.25
-            result = made.result.model_copy(update=update)
-            kept.write(made.model_copy(update={"result": result}), predictions)
+            result = structs.replace(made.result, **update)
+            kept.write(structs.replace(made, result=result), predictions)
     return kept.folder
 
 

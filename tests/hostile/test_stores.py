@@ -16,12 +16,11 @@ from attempts import WORDS, Attempts, changed, mutated, snapshot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_up_records import failed, finished
+from msgspec import structs
 from safetensors.numpy import save
 
 from fusionbench.errors import RecordError
-from fusionbench.metrics.compute import compute
-from fusionbench.metrics.lesions import by_lesion
-from fusionbench.records import Record, Store, read_record
+from fusionbench.records import Problem, Record, Store, read_record
 from fusionbench.records.leftovers import leftovers, remove
 from fusionbench.records.merge import merge
 from fusionbench.records.reading import _parse_strictly, parse_record
@@ -100,8 +99,8 @@ def test_json_that_parsers_choke_on(attempts: Attempts, text: str) -> None:
     path.parent.mkdir(parents=True)
     path.write_text(text, encoding="utf-8")
     assert not attempts(lambda: read_record(path), "x.json")
-    good, bad = Store("store").scan()
-    assert good == [] and [p.path for p in bad] == [path]
+    bad: list[Problem] = []
+    assert list(Store("store").records(bad)) == [] and [p.path for p in bad] == [path]
     attempts.finish(1)
 
 
@@ -141,13 +140,13 @@ def test_mutated_predictions_with_a_sha_that_fits(attempts: Attempts) -> None:
     for _ in range(500):
         data = mutated(draw, good)
         path.write_bytes(data)
-        lied = record.model_copy(update={"predictions_sha256": hashlib.sha256(data).hexdigest()})
+        lied = structs.replace(record, predictions_sha256=hashlib.sha256(data).hexdigest())
         Path(f"store/records/{made.run_id}.json").write_text(lied.to_json())
         if attempts(lambda: store.predictions(made.run_id), path.name):
             back = store.predictions(made.run_id)
             assert back.probabilities.shape == (5, 3) and np.isfinite(back.probabilities).all()
             # Whatever they hold, it is compared, not trusted.
-            verify(store, compute=compute, by_lesion=by_lesion)
+            verify(store, recompute=True)
     attempts.finish(500, refused=250)
 
 
@@ -200,11 +199,11 @@ def test_stores_full_of_anything_are_verified_merged_and_tidied(attempts: Attemp
             kind.rename(other.folder / "aside")
             kind.symlink_to(draw.choice([attempts.outside, Path("../good/records").absolute()]))
         before, ours = snapshot_without_pipes(other.folder), Store(f"ours{case}")
-        attempts(lambda o=other: verify(o, compute=compute, by_lesion=by_lesion), str(other.folder))
+        attempts(lambda o=other: verify(o, recompute=True), str(other.folder))
         attempts(lambda o=other, s=ours: merge(s, o), str(other.folder))
         assert snapshot_without_pipes(other.folder) == before
         # What came in is whole.
-        assert verify(ours, compute=compute, by_lesion=by_lesion).ok
+        assert verify(ours, recompute=True).ok
         attempts(lambda o=other: remove(o, leftovers(o)), str(other.folder))
     attempts.finish(450, refused=0)
 

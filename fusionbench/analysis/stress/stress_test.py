@@ -31,7 +31,7 @@ from fusionbench.metrics.compute import compute
 from fusionbench.metrics.names import METRICS, SCALED
 from fusionbench.plugin.registry import unknown_name
 from fusionbench.progress import SILENT, Progress
-from fusionbench.records import Record, Store
+from fusionbench.records import Problem, Record, Store
 from fusionbench.runs.network_study import NetworkStudy
 from fusionbench.training.placement import Placement, choose_device
 
@@ -45,6 +45,7 @@ def stress(
     mask_seeds: int = 3,
     dataset: str = "",
     progress: Progress = SILENT,
+    problems: list[Problem] | None = None,
 ) -> Report:
     """Evaluate finished runs of `store` again, with metadata withheld and inverted.
 
@@ -52,13 +53,13 @@ def stress(
                  leaderboard (fusionbench.leaderboard.select): all its folds and seeds
     mask_seeds   how often random cells are drawn
     dataset      path of the card, where its name is not known here
+    problems     files of the store that cannot be trusted are added to it
 
     Raises RecordError where weights are not there or do not give the record's predictions, and
     UsageError where nothing or several things are meant, where the run cannot be evaluated again or
     has no metadata, and for a metric that is not defined.
     """
-    records, _ = store.scan()
-    block, row, chosen = choose(records, text)
+    block, row, chosen = choose(store, text, [] if problems is None else problems)
     _check_metric(metric, chosen)
     require_weights(chosen, store)
     experiment = reopen(chosen[0], execution, dataset, progress)
@@ -74,7 +75,7 @@ def stress(
                  mask_seeds, metric, progress)
         for r in chosen
     ]  # fmt: skip
-    return summarise(block, row, records, measured, experiment, metric, mask_seeds)
+    return summarise(block, row, chosen, measured, experiment, metric, mask_seeds)
 
 
 def _check_metric(metric: str, records: Sequence[Record]) -> None:
@@ -84,20 +85,19 @@ def _check_metric(metric: str, records: Sequence[Record]) -> None:
         raise UsageError(*unknown_name("metric of this run", metric, sorted(known)))
 
 
-def choose(records: Sequence[Record], text: str) -> tuple[Block, Row, list[Record]]:
+def choose(store: Store, text: str, problems: list[Problem]) -> tuple[Block, Row, list[Record]]:
     """What `text` means among finished records: the one whose name contains it, or all of a row.
 
     Raises UsageError where it means nothing or several rows.
     """
-    found = blocks(records)
-    hits = [r for r in records if text and text in r.run_id]
+    found = blocks(store.records(problems))
+    rows = [(block, row) for block in found for row in block.rows]
+    hits = [(*both, run) for both in rows for run in both[1].run_ids if text and text in run]
     if len(hits) == 1:
-        for block in found:
-            for row in block.rows:
-                if hits[0].run_id in row.run_ids:
-                    return block, row, hits
+        block, row, run = hits[0]
+        return block, row, [store.read(run)]
     block, row = select_row(found, text)
-    return block, row, [r for r in records if r.run_id in row.run_ids]
+    return block, row, [store.read(run) for run in row.run_ids]
 
 
 def _measure(

@@ -39,8 +39,8 @@ def summarise(
     metric: str,
     mask_seeds: int,
 ) -> Report:
-    """The report of one metric. `records` are all of the store: the same network without metadata
-    may be among them. Raises UsageError for a metric that is not defined in any run."""
+    """The report of one metric. `records` are those of the measured runs.
+    Raises UsageError for a metric that is not defined in any run."""
     matrix = np.array([[m[metric] for m in one.metrics] for one in measured])
     good = numbers.defined(matrix, metric)
     undefined = tuple(one.run.run_id for one, fine in zip(measured, good, strict=True) if not fine)
@@ -102,7 +102,7 @@ def summarise(
         blocks=tuple(effects("block")),
         columns=tuple(sorted(effects("column"), key=lambda e: (-e.worse.mean, e.columns))),
         flips=tuple(sorted(flips, key=lambda f: (-f.changed / max(f.n, 1), f.column))),
-        reference=reference(block, row, records, [one.run for one in measured], metric),
+        reference=reference(block, row, [one.run for one in measured], metric),
         values=tuple(
             {"run_id": one.run.run_id, "kind": s.kind, "columns": list(s.columns),
              "share": s.share, "mask_seed": s.mask_seed, "metrics": metrics}
@@ -112,9 +112,7 @@ def summarise(
     )  # fmt: skip
 
 
-def reference(
-    block: Block, row: Row, records: Sequence[Record], runs: Sequence[Run], metric: str
-) -> Reference | None:
+def reference(block: Block, row: Row, runs: Sequence[Run], metric: str) -> Reference | None:
     """The row of the same network without metadata, over the same folds and seeds; None where the
     store has none, or not all of these. It is the row that the leaderboard compares with."""
     twin = image_only_row(row, block.rows)
