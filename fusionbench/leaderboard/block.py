@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from fusionbench.config.identity import RowIdentity
@@ -20,6 +22,7 @@ __all__ = [
     "LevelName",
     "PartStats",
     "Row",
+    "RunMetrics",
     "Stat",
     "Stats",
     "stat",
@@ -37,31 +40,55 @@ class Stat:
     n: int
 
 
+class RunMetrics(Mapping[str, float | None]):
+    """The metrics of one run, null where undefined. Runs with the same metrics share their names:
+    a hundred thousand of them must fit in memory."""
+
+    __slots__ = ("_places", "_values")
+
+    def __init__(self, metrics: Mapping[str, float | None]) -> None:
+        self._places = _places(tuple(metrics))
+        self._values = array("d", [math.nan if v is None else v for v in metrics.values()])
+
+    def __getitem__(self, name: str) -> float | None:
+        value = self._values[self._places[name]]
+        return None if value != value else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+@lru_cache(maxsize=256)
+def _places(names: tuple[str, ...]) -> dict[str, int]:
+    return {name: i for i, name in enumerate(names)}
+
+
 class Stats(Mapping[str, Stat]):
     """Metric -> Stat over runs. Of the metrics that a record holds a table shows few: each is
     averaged when it is asked for. A metric that no run has a value of is not there."""
 
     def __init__(self, runs: Iterable[Mapping[str, float | None]]) -> None:
         self._runs = tuple(runs)
-        self._known: dict[str, Stat | None] = dict.fromkeys(
-            name for run in self._runs for name, value in run.items() if value is not None
-        )
+        self._stats: dict[str, Stat | None] = {}
 
     def __getitem__(self, name: str) -> Stat:
-        found = self._known[name]
-        if found is None:
-            given = (run.get(name) for run in self._runs)
-            found = self._known[name] = stat([value for value in given if value is not None])
-        return found
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._known
+        if name not in self._stats:
+            values = [value for run in self._runs if (value := run.get(name)) is not None]
+            self._stats[name] = stat(values) if values else None
+        if (result := self._stats[name]) is None:
+            raise KeyError(name)
+        return result
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
+        return (
+            name for name in dict.fromkeys(n for run in self._runs for n in run) if name in self
+        )
 
     def __len__(self) -> int:
-        return len(self._known)
+        return sum(1 for _ in self)
 
 
 def stat(values: Sequence[float]) -> Stat:

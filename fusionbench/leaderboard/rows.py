@@ -6,10 +6,19 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from fusionbench.config.identity import RowIdentity
-from fusionbench.leaderboard.block import Block, LevelName, PartStats, Row, Stat, Stats, stat
+from fusionbench.leaderboard.block import (
+    Block,
+    LevelName,
+    PartStats,
+    Row,
+    RunMetrics,
+    Stat,
+    Stats,
+    stat,
+)
 from fusionbench.leaderboard.differences import with_differences
 from fusionbench.leaderboard.gains import with_gains
 from fusionbench.metrics.names import describe
@@ -44,7 +53,7 @@ class _Counted(NamedTuple):
     """One part of a run, by photograph or by lesion."""
 
     n: int
-    metrics: Mapping[str, float | None]
+    metrics: RunMetrics
 
 
 def has_level(record: Record, level: LevelName) -> bool:
@@ -71,13 +80,15 @@ def blocks(
     # By name and once each, so that neither order nor a merged copy matters.
     finished: dict[str, tuple[tuple[str, ...], str, _Run]] = {}
     identities: dict[str, RowIdentity] = {}
+    shared: dict[object, Any] = {}  # what thousands of records have in common, once
     for record in records:
         if not has_level(record, level):
             continue
         row, on = record.identity.row, record.identity.data
-        identities.setdefault(row.digest, row)
+        row = identities.setdefault(row.digest, row)
         data: tuple[str, ...] = (on.dataset, on.protocol, on.fingerprint, on.split_hash)
-        finished[record.run_id] = (data, row.digest, _slim(record, level))
+        data = shared.setdefault(data, data)
+        finished[record.run_id] = (data, row.digest, _slim(record, level, shared))
     by_data: dict[tuple[str, ...], dict[str, list[_Run]]] = defaultdict(lambda: defaultdict(list))
     for _, (data, key, run) in sorted(finished.items()):
         by_data[data][key].append(run)
@@ -108,27 +119,30 @@ def blocks(
     )
 
 
-def _slim(record: Record, level: LevelName) -> _Run:
+def _slim(record: Record, level: LevelName, shared: dict[object, Any]) -> _Run:
     result = record.result
     assert result is not None
     levels = {
         name: part if level == "image" else part.lesions for name, part in result.parts.items()
     }
+    data = (result.complete_data, result.n_rows_dataset, result.n_rows_used)
     return _Run(
         run_id=record.run_id,
         fold=record.identity.fold,
         seed=record.identity.seed,
-        cohort=result.cohort,
+        cohort=shared.setdefault(result.cohort, result.cohort),
         n_train=result.n_train,
         n_test=result.n_test,
         folds_expected=result.folds_expected,
-        data=(result.complete_data, result.n_rows_dataset, result.n_rows_used),
-        flags=result.flags,
-        verdict=result.verdict,
+        data=shared.setdefault(data, data),
+        flags=shared.setdefault(result.flags, result.flags),
+        verdict=shared.setdefault(result.verdict, result.verdict),
         parameters=result.parameters.get("total"),
         images_per_s=record.measured.images_per_s,
         parts={
-            name: _Counted(one.n, one.metrics) for name, one in levels.items() if one is not None
+            name: _Counted(one.n, RunMetrics(one.metrics))
+            for name, one in levels.items()
+            if one is not None
         },
     )
 
