@@ -98,7 +98,7 @@ def test_the_leaderboard_and_stress_compare_with_the_same_row(configs: list[Any]
             assert (twin and by_key[twin.key]) == expected
         runs = [Run(r.run_id, r.identity.fold, 0, 1, 0.0) for r in records
                 if r.identity.row.digest == row.key]  # fmt: skip
-        drawn = reference(block, row, records, runs, "bacc")
+        drawn = reference(block, row, runs, "bacc")
         gain = row.gains.image if row.gains is not None else None
         assert (drawn and drawn.key) == (gain and gain.against) == (twin and twin.key)
         shuffled = shuffled_row(row, block.rows)

@@ -250,7 +250,6 @@ def edit(old: str, new: str) -> Any:
         (edit('"n_train":40', '"n_train":NaN'), "NaN is not JSON"),
         (edit('"n_train":40', '"n_train":1e999'), "cannot be trusted"),
         (edit('"n":12', '"n":0'), r"Expected `int` >= 1 - at `\$.result.parts"),
-        (edit('"python":"3.11"', '"python":' + "9" * 30), "cannot be trusted"),
     ],
 )
 def test_a_damaged_file_is_named_and_never_counted(
@@ -447,9 +446,10 @@ def test_stopped_between_predictions_and_record_the_run_is_not_done(
 ) -> None:
     store = Store(tmp_path)
     run = store.write(*finished(seed=0)).run_id
+    made, predictions = finished(n=15)
     monkeypatch.setattr(Record, "to_json", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        store.write(*finished(n=15))
+        store.write(made, predictions)
     assert not store.has(run)
 
 

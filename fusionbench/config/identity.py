@@ -21,6 +21,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -165,7 +166,7 @@ class RowIdentity(_Part):
             if (other := identity_of(row)).method.uses_images
             and not other.method.uses_metadata
             and not other.data.shuffle_metadata
-            and other._network == self._network
+            and other.network == self.network
         ]
         own = {loss.name: loss.params for loss in self.method.losses}
 
@@ -190,8 +191,8 @@ class RowIdentity(_Part):
         return _SPELLED.encode(whole)
 
     @cached_property
-    def _network(self) -> str:
-        """What a row shares with its image-only twin, but for the losses."""
+    def network(self) -> str:
+        """As text, what a row shares with its image-only twin, but for the losses."""
         settings = {
             name: value
             for name, value in self.settings().items()
@@ -227,15 +228,8 @@ class Identity(RowIdentity):
         parts = re.fullmatch(r'(\{.*),"fold":(0|[1-9][0-9]*),"seed":(0|[1-9][0-9]*)\}', text)
         if parts is None:
             raise ValueError("an identity in another spelling")
-        row = _row_spelled(parts[1] + "}")
-        identity = cls.model_construct(
-            data=row.data,
-            method=row.method,
-            training=row.training,
-            fold=int(parts[2]),
-            seed=int(parts[3]),
-        )
-        identity.__dict__ |= {"row": row, "spelled": text}
+        identity = copy(_first_fold(parts[1] + "}"))
+        identity.__dict__.update(fold=int(parts[2]), seed=int(parts[3]), spelled=text)
         return identity
 
     @cached_property
@@ -420,11 +414,16 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 @lru_cache(maxsize=4096)
-def _row_spelled(text: str) -> RowIdentity:
-    row = RowIdentity.model_validate_json(text)
-    if row.spelled != text:
+def _first_fold(row: str) -> Identity:
+    """Of the row with that text; its `row` is known, and shared by its copies."""
+    of_row = RowIdentity.model_validate_json(row)
+    if of_row.spelled != row:
         raise ValueError("an identity in another spelling")
-    return row
+    identity = Identity(
+        data=of_row.data, method=of_row.method, training=of_row.training, fold=0, seed=0
+    )
+    identity.__dict__["row"] = of_row
+    return identity
 
 
 def _digest(text: str) -> str:

@@ -6,7 +6,7 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from fusionbench.config.identity import RowIdentity
@@ -235,7 +235,7 @@ class Block:
     note: str = ""  # what a reader of that table must know first
     level: LevelName = "image"  # what is counted: photographs, or lesions over theirs
 
-    @property
+    @cached_property
     def parts(self) -> tuple[str, ...]:
         """Every evaluated part, "test" first."""
         names = {part for row in self.rows for part in row.parts}

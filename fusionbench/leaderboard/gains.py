@@ -7,6 +7,7 @@ equally well, leave the gain out.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,7 +18,14 @@ from fusionbench.metrics.names import describe
 
 def with_gains(rows: Sequence[Row], metric: str) -> list[Row]:
     """The rows, each with its gains in `metric` where a row to compare it with is complete too."""
-    return [replace(row, gains=_gains(row, rows, metric)) for row in rows]
+    shuffled = [row for row in rows if row.shuffled]
+    alike: dict[str, list[Row]] = defaultdict(list)  # of the same network: few of many rows
+    for row in rows:
+        alike[_identity(row).network].append(row)
+    return [
+        replace(row, gains=_gains(row, alike[_identity(row).network], shuffled, metric))
+        for row in rows
+    ]
 
 
 def image_only_row(row: Row, rows: Sequence[Row]) -> Row | None:
@@ -47,13 +55,13 @@ def _identity(row: Row) -> RowIdentity:
     return row.identity
 
 
-def _gains(row: Row, rows: Sequence[Row], metric: str) -> Gains | None:
+def _gains(row: Row, alike: Sequence[Row], shuffled: Sequence[Row], metric: str) -> Gains | None:
     if not row.ranked:
         return None
     gains = Gains(
         metric,
-        image=_gain(row, image_only_row(row, rows), metric),
-        shuffled=_gain(row, shuffled_row(row, rows), metric),
+        image=_gain(row, image_only_row(row, alike), metric),
+        shuffled=_gain(row, shuffled_row(row, shuffled), metric),
     )
     return gains if gains.image or gains.shuffled else None
 

@@ -59,8 +59,7 @@ def read_bytes(path: Path, most: int, *, follow: bool = True) -> bytes:
                     "Remove it from the store.",
                 )
             # What is there now, not `most`: room is made for all that a read asks for.
-            with os.fdopen(handle, "rb", closefd=False) as file:
-                return file.read(found.st_size)
+            return os.read(handle, found.st_size)
         finally:
             os.close(handle)
     except FileNotFoundError:

@@ -53,7 +53,7 @@ def test_the_quick_way_answers_as_the_strict_one(attempts: Attempts) -> None:
 
     def answer(parse: Callable[[bytes, Path], Record], data: bytes) -> str:
         try:
-            return repr(parse(data, path))
+            return parse(data, path).to_json()
         except RecordError as error:
             return str(error)
 
