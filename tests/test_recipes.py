@@ -209,7 +209,7 @@ def test_a_published_recipe_trains_and_its_record_keeps_it(
     given = {**TINY, "fusion": "concat", "dataset": str(tiny_card), "protocol": "holdout"}
     config = RunConfig.of(recipe="metablock-2021", **given)
     outcome = run(config, here)
-    assert not outcome.failures, outcome.failures[0].error
+    assert not outcome.failures, outcome.failures[0].message
     (record,) = outcome.records
     settings, training = record.identity.settings(), record.identity.training
     assert training is not None and settings["recipe"] == "metablock-2021"

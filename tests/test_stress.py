@@ -383,7 +383,7 @@ def test_metadata_dropout_flattens_the_curve(
         warmup_epochs=0, columns=("bleed", "elevation", "region", "gender", "age"),
     )  # fmt: skip
     execution = Execution(store=tmp_path / "store", folds=(0,), device="cpu", save_weights=True)
-    monkeypatch.setattr("fusionbench.runs.run.verdict_of", lambda *a, **k: "")  # quicker
+    monkeypatch.setattr("fusionbench.runs.fold.verdict_of", lambda *a, **k: "")  # quicker
     at_once, on_the_way = [], []  # rise with everything withheld; mean rise along the curve
     for rate in (0.0, 0.5):
         reports = []

@@ -23,6 +23,7 @@ from fusionbench.cli.setting_options import (
     setting_options,
     settings_given,
 )
+from fusionbench.cli.sweep_output import failures_of, print_failures
 from fusionbench.config.recipe import changes
 from fusionbench.config.run_config import (
     SETTINGS,
@@ -36,7 +37,7 @@ from fusionbench.config.run_config import (
 
 if TYPE_CHECKING:
     from fusionbench.progress import Progress
-    from fusionbench.runs.run import Outcome
+    from fusionbench.runs import Outcome
 
 SECTIONS = {
     **help_sections(),
@@ -139,15 +140,8 @@ def run_command(
         terminal.print_json(summary(outcome))
     else:
         _print_table(outcome, execution)
-    for failure in outcome.failures:
-        assert failure.error is not None
-        terminal.print_error(
-            f"Fold {failure.identity.fold} failed: {failure.error.message} "
-            f"(fusionbench show {failure.run_id} --store {store})"
-        )
-    for lost in outcome.lost:
-        terminal.print_error(f"Fold {lost.fold} is lost: {lost.message}")
-    return 1 if outcome.failures or outcome.lost else 0
+    print_failures(outcome, store)
+    return 1 if outcome.failures else 0
 
 
 def _check_names(config: RunConfig, plugins: tuple[Path, ...]) -> bool:
@@ -181,15 +175,14 @@ def summary(outcome: Outcome) -> dict[str, Any]:
         name: [v for _, r in results if (v := r.metrics.get(name)) is not None] for name in names
     }
     return {
-        "config": outcome.config.flat(),
+        "config": outcome.plan.jobs[0].study.config.flat(),
         "folds": [
             {"fold": r.identity.fold, "metrics": result.metrics, "run_id": r.run_id}
             for r, result in results
         ],
         "mean": {k: fmean(v) if v else None for k, v in values.items()},
         "std": {k: stdev(v) if len(v) > 1 else None for k, v in values.items()},
-        "failed": [{"fold": f.identity.fold, "run_id": f.run_id} for f in outcome.failures],
-        "lost": [{"fold": lost.fold, "run_id": lost.run_id} for lost in outcome.lost],
+        "failures": failures_of(outcome),
     }
 
 

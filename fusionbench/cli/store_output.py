@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusionbench.cli.sweep_output import size_of
+from rich.filesize import decimal
 
 if TYPE_CHECKING:
     from fusionbench.records import Record, Store
@@ -58,7 +58,7 @@ def print_runs(lines: list[dict[str, Any]]) -> None:
             line["dataset"],
             line["fold"],
             line["seed"],
-            size_of(line["bytes"]),
+            decimal(line["bytes"]),
             str(line["date"])[:10],
         )
         for line in lines
@@ -181,10 +181,10 @@ def print_leftovers(leftovers: list[Leftover], store: Path) -> None:
 
     sizes = [one.path.lstat().st_size for one in leftovers]
     rows = [
-        (one.path.relative_to(store), size_of(size), one.message)
+        (one.path.relative_to(store), decimal(size), one.message)
         for one, size in zip(leftovers, sizes, strict=True)
     ]
     console = terminal.out()
     headings = ("file", "size", "why")
     console.print(terminal.grid(headings, rows, right=("size",), fixed=("size", "why")))
-    console.print(f"{files(len(leftovers))}, {size_of(sum(sizes))}, in {store}.", soft_wrap=True)
+    console.print(f"{files(len(leftovers))}, {decimal(sum(sizes))}, in {store}.", soft_wrap=True)

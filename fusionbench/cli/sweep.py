@@ -160,14 +160,14 @@ def sweep_command(
     resources = _resources(on, folds_at_once, gpus_per_run, cpus_per_run, memory_per_run)
     progress = terminal.progress()
     from fusionbench.records import Store
-    from fusionbench.runs import SweepOutcome, carry_out, forecast, plan
+    from fusionbench.runs import Outcome, carry_out, forecast, plan
 
     found = plan(declared, execution, overrides, progress)
     expected = forecast(
         found.todo(retry_failed=retry_failed), Store(store), save_weights=save_weights
     )
     if dry_run:
-        outcome = SweepOutcome((), found.refused)
+        outcome = Outcome(found, failures=found.refused)
     else:
         if text := expectation(expected):
             progress.note(text)
@@ -175,7 +175,7 @@ def sweep_command(
             found, execution, progress, retry_failed=retry_failed, on=on, resources=resources
         )
     if as_json:
-        terminal.print_json(summary(declared.name, found, outcome, expected))
+        terminal.print_json(summary(declared.name, outcome, expected))
     elif dry_run:
         print_plan(found, expected, retry_failed)
     else:

@@ -1,4 +1,4 @@
-"""What fusionbench sweep says: the plan, what to expect, failures, and the table."""
+"""What fusionbench run and sweep say: the plan, what to expect, failures, and the table."""
 
 from __future__ import annotations
 
@@ -8,34 +8,23 @@ from typing import TYPE_CHECKING, Any
 from fusionbench.config.run_config import Execution
 
 if TYPE_CHECKING:
-    from fusionbench.runs import Forecast, Job, Plan, SweepOutcome
+    from fusionbench.runs import Forecast, Job, Outcome, Plan
     from fusionbench.tables import Overrides, Table
 
 
-def summary(
-    name: str, found: Plan, outcome: SweepOutcome, expected: Forecast | None = None
-) -> dict[str, Any]:
+def summary(name: str, outcome: Outcome, expected: Forecast) -> dict[str, Any]:
     """What --json prints. A run's state: done (earlier), finished (now), elsewhere (meanwhile, by
     another process), failed (now or earlier) or missing."""
-    finished = {record.run_id for record in outcome.records}
-    failed = {failure.run_id for failure in outcome.failures}
-
-    def state(job: Job) -> str:
-        for value, runs in (
-            *(("finished", finished), ("elsewhere", {*outcome.elsewhere}), ("failed", failed)),
-        ):
-            if job.run_id in runs:
-                return value
-        return job.state
-
+    states = {job.run_id: str(job.state) for job in outcome.plan.jobs}
+    states |= {failure.run_id: "failed" for failure in outcome.failures}
+    states |= dict.fromkeys(outcome.elsewhere, "elsewhere")
+    states |= {record.run_id: "finished" for record in outcome.records}
     return {
         "table": name,
-        "expected": None
-        if expected is None
-        else {
+        "expected": {
             "seconds": expected.seconds,
             "runs_unknown": expected.unknown,
-            "bytes": expected.record_bytes + expected.weight_bytes,
+            "bytes": expected.weight_bytes,
         },
         "runs": [
             {
@@ -43,22 +32,28 @@ def summary(
                 "fold": job.fold,
                 "seed": job.config.seed,
                 "run_id": job.run_id,
-                "state": state(job),
+                "state": states[job.run_id],
             }
-            for job in found.jobs
+            for job in outcome.plan.jobs
         ],
-        "failures": [
-            {
-                "label": failure.label,
-                "fold": failure.fold,
-                "seed": failure.seed,
-                "message": failure.message,
-                "run_id": failure.run_id or None,
-                "earlier": failure.before,
-            }
-            for failure in outcome.failures
-        ],
+        "failures": failures_of(outcome),
     }
+
+
+def failures_of(outcome: Outcome) -> list[dict[str, Any]]:
+    """The same for run and sweep. `fold` null: all of the row; `run_id` null: nothing is recorded,
+    because the row was refused or the process that computed the fold was killed."""
+    return [
+        {
+            "label": failure.label,
+            "fold": failure.fold,
+            "seed": failure.seed,
+            "message": failure.message,
+            "run_id": failure.run_id or None,
+            "earlier": failure.before,
+        }
+        for failure in outcome.failures
+    ]
 
 
 def print_plan(found: Plan, expected: Forecast, retry_failed: bool) -> None:
@@ -103,7 +98,9 @@ def print_plan(found: Plan, expected: Forecast, retry_failed: bool) -> None:
 
 
 def expectation(expected: Forecast) -> str:
-    """As in "About 3 h 20 min of computing (from 12 like runs; unknown for 2), 4 MB on disk …"."""
+    """As in "About 3 h 20 min of computing (from 12 like runs; unknown for 2). Disk: …"."""
+    from rich.filesize import decimal
+
     from fusionbench.cli.progress import duration
 
     if not (expected.seconds or expected.unknown):
@@ -115,38 +112,28 @@ def expectation(expected: Forecast) -> str:
         time += f" ({basis}; {unknown})" if expected.unknown else f" ({basis})"
     else:
         time = "How long is unknown: nothing like it was run into this store"
-    disk = f"{size_of(expected.record_bytes)} of records"
-    if expected.weight_bytes:
-        disk += f", {size_of(expected.weight_bytes)} of weights"
+    if not (expected.weight_bytes or expected.unknown_weights):
+        return f"{time}."
+    disk = [f"{decimal(expected.weight_bytes)} of weights"] if expected.weight_bytes else []
     if expected.unknown_weights:
-        disk += f", weights of {expected.unknown_weights} runs"
-    if expected.free_bytes is not None:
-        disk += f"; {size_of(expected.free_bytes)} are free"
-    short = expected.free_bytes is not None and expected.free_bytes < (
-        expected.record_bytes + expected.weight_bytes
-    )
-    return f"{time}. Disk: {disk}{': NOT ENOUGH' if short else ''}."
+        disk += [f"weights of {expected.unknown_weights} runs"]
+    if expected.free_bytes is None:
+        return f"{time}. Disk: {', '.join(disk)}."
+    short = ": NOT ENOUGH" if expected.free_bytes < expected.weight_bytes else ""
+    return f"{time}. Disk: {', '.join(disk)}; {decimal(expected.free_bytes)} are free{short}."
 
 
-def size_of(count: int) -> str:
-    """Bytes as a person says them: 940 kB, 3.2 MB, 41 GB."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
-        if count >= factor:
-            return f"{count / factor:.{0 if count >= 10 * factor else 1}f} {unit}"
-    return f"{max(round(count / 1000), 1 if count else 0)} kB"
-
-
-def print_failures(outcome: SweepOutcome, store: Path) -> None:
-    """Every failure of now on a line; those of earlier sweeps in one."""
+def print_failures(outcome: Outcome, store: Path) -> None:
+    """Every failure on a line, and how to look at it."""
     from fusionbench.cli import terminal
 
     for failure in outcome.failures:
-        where = f" fold {failure.fold}," if failure.fold is not None else ""
+        fold = "" if failure.fold is None else f"fold {failure.fold}"
+        seed = f"seed {failure.seed}" if failure.label else ""
+        where = ", ".join(part for part in (failure.label, fold, seed) if part)
+        ended = "failed before: " if failure.before else "failed: " if failure.run_id else ""
         look = f"(fusionbench show {failure.run_id} --store {store})" if failure.run_id else ""
-        earlier = "failed before: " if failure.before else ""
-        terminal.print_error(
-            f"{failure.label},{where} seed {failure.seed}: {earlier}{failure.message}", look
-        )
+        terminal.print_error(f"{where}: {ended}{failure.message}", look)
     if any(failure.before for failure in outcome.failures):
         terminal.err().print("Runs that failed before were left; --retry-failed repeats them.")
 

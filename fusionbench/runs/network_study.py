@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fusionbench.config.identity import (
@@ -61,6 +62,8 @@ class NetworkStudy(Study):
 
     method: LoadedMethod
     weights: str  # identity of the starting weights
+    # Decoded photographs, where they came from another machine: uint8 (n, S, S, 3).
+    pixels: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def method_identity(self) -> MethodIdentity:
@@ -98,18 +101,20 @@ class NetworkStudy(Study):
 
     def images(self, workers: int | None, progress: Progress) -> torch.Tensor:
         """uint8 (n, S, S, 3), memory-mapped from the cache, which is built on first use."""
-        cache = open_or_build(
-            self.table.images[self.view],
-            self.table.digests[self.view],
-            self.config.training.image_size,
-            resize=self.config.training.resize,
-            name=f"{self.table.card.name}-{self.view}",
-            workers=workers,
-            progress=progress,
-        )
+        array = self.pixels
+        if array is None:
+            array = open_or_build(
+                self.table.images[self.view],
+                self.table.digests[self.view],
+                self.config.training.image_size,
+                resize=self.config.training.resize,
+                name=f"{self.table.card.name}-{self.view}",
+                workers=workers,
+                progress=progress,
+            ).array
         with warnings.catch_warnings():  # torch warns of read-only memory; nobody writes to it
             warnings.simplefilter("ignore", UserWarning)
-            return torch.from_numpy(cache.array)
+            return torch.from_numpy(array)
 
     def backbone(self) -> Backbone:
         """The backbone with its starting weights; random ones from torch's seed."""
