@@ -24,7 +24,8 @@ import numpy as np
 import PIL
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from fusionbench.data.images import DECODER, Resize, decode
+from fusionbench.config.run_config import Resize
+from fusionbench.data.images import DECODER, decode
 from fusionbench.data.paths import plain_name
 from fusionbench.data.threads import in_threads
 from fusionbench.errors import DataError
