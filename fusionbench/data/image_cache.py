@@ -194,15 +194,7 @@ def _build(
             "Replace those files; `fusionbench data verify` checks all of them.",
             problems,
         )
-    manifest = {
-        "format": FORMAT,
-        "key": key,
-        "shape": list(shape),
-        "size": shape[1],
-        "resize": resize,
-        "pillow": PIL.__version__,
-        "crc32": sums.tolist(),
-    }
+    manifest = {"key": key, "size": shape[1], "resize": resize, "crc32": sums.tolist()}
     part.replace(target)
     write_atomically(target.with_suffix(".json"), json.dumps(manifest))
     journal.unlink(missing_ok=True)
