@@ -149,7 +149,7 @@ def test_missing_images_restrict_the_committed_split() -> None:
     for fold in protocol.folds:
         assert {kept[i] for i in fold.test} == {i for i in kept if parts[i] == str(fold.index)}
         assert len(fold.train) + len(fold.test) == len(kept)
-    with pytest.raises(DataError, match=r"made for other rows: .* of it are no rows"):
+    with pytest.raises(DataError, match=r"made for other rows: .* not in the table"):
         load_protocol(card, kept, [0] * len(kept), None)
 
 
@@ -463,7 +463,7 @@ def test_derm7pt_official_comes_from_the_users_index_files(tmp_path: Path) -> No
         ({"valid": [-1]}, "no row position"),
         ({"test": [0, 0]}, "test_indexes.csv .*row 3, indexes '0': already in test"),
         ({"test": []}, "no rows"),
-        ({"test": [0]}, "not in it"),
+        ({"test": [0]}, "not in the split"),
     ],
 )
 def test_bad_index_files(tmp_path: Path, change: dict[str, list[int]], message: str) -> None:
