@@ -100,8 +100,8 @@ GOOD = 'title = "t"\n[source]\ncitation = "c"\n[settings]\nlr = {value = 1.0, st
     [
         (GOOD.replace('"ours"', '"sure"'), "status"),
         (GOOD.replace("1.0", "-1.0"), "greater than 0"),
-        (GOOD.replace("lr =", "rate ="), "no setting of training: rate"),
-        (GOOD.replace("lr =", "dataset ="), "no setting of training: dataset"),
+        (GOOD.replace("lr =", "rate ="), "not a setting of a recipe: rate"),
+        (GOOD.replace("lr =", "dataset ="), "not a setting of a recipe: dataset"),
         (GOOD + "[params]\n'optimizer.momentum' = {value = 0.9, status = 'ours'}", "is text"),
         (GOOD.replace('title = "t"\n', ""), "title"),
         ("extra = 1\n" + GOOD, "extra"),
