@@ -221,9 +221,9 @@ def test_rows_are_told_apart_by_what_differs_and_nothing_else() -> None:
     records += row([0.3] * 5, settings=base | {"optimizer_args": {"nesterov": False}})
     found = {tuple(r.differences.items()) for r in only(blocks(records)).rows}
     assert found == {
-        (("optimizer_args.nesterov", "true"), ("lr", "0.0001")),
-        (("optimizer_args.nesterov", "true"), ("lr", "0.0003")),
-        (("optimizer_args.nesterov", "false"), ("lr", "0.0001")),
+        (("lr", "0.0001"), ("optimizer_args.nesterov", "true")),
+        (("lr", "0.0003"), ("optimizer_args.nesterov", "true")),
+        (("lr", "0.0001"), ("optimizer_args.nesterov", "false")),
     }
 
 
