@@ -41,13 +41,6 @@ def open_experiment(
     return study
 
 
-def build_images(study: Study, execution: Execution, progress: Progress) -> None:
-    """Decode its photographs into the cache, for processes that then need not wait for each
-    other; they map the one file into memory and share its pages."""
-    if study.uses_images:
-        study.images(execution.workers, progress)
-
-
 def verdict(study: Study, progress: Progress) -> str:
     """The audit's, on the data, split and columns of the run; remembered on the disk."""
     return verdict_of(study.table, study.protocol, study.columns, progress=progress)

@@ -20,7 +20,7 @@ from typing import Any
 
 from fusionbench.config.run_config import Execution
 from fusionbench.progress import Progress, Task
-from fusionbench.runs.fold import Computed, LastRow, build_images, verdict
+from fusionbench.runs.fold import Computed, LastRow, verdict
 from fusionbench.runs.job import Job, Order
 from fusionbench.runs.queue import JobLostError
 from fusionbench.runs.worker import Work, serve
@@ -100,8 +100,9 @@ class Processes:
 
     def order(self, job: Job, *, first: bool) -> Any:
         """What is sent to the worker; `first` of its row that it works on."""
-        if first:
-            build_images(job.study, self.execution, self.progress)
+        if first and job.study.uses_images:
+            # Decoded once, into one file that all workers map into memory.
+            job.study.images(self.execution.workers, self.progress)
         found = verdict(job.study, self.progress)
         return Order(job.config, self.execution, job.fold, job.run_id, found)
 
