@@ -92,6 +92,9 @@ class Backbone(nn.Module):
     mean, std          of the input normalisation the weights expect (RGB, 0..1)
     """
 
+    _scale: Tensor
+    _shift: Tensor
+
     def __init__(
         self, name: str, image_size: int, net: nn.Module, layouts: dict[str, _Layout], width: int
     ) -> None:
@@ -101,10 +104,19 @@ class Backbone(nn.Module):
         self.stages = tuple(Stage(v.channels, v.grid) for v in layouts.values())
         config = timm.data.resolve_model_data_config(net)
         self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
+        scale = 1 / torch.tensor(self.std).view(1, 3, 1, 1)
+        self.register_buffer("_scale", scale, persistent=False)
+        self.register_buffer(
+            "_shift", -torch.tensor(self.mean).view(1, 3, 1, 1) * scale, persistent=False
+        )
         self.net = net
         self._flow = _Flow()
         for k, (module, layout) in enumerate(layouts.items()):
             net.get_submodule(module).register_forward_hook(_Tap(self._flow, k, layout))
+
+    def normalised(self, image: Tensor) -> Tensor:
+        """(B, 3, S, S) in 0..1 -> what `forward` takes, in new memory."""
+        return torch.addcmul(self._shift, image, self._scale)
 
     def forward(self, image: Tensor, stage: StageFn) -> tuple[Tensor, tuple[Tensor, ...]]:
         """(B, 3, S, S) -> pre-logits (B, D), and per stage what `stage(k, tokens)` returned."""

@@ -22,8 +22,7 @@ from fusionbench.records import Store
 from fusionbench.runs.network_study import NetworkStudy, setup
 from fusionbench.runs.study import FoldRows, Trained
 from fusionbench.training.augment import AUGMENTATIONS
-from fusionbench.training.checkpoint_file import CheckpointError
-from fusionbench.training.checkpoints import Keeper, place_of
+from fusionbench.training.checkpoints import CheckpointError, Keeper, place_of
 from fusionbench.training.feed import Arrays, place
 from fusionbench.training.loop import fit, predict
 from fusionbench.training.metadata_dropout import withholding

