@@ -49,10 +49,6 @@ def _uniform(count: int) -> Callable[[int, torch.Generator], Tensor]:
     return draw
 
 
-def _draw_nothing(size: int, generator: torch.Generator) -> Tensor:
-    return torch.empty(0, size)
-
-
 def none(x: Tensor, drawn: Tensor) -> Tensor:
     """Images as they are."""
     return x
@@ -86,19 +82,7 @@ def mild(x: Tensor, u: Tensor) -> Tensor:
     return x.mul_(gain * saturation).add_(grey).clamp_(0, 1)
 
 
-# A seed of 62 bits, as whole numbers that float32 holds exactly.
-_SEED_PARTS, _PART_BITS = 4, 16
-
-
-def _draw_metablock_2021(size: int, generator: torch.Generator) -> Tensor:
-    """(20, B): 16 uniform numbers per image, and the same seed with each of them."""
-    u = torch.rand(16, size, generator=generator)
-    seed = int(torch.randint(2**62, (), generator=generator))
-    parts = [(seed >> _PART_BITS * k) % 2**_PART_BITS for k in range(_SEED_PARTS)]
-    return torch.cat([u, torch.tensor(parts, dtype=u.dtype)[:, None].expand(-1, size)])
-
-
-def metablock_2021(x: Tensor, drawn: Tensor) -> Tensor:
+def metablock_2021(x: Tensor, u: Tensor) -> Tensor:
     """(B, 3, H, W) in 0..1: the list of the MetaBlock authors' script for PAD-UFES-20
     (https://github.com/paaatcha/MetaBlock, benchmarks/pad/aug_pad.py), in its order, each with its
     probability and drawn per image:
@@ -114,11 +98,11 @@ def metablock_2021(x: Tensor, drawn: Tensor) -> Tensor:
     The original (imgaug, which is no longer maintained) works on 8-bit integers and zooms before
     it shrinks the photograph; this works in floating point on the shrunk one.
 
-    drawn (20, B), on the CPU: 16 uniform numbers, and a seed for the holes. Those take as many
-    numbers as there are pixels, and therefore a generator of their own.
+    u (17, B) uniform, on the CPU. Holes take as many numbers as there are pixels: the last number
+    of the first image seeds a generator for those of the batch.
     """
-    x, u, parts = x.clone(), drawn[:16], drawn[16:, 0].long().tolist()
-    own = torch.Generator().manual_seed(sum(part << _PART_BITS * k for k, part in enumerate(parts)))
+    x = x.clone()
+    for_holes = torch.Generator().manual_seed(int(u[16, 0] * 2**24))
 
     if len(on := torch.where(u[0] < 0.25)[0]):
         theta = torch.zeros(len(on), 6)
@@ -137,7 +121,7 @@ def metablock_2021(x: Tensor, drawn: Tensor) -> Tensor:
     if len(on := torch.where(u[7] < 0.25)[0]):
         _replace(x, on, lambda images: gaussian_blur(images, 3 * u[8, on]))
     if len(on := torch.where(u[9] < 0.1)[0]):
-        holes = _moved(_holes(len(on), x.shape[2], x.shape[3], own), x.device)
+        holes = _moved(_holes(len(on), x.shape[2], x.shape[3], for_holes), x.device)
         _replace(x, on, lambda images: images.masked_fill(holes, 0))
     colour = u[10] < 0.25
     if len(on := torch.where(colour & (u[11] < 0.5))[0]):
@@ -232,9 +216,9 @@ def _holes(count: int, height: int, width: int, generator: torch.Generator) -> T
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
-    "none": Augmentation(_draw_nothing, none, static=True),
+    "none": Augmentation(_uniform(0), none, static=True),
     "flip": Augmentation(_uniform(2), flip, static=True),
     "mild": Augmentation(_uniform(8), mild, static=True),
     # Static, with every operation done to every image, it would take several times as long.
-    "metablock-2021": Augmentation(_draw_metablock_2021, metablock_2021, static=False),
+    "metablock-2021": Augmentation(_uniform(17), metablock_2021, static=False),
 }

@@ -35,7 +35,7 @@ from fusionbench.training.optimizers import Plateau
 Tensors = dict[str, Tensor]
 
 FORMAT = 2
-# What checkpoints may take of the time, where nobody says how often they are written: on a GPU an
+# What checkpoints may take of the time, unless the user says how often to write them: on a GPU an
 # epoch may be shorter than the writing of its checkpoint.
 SHARE = 0.02
 # How fast the first is taken to be written, in bytes per second; from then on it is known.

@@ -110,7 +110,7 @@ class TrainingStep:
     def reinitialise(self, model: FusionModel, loss: CombinedLoss) -> bool:
         """Start again from the values of a freshly built model and loss, on what was compiled and
         recorded for the old ones. False, with nothing changed, where they are not alike in all but
-        their values: they need a step of their own."""
+        their values: they need a new step."""
         fresh = nn.ModuleDict({"model": model, "loss": loss})
         if not same(_all_but_values(fresh), _all_but_values(self.trained)):
             return False
