@@ -402,7 +402,7 @@ def test_ctrl_c_leaves_checkpoints_and_no_process(quick: RunConfig, tmp_path: Pa
     assert process.returncode == 130 and "the same command goes on" in err, err
     assert "Traceback" not in err
     wait_for(lambda: not living(process.pid), 20)
-    assert {p.suffix for p in kept("*")} == {".safetensors"} and len(list(kept("*"))) == 2
+    assert {p.suffix for p in kept("*")} == {".pt"} and len(list(kept("*"))) == 2
     assert not list((tmp_path / "failed").glob("*")) and Store(tmp_path).busy() == set()
 
     # Each fold goes on from there, here with as many threads.
@@ -412,7 +412,7 @@ def test_ctrl_c_leaves_checkpoints_and_no_process(quick: RunConfig, tmp_path: Pa
     class Until(Told):
         def note(self, message: str) -> None:
             super().note(message)
-            if "after epoch" in message or "anew" in message:
+            if "after epoch" in message or "from the beginning" in message:
                 raise Enough
 
     for fold in (0, 1):

@@ -31,7 +31,7 @@ KINDS = {
     "records": ".json",
     "predictions": ".csv",
     "weights": ".safetensors",
-    "checkpoints": ".safetensors",
+    "checkpoints": ".pt",
     "failed": ".json",
     "locks": ".lock",
 }

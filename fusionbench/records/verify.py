@@ -18,7 +18,13 @@ from fusionbench.errors import RecordError
 from fusionbench.progress import SILENT, Progress
 from fusionbench.records.leftovers import leftovers
 from fusionbench.records.predictions import Predictions
-from fusionbench.records.reading import Problem, read_conflict, read_record, unfit_weights
+from fusionbench.records.reading import (
+    Problem,
+    read_conflict,
+    read_record,
+    unfit_checkpoint,
+    unfit_weights,
+)
 from fusionbench.records.schema import Level, Record
 from fusionbench.records.store import CONFLICTS, KINDS, Store, is_run_name
 
@@ -90,9 +96,9 @@ def verify(
         if reason := unfit_weights(path):
             found.add(path, f"{path} is no safetensors file: {reason}.", "Delete it.")
     for path in store.files("checkpoints"):
-        if path.stem not in running and (reason := unfit_weights(path)):
-            remedy = "Delete it: its run will start anew."
-            found.add(path, f"{path} is no whole checkpoint: {reason}.", remedy)
+        if path.stem not in running and (reason := unfit_checkpoint(path)):
+            remedy = "Delete it: its run will start from the beginning."
+            found.add(path, f"{path} is no complete checkpoint: {reason}.", remedy)
     for path in store.files(CONFLICTS):
         _check_conflict(path, found)
     for left in leftovers(store):

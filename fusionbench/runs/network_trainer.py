@@ -22,11 +22,10 @@ from fusionbench.records import Store
 from fusionbench.runs.network_study import NetworkStudy, setup
 from fusionbench.runs.study import FoldRows, Trained
 from fusionbench.training.augment import AUGMENTATIONS
-from fusionbench.training.checkpoint_file import CheckpointError
-from fusionbench.training.checkpoints import Keeper, place_of
+from fusionbench.training.checkpoints import CheckpointError, Keeper, place_of
 from fusionbench.training.feed import Arrays, place
 from fusionbench.training.loop import fit, predict
-from fusionbench.training.metadata_dropout import withholding
+from fusionbench.training.metadata_dropout import MetadataDropout
 from fusionbench.training.placement import choose_device, choose_path, choose_placement, prepare
 from fusionbench.training.step import TrainingStep
 
@@ -114,13 +113,15 @@ class NetworkTrainer:
                 seed=seed,
                 optimizer_args=experiment.method.optimizer_args,
                 schedule_args=experiment.method.schedule_args,
-                withholding=withholding(
+                dropout=MetadataDropout.fitted(
                     encoder,
                     metadata.iloc[rows.train],
                     config.metadata_dropout,
                     config.block_dropout,
                     placement.device,
-                ),
+                )
+                if config.metadata_dropout or config.block_dropout
+                else None,
                 watch=score if watched is not None else None,
                 task=task,
                 keep=keeper.keep,
