@@ -22,7 +22,6 @@ from fusionbench.protocols import (
     load_protocol,
     make_split,
     overlap,
-    protocols_of,
     read_split,
     write_split,
 )
@@ -169,8 +168,8 @@ def test_find_protocol_by_name_and_default(tmp_path: Path) -> None:
     card = card_of(tmp_path)
     assert find_protocol(card).name == "grouped-5fold"
     assert find_protocol(card, "image-5fold").leaks == ("patients",)
-    assert [s.name for s in protocols_of(card_of(tmp_path, group=False))] == ["image-5fold"]
-    assert protocols_of(card_of(tmp_path, group=False))[0].leaks == ()
+    assert [s.name for s in card_of(tmp_path, group=False).protocols] == ["image-5fold"]
+    assert card_of(tmp_path, group=False).protocols[0].leaks == ()
     with pytest.raises(UsageError, match=r"grouped-5fld.*Did you mean grouped-5fold"):
         find_protocol(card, "grouped-5fld")
     derm = read_card(DATASETS / "derm7pt" / "dataset.toml")

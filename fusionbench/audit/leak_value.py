@@ -22,7 +22,7 @@ from fusionbench.errors import DataError
 from fusionbench.plugin import registry
 from fusionbench.plugin.control import Control
 from fusionbench.progress import SILENT, Progress
-from fusionbench.protocols import Fold, Split, make_split, overlap, protocols_of, split_of
+from fusionbench.protocols import Fold, Split, make_split, overlap, split_of
 
 MODELS = ("metadata-logistic", "metadata-forest", "metadata-boosting")
 
@@ -92,7 +92,7 @@ def grouped_twin(table: Table, protocol: Split) -> Twin | None:
         parts = max(2, round(1 / held))
     try:
         if spec.kind == "image-kfold":
-            for other in protocols_of(table.card):
+            for other in table.card.protocols:
                 if other.kind == "grouped-kfold" and other.folds == parts:
                     return Twin(other.name, split_of(table, other.name).folds)
         grouped = ProtocolSpec(

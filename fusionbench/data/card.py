@@ -12,7 +12,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from fusionbench.data.paths import unsafe_path
 from fusionbench.errors import DataError
@@ -200,7 +208,8 @@ class DatasetCard(_CardPart):
     # Further csv columns that may be there and are not read.
     ignore: tuple[str, ...] = ()
     subgroups: tuple[Subgroup, ...] = ()
-    protocols: tuple[ProtocolSpec, ...] = ()
+    # By default five folds by patient, where `group` is given, and five by image.
+    protocols: tuple[ProtocolSpec, ...] = Field(default=(), validate_default=True)
     default_protocol: str = ""
     expect: Expect = Expect()
     # A generator that writes the dataset on first use, instead of a download.
@@ -208,6 +217,22 @@ class DatasetCard(_CardPart):
     # What the generator is told; see its documentation.
     generator_options: dict[str, int | float] = {}
     folder: Path = Field(default=Path(), exclude=True)
+
+    @field_validator("protocols")
+    @classmethod
+    def _usual_ones(
+        cls, protocols: tuple[ProtocolSpec, ...], info: ValidationInfo
+    ) -> tuple[ProtocolSpec, ...]:
+        if protocols:
+            return protocols
+        leaks = ("patients",) if info.data.get("group") else ()
+        by_group = ProtocolSpec(
+            name="grouped-5fold", kind="grouped-kfold", file="splits/grouped-5fold.csv"
+        )
+        by_image = ProtocolSpec(
+            name="image-5fold", kind="image-kfold", file="splits/image-5fold.csv", leaks=leaks
+        )
+        return (by_group, by_image) if leaks else (by_image,)
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetCard:

@@ -47,7 +47,7 @@ class Plot:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
-        card = self.card.changed(columns=(*self.card.columns, *self.columns))
+        card = self.card.model_copy(update={"columns": (*self.card.columns, *self.columns)})
         return load_table(card, self.folder, photographs="optional", cache_dir=self.cache)
 
     def audit(self, kind: str = "grouped-kfold") -> Audit:
