@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import timm.optim
 import torch
+from thorough import times
 
 from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.progress import Progress
@@ -632,14 +633,14 @@ fusion = "concat"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes in order to kill them")
-def test_a_sweep_killed_at_twenty_random_moments_ends_with_the_same_records(
+def test_a_sweep_killed_at_random_moments_ends_with_the_same_records(
     tiny_card: Path, tmp_path: Path
 ) -> None:
     table = tmp_path / "tiny.toml"
     table.write_text(TABLE.format(card=tiny_card), encoding="utf-8")
-    script = Path(__file__).with_name("killed_sweep.py")
+    script, kills = Path(__file__).with_name("killed_sweep.py"), str(times(20, 5))
     done = subprocess.run(
-        [sys.executable, str(script), str(table), str(tmp_path), "20", "4"],
+        [sys.executable, str(script), str(table), str(tmp_path), kills, "4"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -647,7 +648,7 @@ def test_a_sweep_killed_at_twenty_random_moments_ends_with_the_same_records(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["20"], done.stdout
+    assert done.stdout.split() == [kills], done.stdout
     whole = Execution(store=tmp_path / "whole", device="cpu")
     jobs = plan(read_table(table), whole).jobs
     assert len(jobs) == 2 and all(job.state == "done" for job in jobs)
