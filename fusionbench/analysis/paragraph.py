@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from fusionbench.analysis.pair import ALPHA, Comparison, Contrast, Side, metric_unit
+from fusionbench.config.wording import plural, subset
 from fusionbench.leaderboard.rows import Stat
 from fusionbench.leaderboard.table_model import plain
 from fusionbench.metrics.names import describe
@@ -66,21 +67,17 @@ def _setting(compared: Comparison) -> str:
         compared.metrics[0].bootstrap.n_patients,
         compared.metrics[0].bootstrap.n_rows,
     )
-    folds = f"{compared.n_folds} fold{'s' if compared.n_folds > 1 else ''}"
+    folds = plural(compared.n_folds, "fold")
     seeds = {len(compared.a.seeds), len(compared.b.seeds)}
     if len(seeds) == 1:
-        n = seeds.pop()
-        repeats = f"{n} seed{'s' if n > 1 else ''}"
+        repeats = plural(seeds.pop(), "seed")
     else:
         repeats = f"{len(compared.a.seeds)} and {len(compared.b.seeds)} seeds"
-    subset = (
-        ""
-        if compared.complete_data
-        else f", on a subset of {compared.n_rows_used:,} of its {compared.n_rows_dataset:,} "
-        f"photographs (these are not results on {compared.dataset})"
-    )
+    data = compared.dataset
+    if not compared.complete_data:
+        data += f", {subset(compared.n_rows_used, compared.n_rows_dataset, compared.dataset)}"
     return (
-        f"We compared {compared.a.name} with {compared.b.name} on {compared.dataset}{subset}, "
+        f"We compared {compared.a.name} with {compared.b.name} on {data}, "
         f"under the protocol {compared.protocol} ({folds}, {repeats}; {n_rows:,} test photographs "
         f"of {n_patients:,} patients)."
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from fusionbench.config.wording import method_name, subset
 from fusionbench.errors import FusionbenchError
 from fusionbench.leaderboard.rows import Block, Row
 from fusionbench.metrics.names import describe
@@ -101,8 +102,8 @@ def rank(blocks: Sequence[Block], metric: str = "bacc", *, alpha: float = 0.05) 
     if test.p >= alpha:
         notes.append("Friedman's test finds no difference, so no pair should be told apart either")
     notes += [
-        f"{name} is a subset of the photographs, not the dataset"
-        for block, name in zip(blocks, names, strict=True)
+        subset(block.n_rows_used, block.n_rows_dataset, block.dataset)
+        for block in blocks
         if not block.complete_data
     ]
     place = {label: i for i, label in enumerate(labels)}
@@ -153,8 +154,7 @@ def _worth(block: Block) -> tuple[object, ...]:
 
 def _label(method: Method) -> str:
     fusion, backbone, loss = method
-    name = f"{fusion}@{backbone}" if backbone else fusion
-    return f"{name} ({loss})" if loss else name
+    return method_name(fusion, backbone, loss)
 
 
 def _labels(methods: Sequence[Method]) -> list[str]:
@@ -162,7 +162,7 @@ def _labels(methods: Sequence[Method]) -> list[str]:
     fusions = [m[0] for m in methods]
     if len(set(fusions)) == len(fusions):
         return fusions
-    with_backbone = [f"{m[0]}@{m[1]}" if m[1] else m[0] for m in methods]
+    with_backbone = [method_name(fusion, backbone) for fusion, backbone, _ in methods]
     if len(set(with_backbone)) == len(with_backbone):
         return with_backbone
     return [_label(m) for m in methods]

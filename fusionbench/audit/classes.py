@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from fusionbench.audit.findings import Classes, FoldClasses, Smallest
+from fusionbench.config.wording import percent
 from fusionbench.data.table import Table
 from fusionbench.protocols import Split
 from fusionbench.stats import smallest_difference
@@ -15,14 +16,14 @@ POWER, ALPHA = 0.80, 0.05
 RECALL = 0.7  # assumed of both methods, for every class
 ALIKE = 0.5  # assumed correlation of what two methods get right
 ASSUMPTIONS = (
-    f"Power {POWER:.0%}, two-sided alpha {ALPHA:.2f}. Assumed: both methods find {RECALL:.0%} of "
-    f"every class, what they get right correlates by {ALIKE}, rows are independent (several rows "
-    "of a patient make the true values larger). A recall over n_k rows then has the variance "
-    "r(1-r)/n_k (binomial), bacc the mean of those over K classes divided by K, and a difference "
-    f"2(1-{ALIKE}) of that. Over folds: corrected resampled t-test (Nadeau & Bengio 2003), "
-    "standard error sd * sqrt(1/J + n_test/n_train) with J - 1 degrees of freedom; spread from "
-    "training anew comes on top. Pooled: normal approximation, all evaluated rows once, models as "
-    "given."
+    f"Power {percent(POWER)}, two-sided alpha {ALPHA:.2f}. Assumed: both methods find "
+    f"{percent(RECALL)} of every class, what they get right correlates by {ALIKE}, rows are "
+    "independent (several rows of a patient make the true values larger). A recall over n_k rows "
+    "then has the variance r(1-r)/n_k (binomial), bacc the mean of those over K classes divided by "
+    f"K, and a difference 2(1-{ALIKE}) of that. Over folds: corrected resampled t-test (Nadeau & "
+    "Bengio 2003), standard error sd * sqrt(1/J + n_test/n_train) with J - 1 degrees of freedom; "
+    "spread from training anew comes on top. Pooled: normal approximation, all evaluated rows "
+    "once, models as given."
 )
 
 

@@ -17,7 +17,7 @@ from fusionbench.audit.findings import (
     Told,
 )
 from fusionbench.audit.measures import ALPHA
-from fusionbench.audit.verdict import percent
+from fusionbench.config.wording import percent, plural
 
 NONE = "-"
 
@@ -53,7 +53,7 @@ def facts(audit: Audit) -> dict[str, str]:
     return {
         "data": f"{data.title}, {counts} ({data.fingerprint})",
         "photographs": photographs(audit),
-        "split": f"{split.kind}, {split.folds} fold{'s' * (split.folds > 1)} ({split.split_hash})",
+        "split": f"{split.kind}, {plural(split.folds, 'fold')} ({split.split_hash})",
         "inputs": ", ".join(split.columns) or "none",
         "malignant": ", ".join(data.malignant) or "the card names none",
     }
@@ -99,8 +99,8 @@ def _overlap(audit: Audit) -> Section:
                 notes.append(f"{_COPY[name]}, across the split: {', '.join(examples)}.")
     some = ", ".join(f"{c.a} = {c.b}{_odd(c.same_class)}" for c in overlap.copies[:5])
     within = (
-        f"In the whole dataset {_count(overlap.identical_pairs, 'pair')} of identical photographs "
-        f"and {_count(overlap.near_pairs, 'near-duplicate')}{': ' + some if some else ''}."
+        f"In the whole dataset {plural(overlap.identical_pairs, 'pair')} of identical photographs "
+        f"and {plural(overlap.near_pairs, 'near-duplicate')}{': ' + some if some else ''}."
     )
     worst = overlap.total[0]
     keyed = [("patient", worst.patients), ("lesion", worst.lesions)]
@@ -166,7 +166,7 @@ def _missingness(audit: Audit) -> Section:
     notes += (
         "AUC: the flag, malignant against benign; best told: one class against the rest. BACC: "
         "balanced accuracy of the flag alone for "
-        f"the classes, out of fold by patient; knowing nothing gives {_pct(found.chance)}. "
+        f"the classes, out of fold by patient; knowing nothing gives {percent(found.chance, 1)}. "
         "* more than chance and enough to matter, ** strong.",
     )
     grids = [Grid(header, tuple(rows), notes)] if rows else []
@@ -235,8 +235,8 @@ def _proxy_row(column: ProxyColumn) -> tuple[str, ...]:
     certain = percent(column.certain) if column.certain else "0"
     # An honest sign may be strong; only a proxy is marked here, at its name.
     auc = NONE if column.auc is None else f"{column.auc.value:.2f}"
-    bacc = NONE if column.bacc is None else _pct(column.bacc.value)
-    return (name, column.role, auc, bacc, _pct(known), certain)
+    bacc = NONE if column.bacc is None else percent(column.bacc.value, 1)
+    return (name, column.role, auc, bacc, percent(known, 1), certain)
 
 
 def _leak_value(audit: Audit) -> Section:
@@ -288,8 +288,8 @@ def _confounds(audit: Audit) -> Section:
     if found.photographs < found.rows:
         said += f" Over {found.photographs:,} of {found.rows:,} photographs."
     note = (
-        f"AUC, BACC and best told as above, chance {_pct(found.chance)}. Colour, sharpness and "
-        "file size are partly the lesion's own and never count against the dataset."
+        f"AUC, BACC and best told as above, chance {percent(found.chance, 1)}. Colour, sharpness "
+        "and file size are partly the lesion's own and never count against the dataset."
     )
     return Section(
         title, said, (Grid(("known of the photograph", "AUC", "BACC", "best told"), rows, (note,)),)
@@ -353,11 +353,7 @@ def _auc(measure: Measure | None) -> str:
 
 
 def _bacc(measure: Measure | None) -> str:
-    return NONE if measure is None else f"{_pct(measure.value)}{_stars(measure)}"
-
-
-def _pct(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return NONE if measure is None else f"{percent(measure.value, 1)}{_stars(measure)}"
 
 
 def _points(share: float) -> str:
@@ -371,10 +367,6 @@ def _score(scores: Scores, metric: str) -> str:
 
 def _gap(mean: float, std: float | None) -> str:
     return f"{100 * mean:+.1f}" + ("" if std is None else f" ± {_points(std)}")
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def alpha_note() -> str:

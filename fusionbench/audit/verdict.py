@@ -38,6 +38,7 @@ from fusionbench.audit.findings import (
     Shared,
     Told,
 )
+from fusionbench.config.wording import percent
 from fusionbench.data.card import Column
 from fusionbench.protocols import Split
 
@@ -55,13 +56,6 @@ def verdict_text(
     """The verdict on this split with these inputs. `missingness` is that of these columns."""
     said = [*_leaks(overlap), *_shortcuts(columns, missingness, proxies, confounds)]
     return "; ".join(said) or CLEAN
-
-
-def percent(share: float) -> str:
-    """`54 %`, `0.3 %`, `<0.1 %`."""
-    if share >= 0.01:
-        return f"{100 * share:.0f} %"
-    return f"{100 * share:.1f} %" if share >= 0.0005 else "<0.1 %"
 
 
 def _leaks(overlap: Overlap) -> Iterable[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusionbench.cli.options import data_option, json_option, plugins_option, store_option
+from fusionbench.config.wording import listed, method_name, plural
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -91,7 +92,7 @@ def _print(report: Report) -> None:
     from fusionbench.cli import terminal
 
     console = terminal.out()
-    method = f"{report.fusion}@{report.backbone}" if report.backbone else report.fusion
+    method = method_name(report.fusion, report.backbone)
     console.print(Text(f"{method}  {report.dataset} / {report.protocol}", style="bold"))
     facts = [f"row {report.key}", f"{report.n:,} photographs of {report.patients:,} patients"]
     if len(report.seeds) > 1:
@@ -153,12 +154,12 @@ def _findings(attribute: Attribute, min_n: int) -> list[Any]:
         lines = [Text(f"No two groups have {min_n} photographs of the same class: no comparison.")]
     else:
         mean = "Mean recall" if len(attribute.common) > 1 else "Recall"
-        title = f"{mean} of {_list(attribute.common)}"
+        title = f"{mean} of {listed(attribute.common)}"
         lines = [Text(f"{title}: {_sentence(attribute.mean)}")]
         left = [g for g in attribute.groups if g.value not in attribute.mean.groups]
         if left:
             names = ", ".join(f"{g.value} (n {g.n:,})" for g in left)
-            lines.append(Text(f"Not in it, too few of {_list(attribute.common)}: {names}."))
+            lines.append(Text(f"Not in it, too few of {listed(attribute.common)}: {names}."))
     told = {c: gap for c, gap in attribute.by_class.items() if gap.findings}
     for name, gap in told.items():
         lines.append(Text(f"Recall of {name}: {_sentence(gap)}"))
@@ -166,8 +167,8 @@ def _findings(attribute: Attribute, min_n: int) -> list[Any]:
         pairs = next(iter(attribute.by_class.values())).pairs
         lines.append(
             Text(
-                f"Class by class ({_count(pairs, 'pair')}), no groups can be told apart in "
-                f"{_list(rest)}."
+                f"Class by class ({plural(pairs, 'pair')}), no groups can be told apart in "
+                f"{listed(rest)}."
             )
         )
     return lines
@@ -194,15 +195,6 @@ def _points(pair: Pair) -> str:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
-
-
-def _list(names: Any) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" + ("s" if n != 1 else "")
 
 
 def _plain(text: str) -> str:

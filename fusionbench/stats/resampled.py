@@ -20,6 +20,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from fusionbench.config.wording import plural
+
 Values = Mapping[tuple[int, int], float]  # (seed, fold) -> a metric of that run
 Key = TypeVar("Key", bound=Hashable)
 
@@ -65,7 +67,7 @@ def resampled_t(a: Values, b: Values, ratio: float, *, confidence: float = 0.95)
     if n < 2:
         nan = math.nan
         mean = float(d[0]) if n else nan
-        why = f"{n} fold{'' if n == 1 else 's'} in common: no spread to test against"
+        why = f"{plural(n, 'fold')} in common: no spread to test against"
         return ResampledT(mean, nan, nan, n - 1, nan, nan, nan, n, ratio, confidence, why)
     mean = float(d.mean())
     if np.abs(d).max() <= EQUAL:

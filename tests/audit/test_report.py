@@ -10,7 +10,7 @@ import pytest
 from fusionbench.audit import Audit, audit, estimators, read_audit, to_markdown, verdict_of
 from fusionbench.audit.classes import difference_sd
 from fusionbench.audit.leak_value import grouped_twin
-from fusionbench.audit.verdict import percent
+from fusionbench.config.wording import percent
 from fusionbench.data.choices import input_columns
 from fusionbench.errors import DataError
 from fusionbench.protocols import overlap
@@ -94,14 +94,6 @@ def test_a_damaged_memory_is_no_verdict(leaky):
     for path in (ground.cache / "verdicts").iterdir():
         path.write_text("cle", encoding="utf-8")
     assert verdict_of(table, protocol, columns, cache_dir=ground.cache) == first
-
-
-@pytest.mark.parametrize(
-    ("share", "text"),
-    [(1.0, "100 %"), (0.5401, "54 %"), (0.01, "1 %"), (0.0031, "0.3 %"), (0.0001, "<0.1 %")],
-)
-def test_shares_are_rounded(share, text):
-    assert percent(share) == text
 
 
 @pytest.mark.parametrize("kind", ["image-kfold", "kfold-holdout"])

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from fusionbench.analysis.stress.stress_report import Effect, Report, Spread
+from fusionbench.config.wording import method_name, plural, subset
 from fusionbench.errors import UsageError
 from fusionbench.metrics.names import describe
 
@@ -39,24 +40,21 @@ def to_data(report: Report) -> dict[str, Any]:
 
 def title(report: Report) -> str:
     """`concat@resnet18`"""
-    return f"{report.fusion}@{report.backbone}"
+    return method_name(report.fusion, report.backbone)
 
 
 def basis(report: Report) -> str:
     """Dataset, protocol, subset, folds, seeds: what any of the numbers rests on."""
     data = f"{report.dataset} / {report.protocol}"
     if not report.complete_data:
-        data += (
-            f", subset: {report.n_rows_used:,} of {report.n_rows_dataset:,} photographs "
-            f"(not {report.dataset})"
-        )
+        data += f", {subset(report.n_rows_used, report.n_rows_dataset, report.dataset)}"
     folds = sorted({run.fold for run in report.runs})
     seeds = {run.seed for run in report.runs}
-    which = f"fold {folds[0]}" if len(folds) == 1 else f"{len(folds)} folds"
+    which = f"fold {folds[0]}" if len(folds) == 1 else plural(len(folds), "fold")
     runs = f"{which} of {report.folds_expected}"
     if len(seeds) > 1:
         runs += f", {len(seeds)} seeds"
-    masks = f"{report.mask_seeds} mask seed{'' if report.mask_seeds == 1 else 's'}"
+    masks = plural(report.mask_seeds, "mask seed")
     return f"{data}; {runs}; {report.n:,} test rows; {masks}"
 
 
