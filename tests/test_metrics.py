@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from fusionbench.metrics.compute import compute as metrics
-from fusionbench.metrics.compute import names as metric_names
+from fusionbench.metrics import compute as metrics
+from fusionbench.metrics import names as metric_names
 
 CLASSES = ("ACK", "BCC", "MEL", "NEV")
 K = len(CLASSES)

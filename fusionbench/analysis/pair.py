@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from fusionbench.errors import FusionbenchError, UsageError
 from fusionbench.leaderboard.rows import Block, Row, Stat
 from fusionbench.leaderboard.select import select_row
+from fusionbench.metrics.calibration import apply_temperature
 from fusionbench.metrics.names import SCALED, describe
 from fusionbench.records import Predictions, Record
 from fusionbench.stats import (
@@ -226,9 +227,8 @@ def _pooled(runs: Sequence[Record], read: Mapping[str, Predictions], scaled: boo
                 raise UsageError(
                     f"{run.run_id} fitted no temperature.", "Compare the metric without _scaled."
                 )
-            # softmax(logits / T) from softmax(logits).
-            p = one.probabilities ** (1 / run.result.temperature)
-            one = replace(one, probabilities=p / p.sum(axis=1, keepdims=True))
+            scaled_p = apply_temperature(one.probabilities, run.result.temperature)
+            one = replace(one, probabilities=scaled_p)
         by_seed.setdefault(run.identity.seed, []).append(one)
     return pool(by_seed)
 
