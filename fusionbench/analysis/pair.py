@@ -20,8 +20,8 @@ from fusionbench.stats import (
     Paired,
     Pooled,
     ResampledT,
-    Spread,
     Values,
+    VarianceParts,
     holm,
     paired,
     pool,
@@ -55,8 +55,8 @@ class Contrast:
     p_test: float  # adjusted over the metrics
     bootstrap: Paired  # of patients, on the pooled predictions
     p_bootstrap: float  # adjusted over the metrics
-    spread_a: Spread  # fold and seed parts
-    spread_b: Spread
+    spread_a: VarianceParts  # fold and seed parts
+    spread_b: VarianceParts
 
     @property
     def p(self) -> float:

@@ -2,7 +2,6 @@
 
 verdict_of(table, protocol, columns) -> str     for a record: "clean", "leaky: patients 54 %", …
 audit(table, protocol) -> Audit                 everything, as `fusionbench audit` shows it
-read_audit(path) -> Audit                       of a JSON written before
 sections(audit) -> [Section], to_markdown(audit)     the same for people
 estimators(seed) -> {name: classifier}          metadata-only models
 """
@@ -10,7 +9,7 @@ estimators(seed) -> {name: classifier}          metadata-only models
 from __future__ import annotations
 
 from fusionbench.audit.examine import audit, verdict_of
-from fusionbench.audit.findings import Audit, read_audit
+from fusionbench.audit.findings import Audit
 from fusionbench.audit.leak_value import estimators
 from fusionbench.audit.markdown import to_markdown
 from fusionbench.audit.sections import sections
@@ -19,7 +18,6 @@ __all__ = [
     "Audit",
     "audit",
     "estimators",
-    "read_audit",
     "sections",
     "to_markdown",
     "verdict_of",

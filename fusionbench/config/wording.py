@@ -1,7 +1,8 @@
-"""How numbers and names are spelled, for every message, table and report. Imports nothing."""
+"""How numbers and names are spelled, for every message, table and report. Cheap to import."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 
@@ -49,3 +50,10 @@ def method_name(
 def subset(used: int, whole: int, dataset: str) -> str:
     """The warning of every number that rests on a part of a dataset's photographs."""
     return f"subset: {used:,} of {whole:,} photographs (not {dataset})"
+
+
+def markdown(text: str) -> str:
+    """Literal in GitHub's Markdown, in a table cell too. `_` inside a word is literal already."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*\[\]|~#$!])", r"\\\1", text)
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)

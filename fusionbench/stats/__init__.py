@@ -4,9 +4,6 @@ A run's value is keyed by (seed, fold): `Values = Mapping[tuple[int, int], float
 
     t = resampled_t(values_a, values_b, ratio)      corrected resampled t-test over folds: a - b
     holm({name: p}) -> {name: adjusted p}           Holm's correction; an undefined p (NaN) stays so
-    differs(best, values, ratio) -> float           two-sided p of one row against the best one
-    against_best(best, {key: values}, ratio) -> {key: adjusted p}       Holm over the rows
-    not_different(best, {key: values}, ratio, alpha=0.05) -> frozenset  keys with that p >= alpha
 
     pooled = pool({seed: [predictions of each fold]})       out-of-fold rows, their patients
     intervals(pooled, metrics) -> {metric: Interval}        patient-cluster bootstrap
@@ -14,7 +11,7 @@ A run's value is keyed by (seed, fold): `Values = Mapping[tuple[int, int], float
 
     friedman(values, methods) -> Friedman                   ranks over datasets, Nemenyi's groups
     diagram(friedman, path)                                 critical-difference diagram, SVG or PNG
-    spread(values) -> Spread                                fold and seed parts of the variance
+    spread(values) -> VarianceParts                         fold and seed parts of the variance
     smallest_difference(n_folds, sd, ratio) -> float        what the corrected t-test can show
 
 `ratio` is n_test / n_train, mean over folds: `test_train_ratio(n_test, n_train)`.
@@ -34,14 +31,11 @@ from fusionbench.stats.ranks import Friedman, diagram, friedman
 from fusionbench.stats.resampled import (
     ResampledT,
     Values,
-    against_best,
-    differs,
     holm,
-    not_different,
     resampled_t,
     test_train_ratio,
 )
-from fusionbench.stats.variance import Spread, spread
+from fusionbench.stats.variance import VarianceParts, spread
 
 __all__ = [
     "Friedman",
@@ -49,15 +43,12 @@ __all__ = [
     "Paired",
     "Pooled",
     "ResampledT",
-    "Spread",
     "Values",
-    "against_best",
+    "VarianceParts",
     "diagram",
-    "differs",
     "friedman",
     "holm",
     "intervals",
-    "not_different",
     "paired",
     "pool",
     "resampled_t",

@@ -113,27 +113,3 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
         highest = max(highest, min(1.0, (len(tested) - done) * p))
         adjusted[key] = highest
     return adjusted
-
-
-def differs(best: Values, values: Values, ratio: float) -> float:
-    """Two-sided p of the corrected resampled t-test; NaN with fewer than two folds in common."""
-    return resampled_t(best, values, ratio).p
-
-
-def against_best(best: Values, others: Mapping[Key, Values], ratio: float) -> dict[Key, float]:
-    """Row -> p of its difference from the best row, Holm-adjusted over the rows.
-
-    `others`: without the best row itself. The best was chosen by looking at the same values, which
-    no correction here undoes: a small p against it is a little too small.
-    """
-    return holm({key: differs(best, values, ratio) for key, values in others.items()})
-
-
-def not_different(
-    best: Values, others: Mapping[Key, Values], ratio: float, alpha: float = 0.05
-) -> frozenset[Key]:
-    """The rows that do not differ significantly from the best: adjusted p >= alpha.
-
-    A row that cannot be tested (fewer than two folds in common) is not among them.
-    """
-    return frozenset(key for key, p in against_best(best, others, ratio).items() if p >= alpha)

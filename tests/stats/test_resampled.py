@@ -11,10 +11,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from fusionbench.stats import (
-    against_best,
-    differs,
     holm,
-    not_different,
     resampled_t,
     smallest_difference,
     spread,
@@ -125,20 +122,6 @@ def test_holm_is_that_of_statsmodels(n: int) -> None:
     p[n // 2 :] = np.round(p[n // 2 :], 1)  # ties
     expected = multipletests(p, method="holm")[1]
     assert list(holm(dict(enumerate(p))).values()) == pytest.approx(list(expected))
-
-
-def test_rows_that_do_not_differ_from_the_best() -> None:
-    best = one_seed([0.80, 0.82, 0.81, 0.79, 0.83])
-    others = {
-        "near": one_seed([0.79, 0.83, 0.80, 0.80, 0.82]),
-        "far": one_seed([0.60, 0.63, 0.60, 0.60, 0.62]),
-        "alone": {(0, 0): 0.8},
-    }
-    p = against_best(best, others, 0.25)
-    assert p["far"] == pytest.approx(2 * differs(best, others["far"], 0.25))  # two could be tested
-    assert p["near"] > 0.05 > p["far"] and math.isnan(p["alone"])
-    assert not_different(best, others, 0.25) == {"near"}
-    assert not_different(best, others, 0.25, alpha=1e-9) == {"near", "far"}
 
 
 @pytest.mark.parametrize(("folds", "power"), [(2, 0.5), (5, 0.8), (10, 0.9)])
