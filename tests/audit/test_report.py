@@ -13,7 +13,7 @@ from fusionbench.audit import Audit, audit, estimators, to_markdown, verdict_of
 from fusionbench.audit.classes import difference_sd
 from fusionbench.audit.leak_value import grouped_twin
 from fusionbench.config.wording import percent
-from fusionbench.data.encoder import input_columns
+from fusionbench.data.choices import input_columns
 from fusionbench.protocols import overlap
 
 AUDITS = Path(__file__).parents[2] / "leaderboards" / "audits"
