@@ -21,6 +21,25 @@ class Metric:
     # A fraction of one that tables print times a hundred.
     percent: bool = True
 
+    @property
+    def scale(self) -> int:
+        """What a value is multiplied by to be printed."""
+        return 100 if self.percent else 1
+
+    @property
+    def axis(self) -> str:
+        """`BACC (%)`"""
+        return f"{self.title} (%)" if self.percent else self.title
+
+    def text(self, value: float, sign: str = "") -> str:
+        """As it is printed: `64.7` for a BACC of 0.6471, `0.912` for an NLL. `sign`: "+" or ""."""
+        digits = 1 if self.percent else 3
+        return f"{round(self.scale * value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: never "-0.0"
+
+    def difference(self, value: float) -> str:
+        """`+3.1 points`, `-0.021`."""
+        return self.text(value, "+") + (" points" if self.percent else "")
+
 
 METRICS: dict[str, Metric] = {
     m.name: m

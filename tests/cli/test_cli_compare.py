@@ -11,7 +11,7 @@ import pytest
 from made_up_records import CLASSES, record
 from scipy import stats
 
-from fusionbench.analysis.comparison import choose, compare
+from fusionbench.analysis.pair import choose, compare
 from fusionbench.leaderboard import blocks
 from fusionbench.metrics.compute import compute
 from fusionbench.records import Predictions, Store
