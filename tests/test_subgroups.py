@@ -18,7 +18,7 @@ from fusionbench.data.card import DatasetCard, Subgroup, read_card
 from fusionbench.data.locate import find_data
 from fusionbench.data.table import Table, load_table
 from fusionbench.errors import DataError
-from fusionbench.stats import Pooled
+from fusionbench.stats.pooled import Pooled
 
 CLASSES = ("ACK", "BCC", "MEL")
 K = len(CLASSES)

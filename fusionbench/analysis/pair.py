@@ -17,20 +17,10 @@ from fusionbench.leaderboard.select import select_row
 from fusionbench.metrics.calibration import apply_temperature
 from fusionbench.metrics.names import SCALED
 from fusionbench.records import Predictions, Record
-from fusionbench.stats import (
-    Paired,
-    Pooled,
-    ResampledT,
-    Values,
-    VarianceParts,
-    holm,
-    paired,
-    pool,
-    resampled_t,
-    spread,
-    test_train_ratio,
-)
-from fusionbench.stats.bootstrap import RESAMPLES
+from fusionbench.stats.bootstrap import RESAMPLES, Paired, paired
+from fusionbench.stats.pooled import Pooled, pool
+from fusionbench.stats.resampled import ResampledT, Values, holm, resampled_t
+from fusionbench.stats.variance import VarianceParts, spread
 
 ALPHA = 0.05
 
@@ -135,8 +125,7 @@ def compare(
     metrics = tuple(dict.fromkeys(metrics))
     runs_a, runs_b = ([records[run] for run in row.run_ids] for row in (a, b))
     values = {name: (_values(a, name), _values(b, name)) for name in metrics}
-    results = [r.result for r in (*runs_a, *runs_b) if r.result is not None]
-    ratio = test_train_ratio([r.n_test for r in results], [r.n_train for r in results])
+    ratio = max(a.ratio or 0.0, b.ratio or 0.0)
     tests = {name: resampled_t(*pair, ratio) for name, pair in values.items()}
     pairs = _bootstrap(runs_a, runs_b, predictions, metrics, n_resamples, seed)
     p_tests = holm({name: test.p for name, test in tests.items()})

@@ -14,7 +14,7 @@ from fusionbench.config.wording import method_name
 from fusionbench.errors import FusionbenchError
 from fusionbench.leaderboard.rows import Block, Row
 from fusionbench.metrics.names import describe
-from fusionbench.stats import Friedman, friedman
+from fusionbench.stats.ranks import Friedman, friedman
 
 Method = tuple[str, str | None, str | None]  # fusion, backbone, loss
 

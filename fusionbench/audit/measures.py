@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from fusionbench.audit.evidence import Estimate, Looks
 from fusionbench.audit.findings import Measure, Signs, Told
-from fusionbench.stats import holm
+from fusionbench.stats.resampled import holm
 
 ALPHA = 0.01
 # How far from chance (0) towards perfect (1) counts. An AUC of 0.55 or 0.45 is worth a line, one of

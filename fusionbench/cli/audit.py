@@ -11,7 +11,7 @@ from fusionbench.cli.options import data_option, json_option, plugins_option
 from fusionbench.config.wording import listed
 
 if TYPE_CHECKING:
-    from fusionbench.audit import Audit
+    from fusionbench.audit.findings import Audit
 
 
 @click.command("audit")
@@ -41,7 +41,7 @@ def audit_command(
     DATASET is a name or a dataset.toml. Photographs that are missing are left out of what is said
     of photographs; everything else needs the metadata file only. A minute or two for 2,298 rows.
     """
-    from fusionbench.audit import to_markdown
+    from fusionbench.audit.markdown import to_markdown
     from fusionbench.cli import terminal
     from fusionbench.errors import UsageError
     from fusionbench.files import write_output
@@ -68,7 +68,7 @@ def audit_command(
 def _audit(
     dataset: str, protocol: str | None, data: Path | None, plugins: tuple[Path, ...]
 ) -> Audit:
-    from fusionbench.audit import audit
+    from fusionbench.audit.examine import audit
     from fusionbench.cli import terminal
     from fusionbench.data.locate import find_data, open_card
     from fusionbench.data.table import load_table

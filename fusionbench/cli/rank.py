@@ -53,8 +53,7 @@ def rank_command(
     from fusionbench.errors import UsageError
     from fusionbench.leaderboard import blocks
     from fusionbench.leaderboard.table_model import chosen
-    from fusionbench.stats import diagram
-    from fusionbench.stats.ranks import FORMATS
+    from fusionbench.stats.ranks import FORMATS, diagram
 
     chosen([metric])  # refuses an unknown name before anything is read
     if output is not None and output.suffix.lower() not in FORMATS:

@@ -11,7 +11,7 @@ from fusionbench.config.identity import RowIdentity
 from fusionbench.metrics.names import describe
 
 if TYPE_CHECKING:
-    from fusionbench.stats import VarianceParts
+    from fusionbench.stats.variance import VarianceParts
 
 __all__ = [
     "Block",
@@ -92,7 +92,7 @@ class PartStats:
         where they cannot be told apart."""
         if len({seed for seed, _ in self.runs}) < 2:
             return None
-        from fusionbench.stats import spread
+        from fusionbench.stats.variance import spread
 
         found = spread(self.values(metric))
         return None if found.fold is None else found

@@ -14,7 +14,7 @@ seeds still help: they take the seed's part out of every fold's difference.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -86,17 +86,6 @@ def fold_means(values: Values) -> dict[int, float]:
         if not math.isnan(value):
             by_fold.setdefault(fold, []).append(value)
     return {fold: math.fsum(found) / len(found) for fold, found in by_fold.items()}
-
-
-def test_train_ratio(n_test: Iterable[int], n_train: Iterable[int]) -> float:
-    """Mean over runs of n_test / n_train. Raises ValueError where there is none or one is 0."""
-    pairs = list(zip(n_test, n_train, strict=True))
-    if not pairs or any(test < 1 or train < 1 for test, train in pairs):
-        raise ValueError(f"Numbers of rows must be positive, and there must be some: {pairs}.")
-    return math.fsum(test / train for test, train in pairs) / len(pairs)
-
-
-test_train_ratio.__test__ = False  # type: ignore[attr-defined]  # a name that pytest collects
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:

@@ -210,16 +210,12 @@ WHOLE: Mapping[str, Callable[[Resampled], Floats]] = {
 }
 
 
-def _sensitivity(resampled: Resampled, c: int, specificity: int) -> Floats:
-    return resampled.sensitivity(c, specificity)
-
-
 OF_CLASS: Mapping[str, Callable[[Resampled, int], Floats]] = {
     "recall": lambda r, c: r.recall[:, c],
     "precision": lambda r, c: r.precision[:, c],
     "f1": lambda r, c: r.f1[:, c],
     "auc": lambda r, c: r.auc[:, c],
-    **{f"sens_at_spec{s}": partial(_sensitivity, specificity=s) for s in SPECIFICITIES},
+    **{f"sens_at_spec{s}": partial(Resampled.sensitivity, specificity=s) for s in SPECIFICITIES},
 }
 
 

@@ -7,7 +7,8 @@ import csv
 import numpy as np
 import pytest
 
-from fusionbench.audit import audit, estimators
+from fusionbench.audit.examine import audit
+from fusionbench.audit.leak_value import estimators
 from fusionbench.data.blocks import recorded_together
 from fusionbench.data.locate import metadata_file
 from fusionbench.data.table import load_table

@@ -15,8 +15,8 @@ from fusionbench.analysis.pair import choose, compare
 from fusionbench.leaderboard import blocks
 from fusionbench.metrics.compute import compute
 from fusionbench.records import Predictions, Store
-from fusionbench.stats import pool
 from fusionbench.stats.bootstrap import draw
+from fusionbench.stats.pooled import pool
 
 N = 60  # photographs a fold, two of each patient
 

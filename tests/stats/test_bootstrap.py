@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from fusionbench.errors import RecordError
 from fusionbench.metrics.compute import compute
 from fusionbench.records import Predictions
-from fusionbench.stats import intervals, paired, pool
-from fusionbench.stats.bootstrap import draw, two_sided
-from fusionbench.stats.pooled import Pooled
+from fusionbench.stats.bootstrap import draw, intervals, paired, two_sided
+from fusionbench.stats.pooled import Pooled, pool
 from fusionbench.stats.weighted import estimates, evaluate, vanished
 
 CLASSES = ("ACK", "BCC", "MEL")

@@ -10,13 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from fusionbench.stats import (
-    holm,
-    resampled_t,
-    smallest_difference,
-    spread,
-    test_train_ratio,
-)
+from fusionbench.stats.power import smallest_difference
+from fusionbench.stats.resampled import holm, resampled_t
+from fusionbench.stats.variance import spread
 
 
 def one_seed(values: list[float]) -> dict[tuple[int, int], float]:
@@ -97,13 +93,6 @@ def test_seeds_are_averaged_within_their_fold() -> None:
     noisy = {(0, 0): 0.6, (1, 0): 0.8, (0, 1): 0.8, (0, 2): 0.65, (1, 2): math.nan}
     found = resampled_t(noisy, b, 0.5)
     assert found.difference == pytest.approx(once.difference) and found.p == pytest.approx(once.p)
-
-
-def test_ratio() -> None:
-    assert test_train_ratio([20, 30], [80, 60]) == pytest.approx(0.375)
-    for test, train in (([], []), ([0], [5]), ([5], [0])):
-        with pytest.raises(ValueError, match="positive"):
-            test_train_ratio(test, train)
 
 
 def test_holm_by_hand() -> None:

@@ -19,7 +19,7 @@ from fusionbench.errors import DataError, UsageError
 from fusionbench.leaderboard import Block, Row
 from fusionbench.progress import SILENT, Progress
 from fusionbench.records import Predictions, Record, Store
-from fusionbench.stats import Pooled, pool
+from fusionbench.stats.pooled import Pooled, pool
 
 
 @dataclass(frozen=True)

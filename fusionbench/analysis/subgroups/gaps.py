@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fusionbench.stats import Pooled
+from fusionbench.stats.pooled import Pooled
 
 MIN_N = 20
 CONFIDENCE = 0.95
