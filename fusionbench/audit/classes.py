@@ -22,7 +22,7 @@ ASSUMPTIONS = (
     "then has the variance r(1-r)/n_k (binomial), bacc the mean of those over K classes divided by "
     f"K, and a difference 2(1-{ALIKE}) of that. Over folds: corrected resampled t-test (Nadeau & "
     "Bengio 2003), standard error sd * sqrt(1/J + n_test/n_train) with J - 1 degrees of freedom; "
-    "spread from training anew comes on top. Pooled: normal approximation, all evaluated rows "
+    "the spread between trainings comes on top. Pooled: normal approximation, all evaluated rows "
     "once, models as given."
 )
 

@@ -92,7 +92,7 @@ def labels_of(table: Table) -> Labels:
 
 
 def codes_of(cells: pd.Series, *, numeric: bool) -> np.ndarray:
-    """(n,) int64: equal cells, equal codes; nothing recorded is a code of its own, 0. Numbers of
+    """(n,) int64: equal cells, equal codes; nothing recorded is code 0. Numbers of
     more than BINS values are cut at their quantiles (labels play no part in that)."""
     recorded = cells.notna().to_numpy(dtype=bool)
     codes = np.zeros(len(cells), dtype=np.int64)

@@ -17,7 +17,7 @@ def by_lesion(
     not in its mean.
 
     Photographs under one key that carry different classes cannot be one lesion: each of them counts
-    as a lesion of its own, with its own probabilities. (Were they averaged per class instead, the
+    as one lesion, with its own probabilities. (Were they averaged per class instead, the
     label would say which photographs to average.) Raises ValueError where lengths differ.
     """
     labels = np.asarray(y, dtype=np.int64)
