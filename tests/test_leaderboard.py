@@ -21,7 +21,7 @@ from rich.console import Console
 
 from fusionbench.errors import UsageError
 from fusionbench.leaderboard import FORMATS, PAPER, Block, Row, Terminal, blocks, render, sheets
-from fusionbench.metrics.compute import METRICS
+from fusionbench.metrics.names import METRICS
 from fusionbench.records import Record
 
 EVIL = "=cmd|'/c calc'!A1 [red]x[/red] **b** \\input{x} a_b & 5% $x$ <script> `q`\n\x1b[31m"

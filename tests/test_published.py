@@ -34,7 +34,7 @@ from fusionbench.leaderboard import (
     published,
     render,
 )
-from fusionbench.metrics.compute import describe
+from fusionbench.metrics.names import describe
 from fusionbench.plugin import registry
 from fusionbench.records import Store
 

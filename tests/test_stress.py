@@ -17,9 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fusionbench.analysis.stress import Report, render, reopen, stress, to_data
+from fusionbench.analysis.stress.reopen import reopen
 from fusionbench.analysis.stress.scenarios import SHARES, Cells, scenarios
-from fusionbench.analysis.stress.stress_report import flip, spread
+from fusionbench.analysis.stress.stress_report import StressReport, flip, spread
+from fusionbench.analysis.stress.stress_test import stress
+from fusionbench.analysis.stress.stress_text import render, to_data
 from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.data.card import Column
 from fusionbench.data.encoder import ENCODINGS, MISSING, Encoding, MetadataEncoder, Missing
@@ -166,12 +168,12 @@ def record_of(store: Store, fusion: str, fold: int = 0) -> Record:
     )
 
 
-def stressed(store: Store, text: str, config: RunConfig, **options) -> Report:
+def stressed(store: Store, text: str, config: RunConfig, **options) -> StressReport:
     execution = Execution(store=store.folder, device="cpu")
     return stress(store, text, execution, dataset=config.data.dataset, mask_seeds=2, **options)
 
 
-def value_of(report: Report, run: int, metric: str, **wanted: object) -> float:
+def value_of(report: StressReport, run: int, metric: str, **wanted: object) -> float:
     """Of the report's raw values."""
     name = report.runs[run].run_id
     (found,) = (

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusionbench.config.run_config import Execution
+from fusionbench.config.wording import duration, plural
 
 if TYPE_CHECKING:
     from fusionbench.runs import Forecast, Job, Outcome, Plan
@@ -92,7 +93,7 @@ def print_plan(found: Plan, expected: Forecast, retry_failed: bool) -> None:
     done, failed = (sum(j.state == state for j in found.jobs) for state in ("done", "failed"))
     todo = len(found.todo(retry_failed=retry_failed))
     counts = [f"{done} done", *([f"{failed} failed before"] if failed else []), f"{todo} to run"]
-    out.print(f"{len(found.jobs)} runs: {', '.join(counts)}.")
+    out.print(f"{plural(len(found.jobs), 'run')}: {', '.join(counts)}.")
     if text := expectation(expected):
         out.print(text)
 
@@ -101,13 +102,11 @@ def expectation(expected: Forecast) -> str:
     """As in "About 3 h 20 min of computing (from 12 like runs; unknown for 2). Disk: …"."""
     from rich.filesize import decimal
 
-    from fusionbench.cli.progress import duration
-
     if not (expected.seconds or expected.unknown):
         return ""
-    unknown = f"unknown for {expected.unknown} runs"
+    unknown = f"unknown for {plural(expected.unknown, 'run')}"
     if expected.seconds:
-        basis = f"from {expected.sources} like runs"
+        basis = f"from {plural(expected.sources, 'like run')}"
         time = f"About {duration(expected.seconds)} of computing"
         time += f" ({basis}; {unknown})" if expected.unknown else f" ({basis})"
     else:
@@ -116,7 +115,7 @@ def expectation(expected: Forecast) -> str:
         return f"{time}."
     disk = [f"{decimal(expected.weight_bytes)} of weights"] if expected.weight_bytes else []
     if expected.unknown_weights:
-        disk += [f"weights of {expected.unknown_weights} runs"]
+        disk += [f"weights of {plural(expected.unknown_weights, 'run')}"]
     if expected.free_bytes is None:
         return f"{time}. Disk: {', '.join(disk)}."
     short = ": NOT ENOUGH" if expected.free_bytes < expected.weight_bytes else ""

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from fusionbench import __version__
-from fusionbench.audit import verdict_of
+from fusionbench.audit.examine import verdict_of
 from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import FusionbenchError, RunFailedError, UsageError
 from fusionbench.plugin import registry

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusionbench.audit import Audit, audit
+from fusionbench.audit.examine import audit
+from fusionbench.audit.findings import Audit
 from fusionbench.data.card import Column, DatasetCard, Expect, ProtocolSpec
 from fusionbench.data.locate import open_card
 from fusionbench.data.synthetic.generate import Knobs, generate
