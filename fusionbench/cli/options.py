@@ -53,26 +53,26 @@ def listed(text: str) -> list[str]:
 
 
 class Listed(click.ParamType):
-    """`A,B,…` -> a tuple without repetitions. Of numbers, `all` -> None."""
+    """`A,B,…` -> a tuple without repetitions; `all` -> None, where that can be said."""
 
     name = "list"
 
-    def __init__(self, item: type[str] | type[int] = str) -> None:
-        self.item = item
+    def __init__(self, item: type[str] | type[int] = str, *, or_all: bool = False) -> None:
+        self.item, self.or_all = item, or_all
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[Any, ...] | None:
         if not isinstance(value, str):
             return tuple(value)
-        if self.item is int and value.strip() == "all":
+        if self.or_all and value.strip() == "all":
             return None
         try:
             return tuple(dict.fromkeys(self.item(part) for part in listed(value)))
         except ValueError:
             flag = f"{param.opts[0]} " if param else ""
-            message = f"{flag}{value}: give all, a number, or numbers as in 0,1."
-            raise click.UsageError(message, ctx) from None
+            more = "all, a number, or " if self.or_all else ""
+            raise click.UsageError(f"{flag}{value}: give {more}numbers as in 0,1.", ctx) from None
 
 
 def execution_options(command: F) -> F:

@@ -41,7 +41,7 @@ SECTIONS = {
 @click.option(
     "--fold",
     "folds",
-    type=Listed(int),
+    type=Listed(int, or_all=True),
     default="all",
     show_default=True,
     metavar="K",

@@ -64,7 +64,7 @@ GRID = ("fusion", "loss", "seed", "fold", "set")
 )
 @click.option("--loss", type=Listed(), metavar="A,B,…", help="Default: each method's own loss.")
 @click.option("--seed", type=Listed(int), metavar="N,M,…", help="Seeds. Default: 0.")
-@click.option("--fold", type=Listed(int), metavar="K,L,…", help="Folds. Default: all.")
+@click.option("--fold", type=Listed(int, or_all=True), metavar="K,L,…", help="Folds. Default: all.")
 @click.option(
     "--set",
     multiple=True,
