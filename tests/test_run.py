@@ -280,7 +280,7 @@ def test_weights_are_saved_on_request_and_give_the_same_predictions(
     fold = experiment.protocol.folds[0]
     rows = experiment.rows(fold)
     encoder = experiment.encoder(experiment.table.metadata, rows.train)
-    model, _ = experiment.model(experiment.backbone(), encoder, ())
+    model, _ = experiment.model(experiment.backbone(), encoder, rows.train)
     model.load_state_dict(load_file(store.weights_path(record.run_id)))
     arrays = Arrays(
         experiment.images(None, SILENT),

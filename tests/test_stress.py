@@ -214,8 +214,7 @@ def test_every_scenario_is_what_predict_says_of_a_table_with_those_cells_emptied
     test, columns = rows.parts["test"], [c.name for c in experiment.columns]
     encoder = experiment.encoder(table.metadata, rows.train)
     made = trainer(experiment, execution)
-    counts = tuple(np.bincount(table.labels[rows.train], minlength=6).tolist())
-    model, _ = experiment.model(experiment.backbone(), encoder, counts)
+    model, _ = experiment.model(experiment.backbone(), encoder, rows.train)
     model.load_state_dict(load_file(store.weights_path(report.runs[0].run_id)))
 
     def metrics(frame: pd.DataFrame) -> dict[str, float]:

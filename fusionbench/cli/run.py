@@ -7,16 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from fusionbench.cli.options import (
-    SectionedCommand,
-    at_once_option,
-    data_option,
-    device_options,
-    json_option,
-    plugins_option,
-    step_option,
-    store_option,
-)
+from fusionbench.cli.options import Listed, SectionedCommand, execution_options, json_option
 from fusionbench.cli.setting_options import (
     config_of,
     help_sections,
@@ -25,15 +16,7 @@ from fusionbench.cli.setting_options import (
 )
 from fusionbench.cli.sweep_output import failures_of, print_failures
 from fusionbench.config.recipe import changes
-from fusionbench.config.run_config import (
-    SETTINGS,
-    Device,
-    Execution,
-    Existing,
-    RunConfig,
-    Step,
-    default_of,
-)
+from fusionbench.config.run_config import SETTINGS, Execution, Existing, RunConfig, default_of
 
 if TYPE_CHECKING:
     from fusionbench.progress import Progress
@@ -55,19 +38,15 @@ SECTIONS = {
     context_settings={"max_content_width": 100},
 )
 @setting_options(SETTINGS)
-@data_option
 @click.option(
     "--fold",
     "folds",
+    type=Listed(int, or_all=True),
     default="all",
     show_default=True,
     metavar="K",
     help="Which folds: all, or e.g. 0 or 0,1.",
 )
-@device_options
-@step_option
-@at_once_option
-@store_option
 @click.option(
     "--existing",
     type=click.Choice(get_args(Existing)),
@@ -75,7 +54,6 @@ SECTIONS = {
     show_default=True,
     help="What to do with folds that are in the store already.",
 )
-@click.option("--save-weights", is_flag=True, help="Keep the trained weights (safetensors).")
 @click.option(
     "--checkpoint-every",
     type=click.FloatRange(0),
@@ -83,23 +61,9 @@ SECTIONS = {
     help="Least time between two checkpoints, from which a stopped run goes on; 0: one after every "
     "epoch, inf: none. Default: after every epoch, where that takes at most 2 % of the time.",
 )
-@plugins_option
 @json_option
-def run_command(
-    data: Path | None,
-    folds: str,
-    device: Device,
-    step: Step,
-    store: Path,
-    existing: Existing,
-    save_weights: bool,
-    checkpoint_every: float | None,
-    workers: int | None,
-    folds_at_once: int,
-    plugins: tuple[Path, ...],
-    as_json: bool,
-    **settings: Any,
-) -> int:
+@execution_options
+def run_command(execution: Execution, as_json: bool, **settings: Any) -> int:
     """Train and evaluate one method over the folds of a protocol.
 
     Every fold becomes one record in the store. A fold that is there already is not computed again.
@@ -110,20 +74,7 @@ def run_command(
     # Of the settings that a recipe states, those that were typed take precedence.
     typed = settings_given(click.get_current_context(), settings)
     config = config_of(typed)
-    execution = Execution(
-        data=data,
-        store=store,
-        plugins=plugins,
-        folds=_folds(folds),
-        device=device,
-        step=step,
-        existing=existing,
-        save_weights=save_weights,
-        workers=workers,
-        checkpoint_every=checkpoint_every,
-        folds_at_once=folds_at_once,
-    )
-    network = _check_names(config, plugins)
+    network = _check_names(config, execution.plugins)
     progress = terminal.progress()
     recipe = config.training.recipe
     if recipe != default_of("recipe") and (changed := changes(config)):
@@ -140,7 +91,7 @@ def run_command(
         terminal.print_json(summary(outcome))
     else:
         _print_table(outcome, execution)
-    print_failures(outcome, store)
+    print_failures(outcome, execution.store)
     return 1 if outcome.failures else 0
 
 
@@ -184,17 +135,6 @@ def summary(outcome: Outcome) -> dict[str, Any]:
         "std": {k: stdev(v) if len(v) > 1 else None for k, v in values.items()},
         "failures": failures_of(outcome),
     }
-
-
-def _folds(text: str) -> tuple[int, ...] | None:
-    if text == "all":
-        return None
-    try:
-        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        raise click.UsageError(
-            f"--fold {text}: give all, a number, or numbers as in 0,1."
-        ) from None
 
 
 def _print_table(outcome: Outcome, execution: Execution) -> None:

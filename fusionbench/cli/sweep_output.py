@@ -9,7 +9,7 @@ from fusionbench.config.run_config import Execution
 from fusionbench.config.wording import duration, plural
 
 if TYPE_CHECKING:
-    from fusionbench.runs import Forecast, Job, Outcome, Plan
+    from fusionbench.runs import Forecast, Outcome, Plan
     from fusionbench.tables import Overrides, Table
 
 
@@ -57,43 +57,28 @@ def failures_of(outcome: Outcome) -> list[dict[str, Any]]:
     ]
 
 
-def print_plan(found: Plan, expected: Forecast, retry_failed: bool) -> None:
+def print_plan(planned: Plan, expected: Forecast, retry_failed: bool) -> None:
     """Rows x folds: what is there, and what would run; how long, and how much disk."""
-    from rich import box
-    from rich.table import Table as Grid
-    from rich.text import Text
-
     from fusionbench.cli import terminal
 
-    folds = sorted({job.fold for job in found.jobs})
-    several = len({job.config.seed for job in found.jobs}) > 1
-    grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    grid.add_column("Row", overflow="fold")
-    grid.add_column("Method", overflow="fold")
-    if several:
-        grid.add_column("seed", justify="right")
-    for k in folds:
-        grid.add_column(f"fold {k}", justify="right", no_wrap=True)
+    folds = [f"fold {k}" for k in sorted({job.fold for job in planned.jobs})]
+    several = len({job.config.seed for job in planned.jobs}) > 1
+    headings = ["Row", "Method", *(["seed"] if several else []), *folds]
     shown = {"done": "done", "failed": "retry" if retry_failed else "failed", "missing": "to run"}
-    rows: dict[tuple[int, int], dict[int, str]] = {}
-    first: dict[tuple[int, int], Job] = {}
-    for job in found.jobs:
-        key = (job.row, job.config.seed)
-        rows.setdefault(key, {})[job.fold] = shown[job.state]
-        first.setdefault(key, job)
-    for key in sorted(rows):
-        identity = first[key].study.method_identity
+    rows: dict[tuple[int, int], dict[str, object]] = {}
+    for job in sorted(planned.jobs, key=lambda job: job.key):
+        identity = job.study.method_identity
         names = (identity.fusion.name, identity.backbone, identity.loss)
         method = ", ".join(name for name in names if name)
-        seed = [str(first[key].config.seed)] if several else []
-        cells = [rows[key].get(k, "") for k in folds]
-        grid.add_row(Text(first[key].label), Text(method), *seed, *cells)
+        first = {"Row": job.label, "Method": method, "seed": job.config.seed}
+        rows.setdefault(job.key, first)[f"fold {job.fold}"] = shown[job.state]
+    cells = [[row.get(heading, "") for heading in headings] for row in rows.values()]
     out = terminal.out()
-    out.print(grid)
-    done, failed = (sum(j.state == state for j in found.jobs) for state in ("done", "failed"))
-    todo = len(found.todo(retry_failed=retry_failed))
+    out.print(terminal.grid(headings, cells, right=headings[2:], fixed=folds))
+    done, failed = (sum(j.state == state for j in planned.jobs) for state in ("done", "failed"))
+    todo = len(planned.todo(retry_failed=retry_failed))
     counts = [f"{done} done", *([f"{failed} failed before"] if failed else []), f"{todo} to run"]
-    out.print(f"{plural(len(found.jobs), 'run')}: {', '.join(counts)}.")
+    out.print(f"{plural(len(planned.jobs), 'run')}: {', '.join(counts)}.")
     if text := expectation(expected):
         out.print(text)
 
