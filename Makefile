@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 STORE  ?= runs/demo
 WORKERS ?= 2
 
-.PHONY: run test lint bench tables clean
+.PHONY: run test thorough lint bench tables clean
 
 # A first comparison, on drawn lesions and from random weights: a few minutes on two CPU cores.
 DEMO = --backbone resnet18 --dataset synthetic --weights none \
@@ -18,6 +18,11 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# The tests that try many cases (damaged files, kills), with all of them.
+thorough: $(VENV)/.installed
+	FUSIONBENCH_THOROUGH=1 $(BIN)/python -m pytest -n $(WORKERS) tests/hostile tests/test_resume.py \
+	  -k "hostile or killed"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,17 +27,18 @@ from typing import Any
 
 import numpy as np
 
+from fusionbench.config.identity import Identity
 from fusionbench.config.run_config import Execution
 from fusionbench.progress import SILENT
-from fusionbench.records import Record, Store, run_id
-from fusionbench.runs import Resources, carry_out, forecast, plan
+from fusionbench.records import Record, Store
+from fusionbench.runs import Resources, carry_out, forecast, grid, plan
 from fusionbench.runs import plan as plan_function
-from fusionbench.runs.ledger import Ledger
-from fusionbench.runs.plan import Job, plan_of
-from fusionbench.runs.ray_engine import _Sweep
-from fusionbench.runs.shipping import Delivery, collected, stored
-from fusionbench.runs.sweep_fold import SteadyStore
-from fusionbench.tables import expand, grid
+from fusionbench.runs.fold import Computed
+from fusionbench.runs.job import Job, seen
+from fusionbench.runs.plan import Plan, plan_of
+from fusionbench.runs.queue import Queue
+from fusionbench.runs.ray_engine import OnRay
+from fusionbench.tables import expand
 
 OUT = Path(__file__).with_name("scale-measured.md")
 PLANNING = sys.modules[plan_function.__module__]
@@ -103,33 +104,33 @@ def reading(folder: Path, template: Record, count: int) -> dict[str, float]:
 def variants(template: Record, count: int) -> Iterator[Record]:
     """Records like the template, each of another seed, valid in every respect."""
     for seed in range(count):
-        identity = template.identity | {"seed": seed}
-        yield template.model_copy(update={"identity": identity, "run_id": run_id(identity)})
+        identity = Identity(**(template.identity.model_dump() | {"seed": seed}))
+        yield template.model_copy(update={"identity": identity, "run_id": identity.run_id})
 
 
-def one_run(folder: Path) -> tuple[Job, Record, Delivery]:
+def one_run(folder: Path) -> tuple[Job, Computed]:
     """A real run of a control, and what a worker would send of it."""
     here = Execution(store=folder / "one", device="cpu")
     table = grid(["metadata-logistic"], ["resnet18"], dataset="synthetic", folds=[0])
-    found = plan(table, here)
-    (record,) = carry_out(found, here).records
-    return found.jobs[0], record, collected(Store(here.store), record)
+    todo = plan(table, here)
+    (record,) = carry_out(todo, here).records
+    return todo.jobs[0], Computed(record, Store(here.store).predictions(record.run_id))
 
 
-class Simulated(_Sweep):
-    """The sweep's driver with tasks that sleep, and a real run's files for each answer."""
+class Simulated(OnRay):
+    """The engine with tasks that sleep, and a real run's result for each answer."""
 
     seconds: dict[str, float]
-    answers: dict[str, Delivery]
+    answers: dict[str, Computed]
 
-    def _submit(self, job: Job) -> Any:
-        return self.remote.options(num_cpus=1).remote(
-            self.seconds[job.run_id], len(self.answers[job.run_id].predictions)
-        )
+    def start(self, job: Job) -> None:
+        size = len(pickle.dumps(self.answers[job.run_id]))
+        ref = self._task.options(num_cpus=1).remote(self.seconds[job.run_id], size)
+        self._out[ref] = job
 
-    def _keep(self, job: Job, ref: Any) -> None:
+    def _result(self, job: Job, ref: Any) -> Computed:
         self.ray.get(ref)
-        self.ledger.computed(job, stored(self.answers[job.run_id], self.store))
+        return self.answers[job.run_id]
 
     def _running(self) -> str:
         return ""
@@ -147,7 +148,7 @@ def cluster(folder: Path, workers: int, each: int) -> dict[str, float]:
 
     import ray
 
-    job, template, answer = one_run(folder)
+    job, answer = one_run(folder)
     ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False,
              logging_level=logging.ERROR, object_store_memory=200_000_000)  # fmt: skip
     try:
@@ -155,22 +156,18 @@ def cluster(folder: Path, workers: int, each: int) -> dict[str, float]:
         ray.get([ray.remote(num_cpus=1)(train).remote(10.0 + workers, 1) for _ in range(workers)])
         count = workers * each
         durations = np.random.default_rng(0).uniform(1 - SPREAD, 1 + SPREAD, count) * MEAN
-        jobs, sweep = [], Simulated(
-            ray, SteadyStore(folder / f"cluster-{workers}"), Execution(), Ledger(SteadyStore("")),
-            SILENT, Resources(cpus=1), task=train,  # type: ignore[arg-type]
-        )  # fmt: skip
-        sweep.ledger.store = sweep.store
-        sweep.seconds, sweep.answers = {}, {}
-        for record, seconds in zip(variants(template, count), durations, strict=True):
-            sweep.seconds[record.run_id] = float(seconds)
-            text = zlib.compress(record.to_json().encode())
-            sweep.answers[record.run_id] = replace(answer, run_id=record.run_id, record=text)
-            jobs.append(replace(job, run_id=record.run_id, state="missing"))
+        store = Store(folder / f"cluster-{workers}")
+        engine = Simulated(ray, Execution(), SILENT, Resources(cpus=1), task=train)  # type: ignore[arg-type]
+        engine.seconds, engine.answers = {}, {}
+        jobs = []
+        for record, seconds in zip(variants(answer.record, count), durations, strict=True):
+            engine.seconds[record.run_id] = float(seconds)
+            engine.answers[record.run_id] = replace(answer, record=record)
+            jobs.append(replace(job, run_id=record.run_id, before=seen(store, record.run_id)))
         spent, started = time.process_time(), time.perf_counter()
-        with SILENT.task("runs", total=count) as task:
-            sweep.carry_out(jobs, task)
+        Queue(Plan(tuple(jobs)), jobs, store, SILENT).work_off(engine)
         took = time.perf_counter() - started
-        assert len(list(Store(folder / f"cluster-{workers}"))) == count
+        assert len(list(store)) == count
         return {"workers": workers, "runs": count, "seconds": took,
                 "efficiency": float(durations.sum()) / (workers * took),
                 "driver_ms": 1000 * (time.process_time() - spent) / count}  # fmt: skip
@@ -211,7 +208,7 @@ def measure(what: str, number: int, second: int = 0) -> dict[str, float]:
         if what == "plan-opened":
             return planning(folder, number, second, shared=True)
         if what == "read":
-            return reading(folder, one_run(folder)[1], number)
+            return reading(folder, one_run(folder)[1].record, number)
         return cluster(folder, number, second)
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import timm
 import torch
 
-from fusionbench.models.backbones import survey
+from fusionbench.errors import FusionbenchError
+from fusionbench.models.backbones import build_backbone
 
 LIMIT = 150e6  # parameters
 TABLE = Path(__file__).with_name("backbones.csv")
@@ -49,12 +50,14 @@ def main() -> None:
                 reason = f"its smallest model has {size / 1e6:.0f} million parameters"
                 writer.writerow([family, model, "", "not tried", "", "", reason])
                 continue
-            (row,) = survey([model])
-            stages = " ".join(f"{s.channels}x{s.grid[0]}x{s.grid[1]}" for s in row.stages)
-            status = "refused" if row.reason else "accepted"
-            writer.writerow(
-                [family, model, row.image_size, status, stages, row.width or "", row.reason]
-            )
+            image_size = timm.get_pretrained_cfg(model).input_size[-1]
+            try:
+                backbone = build_backbone(model, image_size)
+                stages = " ".join(f"{s.channels}x{s.grid[0]}x{s.grid[1]}" for s in backbone.stages)
+                row = ["accepted", stages, backbone.width, ""]
+            except FusionbenchError as error:
+                row = ["refused", "", "", " ".join(error.message.split())]
+            writer.writerow([family, model, image_size, *row])
             file.flush()
 
 

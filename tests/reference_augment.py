@@ -1,135 +1,117 @@
-"""Augmentation that draws as it goes, frozen: what every seed must go on giving, to the bit.
+"""A slow oracle of the augmentations: one image, one pixel at a time, in float64 and plain NumPy.
 
-It was training.augment before drawing and applying were apart. Nothing here is to be improved.
+It follows the docstrings of training.augment, not its code: `REFERENCES[name](image, numbers)`
+changes one image (3, H, W), given the numbers that were drawn for it. It makes no holes: those of
+metablock-2021 are drawn for a whole batch and have a test of their own.
 """
 
 from __future__ import annotations
 
+import colorsys
 import math
 from collections.abc import Callable
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import correlate1d
+
+Image = NDArray[np.float64]
 
 
-def none(x: Tensor, generator: torch.Generator) -> Tensor:
-    return x
+def none(image: Image, u: Image) -> Image:
+    return image
 
 
-def flip(x: Tensor, generator: torch.Generator) -> Tensor:
-    coins = torch.rand(2, len(x), generator=generator).to(x.device) < 0.5
-    x = torch.where(coins[0, :, None, None, None], x.flip(3), x)
-    return torch.where(coins[1, :, None, None, None], x.flip(2), x)
+def flip(image: Image, u: Image) -> Image:
+    if u[0] < 0.5:
+        image = image[:, :, ::-1]
+    return image[:, ::-1] if u[1] < 0.5 else image
 
 
-def mild(x: Tensor, generator: torch.Generator) -> Tensor:
-    size = len(x)
-    u = torch.rand(8, size, generator=generator)
-    angle = u[0] * 2 * math.pi
-    scale = 1 / (0.85 + 0.3 * u[1])
-    mirror = torch.where(u[2] < 0.5, -1.0, 1.0)
-    shift = 0.1 * (u[3:5] - 0.5) * 2
-    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
-    theta = torch.stack([cos * mirror, -sin, shift[0], sin * mirror, cos, shift[1]], dim=1)
-    grid = F.affine_grid(theta.view(size, 2, 3).to(x.device), list(x.shape), align_corners=False)
-    x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
-
-    brightness, contrast, saturation = (0.85 + 0.3 * u[5:8]).to(x.device)[:, :, None, None, None]
-    x = x * brightness
-    x = x + (contrast - 1) * (x - x.mean(dim=(1, 2, 3), keepdim=True))
-    x = x + (saturation - 1) * (x - x.mean(dim=1, keepdim=True))
-    return x.clamp(0, 1)
+def mild(image: Image, u: Image) -> Image:
+    angle, scale = 2 * math.pi * u[0], 0.85 + 0.3 * u[1]
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    mirror = np.diag([-1.0 if u[2] < 0.5 else 1.0, 1.0])
+    image = warped(image, turn @ mirror / scale, 0.1 * (2 * u[3:5] - 1))
+    brightness, contrast, saturation = 0.85 + 0.3 * u[5:8]
+    image = image * brightness
+    image = image.mean() + contrast * (image - image.mean())
+    grey = image.mean(0)
+    return np.clip(grey + saturation * (image - grey), 0, 1)
 
 
-def metablock_2021(x: Tensor, generator: torch.Generator) -> Tensor:
-    x, size = x.clone(), len(x)
-    u = torch.rand(16, size, generator=generator)
-    own = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
-
-    if len(on := torch.where(u[0] < 0.25)[0]):
-        theta = torch.zeros(len(on), 2, 3)
-        theta[:, 0, 0], theta[:, 1, 1] = 1 / (1 + u[1:3, on])
-        _replace(x, on, lambda images: _warp(images, theta))
-    _replace(x, torch.where(u[3] < 0.5)[0], lambda images: images.flip(3))
-    _replace(x, torch.where(u[4] < 0.2)[0], lambda images: images.flip(2))
-    if len(on := torch.where(u[5] < 0.25)[0]):
-        angle = math.radians(120) * (2 * u[6, on] - 1)
-        ratio = x.shape[2] / x.shape[3]
-        theta = torch.zeros(len(on), 2, 3)
-        theta[:, 0, 0] = theta[:, 1, 1] = torch.cos(angle)
-        theta[:, 0, 1], theta[:, 1, 0] = -torch.sin(angle) * ratio, torch.sin(angle) / ratio
-        _replace(x, on, lambda images: _warp(images, theta))
-    if len(on := torch.where(u[7] < 0.25)[0]):
-        _replace(x, on, lambda images: gaussian_blur(images, 3 * u[8, on]))
-    if len(on := torch.where(u[9] < 0.1)[0]):
-        holes = _holes(len(on), x.shape[2], x.shape[3], own).to(x.device)
-        _replace(x, on, lambda images: images.masked_fill(holes, 0))
-    colour = u[10] < 0.25
-    if len(on := torch.where(colour & (u[11] < 0.5))[0]):
-        steps = (31 * u[12:15, on]).floor() - 15
-        steps = torch.where(u[15, on] < 0.5, steps[:1], steps).T.to(x.device) / 255
-        _replace(x, on, lambda images: images + steps[:, :, None, None])
-    if len(on := torch.where(colour & (u[11] >= 0.5))[0]):
-        hue, saturation = (21 * u[12:14, on]).floor() - 10
-        degrees = 2 * torch.trunc(hue / 255 * 180)
-        _replace(x, on, lambda images: shift_hue_saturation(images, degrees, saturation / 255))
-    return x.clamp_(0, 1)
+def metablock_2021(image: Image, u: Image) -> Image:
+    if u[0] < 0.25:
+        image = warped(image, np.diag(1 / (1 + u[1:3])), np.zeros(2))
+    if u[3] < 0.5:
+        image = image[:, :, ::-1]
+    if u[4] < 0.2:
+        image = image[:, ::-1]
+    if u[5] < 0.25:
+        # In pixels; positions count in halves of a side.
+        angle, (height, width) = math.radians(120) * (2 * u[6] - 1), image.shape[1:]
+        sides = np.diag([width, height])
+        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        image = warped(image, np.linalg.inv(sides) @ turn @ sides, np.zeros(2))
+    if u[7] < 0.25:
+        image = blurred(image, max(3 * u[8], 0.05))
+    assert u[9] >= 0.1, "holes"
+    if u[10] < 0.25 and u[11] < 0.5:
+        steps = np.floor(np.float32(31) * u[12:15].astype(np.float32)) - 15
+        steps = np.full(3, steps[0]) if u[15] < 0.5 else steps
+        image = image + steps[:, None, None] / 255
+    elif u[10] < 0.25:
+        hue, more = np.floor(np.float32(21) * u[12:14].astype(np.float32)) - 10
+        image = coloured(image, 2 * int(hue / 255 * 180), float(more) / 255)
+    return np.clip(image, 0, 1)
 
 
-def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
-    batch, channels, height, width = x.shape
-    reach = min(9, height - 1, width - 1)
-    offsets = torch.arange(-reach, reach + 1)
-    kernels = torch.exp(-(offsets**2) / (2 * sigma.clamp(min=0.05)[:, None] ** 2))
-    kernels = (kernels / kernels.sum(1, keepdim=True)).to(x).repeat_interleave(channels, 0)
-    padded = F.pad(x, (reach, reach, reach, reach), mode="reflect")
-    planes = padded.reshape(1, batch * channels, *padded.shape[2:])
-    planes = F.conv2d(planes, kernels[:, None, :, None], groups=len(kernels))
-    planes = F.conv2d(planes, kernels[:, None, None, :], groups=len(kernels))
-    return planes.view(batch, channels, height, width)
+def warped(image: Image, matrix: Image, shift: Image) -> Image:
+    """Each pixel from where `matrix` and `shift` send it, on a picture from -1 to 1: interpolated
+    between the four pixels around; beyond the rim the picture is mirrored."""
+    _, height, width = image.shape
+    out = np.empty_like(image)
+    for i in range(height):
+        for j in range(width):
+            x, y = matrix @ [(2 * j + 1) / width - 1, (2 * i + 1) / height - 1] + shift
+            column, row = ((x + 1) * width - 1) / 2, ((y + 1) * height - 1) / 2
+            column, row = mirrored(column, width), mirrored(row, height)
+            left, top = math.floor(column), math.floor(row)
+            out[:, i, j] = sum(
+                (1 - abs(column - a)) * (1 - abs(row - b)) * image[:, b, a]
+                for a in (left, left + 1)
+                for b in (top, top + 1)
+                if 0 <= a < width and 0 <= b < height
+            )
+    return out
 
 
-def shift_hue_saturation(x: Tensor, degrees: Tensor, saturation: Tensor) -> Tensor:
-    value, lowest = x.amax(1), x.amin(1)
-    spread = value - lowest
-    safe = torch.where(spread > 0, spread, torch.ones_like(spread))
-    red, green, blue = x.unbind(1)
-    hue = torch.where(
-        value == red,
-        (green - blue) / safe,
-        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    hue = hue + degrees.to(x)[:, None, None] / 60
-    share = spread / torch.where(value > 0, value, torch.ones_like(value))
-    share = (share + saturation.to(x)[:, None, None]).clamp(0, 1)
-    turned = torch.stack([hue + 5, hue + 3, hue + 1], 1).remainder(6)
-    fall = torch.minimum(turned, 4 - turned).clamp(0, 1)
-    return value[:, None] * (1 - share[:, None] * fall)
+def mirrored(position: float, size: int) -> float:
+    """Inside the picture, whose rim is half a pixel beyond the outermost pixels."""
+    position = (position + 0.5) % (2 * size)
+    position = min(position, 2 * size - position) - 0.5
+    return min(max(position, 0.0), size - 1.0)
 
 
-def _replace(x: Tensor, on: Tensor, change: Callable[[Tensor], Tensor]) -> None:
-    if len(on):
-        index = on.to(x.device)
-        x[index] = change(x[index])
+def blurred(image: Image, sigma: float) -> Image:
+    reach = min(9, image.shape[1] - 1, image.shape[2] - 1)
+    kernel = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
+    for axis in (1, 2):
+        image = correlate1d(image, kernel / kernel.sum(), axis, mode="mirror")
+    return image
 
 
-def _warp(x: Tensor, theta: Tensor) -> Tensor:
-    grid = F.affine_grid(theta.to(x), list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+def coloured(image: Image, degrees: float, more: float) -> Image:
+    out = np.empty_like(image)
+    for i, j in np.ndindex(*image.shape[1:]):
+        # Outside 0..1 after an earlier step it is not: that comes last in every list.
+        hue, saturation, value = colorsys.rgb_to_hsv(*image[:, i, j])
+        saturation = min(max(saturation + more, 0.0), 1.0)
+        out[:, i, j] = colorsys.hsv_to_rgb((hue + degrees / 360) % 1, saturation, value)
+    return out
 
 
-def _holes(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    rate = 0.05 * torch.rand(count, 1, 1, 1, generator=generator)
-    pixels = torch.rand(count, 1, height, width, generator=generator) < rate
-    coarse = (count, 1, -(-height // 4), -(-width // 4))
-    squares = torch.rand(coarse, generator=generator) < 0.02
-    squares = squares.repeat_interleave(4, 2).repeat_interleave(4, 3)[..., :height, :width]
-    single = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
-    return torch.where(single, pixels, squares)
-
-
-REFERENCES: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+REFERENCES: dict[str, Callable[..., Image]] = {
     "none": none,
     "flip": flip,
     "mild": mild,

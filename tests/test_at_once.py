@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,12 +22,14 @@ from fusionbench.cli.run import summary
 from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import UsageError
 from fusionbench.progress import SILENT, Progress, Task
-from fusionbench.records import BusyError, Store
-from fusionbench.runs import carry_out, plan
+from fusionbench.records import Store
+from fusionbench.runs import carry_out, grid, plan
 from fusionbench.runs import process_engine as workers
-from fusionbench.runs.process_engine import UnexpectedError, WorkerLostError, Workers, threads_each
+from fusionbench.runs.fold import open_experiment
+from fusionbench.runs.process_engine import Processes, threads_each
+from fusionbench.runs.queue import JobLostError
 from fusionbench.runs.run import run
-from fusionbench.tables import grid
+from fusionbench.runs.worker import UnexpectedError
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes")
 
@@ -86,27 +89,45 @@ class Told(Progress):
         self.said.append(message)
 
 
+class Words(str):
+    """Stands for a job. It is its own order; its row is its first letter, its label its last."""
+
+    config = SimpleNamespace(seed=0)
+    key = property(lambda self: self[0])
+    label = property(lambda self: self[-1])
+
+
+class Some(Processes):
+    """Processes that do what words say."""
+
+    def __init__(self, at_once: int, progress: Progress = SILENT) -> None:
+        super().__init__(Execution(folds_at_once=at_once), progress, work=work)
+
+    def order(self, job: Any, *, first: bool) -> str:
+        return str(job)
+
+
+@contextmanager
+def some_workers(at_once: int, progress: Progress = SILENT) -> Iterator[Any]:
+    some = Some(at_once, progress)
+    try:
+        yield some
+    finally:
+        some.stop()
+
+
 def results(
     orders: Sequence[str], at_once: int, progress: Progress = SILENT
 ) -> list[tuple[str, Any]]:
-    """What became of each, in the order in which they ended. Their rows are their first letters."""
+    """What became of each, in the order in which they ended."""
     found: list[tuple[str, Any]] = []
-    waiting = list(orders)
-    with (
-        progress.task("all", total=len(waiting)) as task,
-        Workers[str](
-            work, at_once, task, progress, row=lambda o: o[0], name=lambda o: o[-1]
-        ) as some,
-    ):
-        while waiting or some.running:
+    waiting = [Words(order) for order in orders]
+    with progress.task("all", total=len(waiting)) as task, some_workers(at_once, progress) as some:
+        while len(found) < len(orders):
             while (order := some.choose(waiting)) is not None:
                 waiting.remove(order)
-                some.start(order, order)
-            for order, result in some.ended():
-                try:
-                    found.append((order, result()))
-                except Exception as error:
-                    found.append((order, error))
+                some.start(order)
+            found += some.finished(task)
     return found
 
 
@@ -115,7 +136,7 @@ def results(
 
 def test_what_becomes_of_one_is_its_own() -> None:
     found = dict(results(["die", "echo a", "refuse", "break", "echo b"], 2))
-    assert isinstance(found["die"], WorkerLostError)
+    assert isinstance(found["die"], JobLostError)
     assert "--folds-at-once" in found["die"].remedy
     refused = found["refuse"]
     assert type(refused) is UsageError and refused.remedy == "Ask something else."
@@ -128,26 +149,29 @@ def test_a_worker_keeps_to_its_row() -> None:
         """Start what is chosen of these, until all have ended; the process of each."""
         found: dict[str, int] = {}
         for order in running:
-            some.start(order, order)
-        while some.running:
-            found |= {order: result()[1] for order, result in some.ended()}
+            some.start(Words(order))
+        while len(found) < len(running):
+            found |= {order: result[1] for order, result in some.finished(Task())}
         return found
 
-    with Workers[str](work, 2, Task(), SILENT, row=lambda o: o[0], name=str) as some:
-        assert some.choose([]) is None
-        assert some.choose(["a 1", "a 2", "b 1"]) == "a 1"
+    def choose(*waiting: str) -> str | None:
+        return some.choose([Words(order) for order in waiting])
+
+    with some_workers(2) as some:
+        assert choose() is None
+        assert choose("a 1", "a 2", "b 1") == "a 1"
         first = ends("a 1", "b 1")
         assert first["a 1"] != first["b 1"]
-        assert some.choose(["c 1", "b 2", "a 2"]) == "b 2"
+        assert choose("c 1", "b 2", "a 2") == "b 2"
         second = ends("b 2", "a 2")
         assert (second["a 2"], second["b 2"]) == (first["a 1"], first["b 1"])
         # Of rows that nobody works on the first, and in need one that somebody works on.
-        some.start("a 3", "a 3")
-        assert some.choose(["a 4", "c 1", "b 3"]) == "b 3"
-        assert some.choose(["a 4", "c 1"]) == "c 1"
-        assert some.choose(["a 4"]) == "a 4"
-        some.start("a 4", "a 4")
-        assert some.choose(["a 5"]) is None
+        some.start(Words("a 3"))
+        assert choose("a 4", "c 1", "b 3") == "b 3"
+        assert choose("a 4", "c 1") == "c 1"
+        assert choose("a 4") == "a 4"
+        some.start(Words("a 4"))
+        assert choose("a 5") is None
 
 
 def test_what_workers_say_is_said_here() -> None:
@@ -177,12 +201,9 @@ def test_an_error_here_stops_them(
     monkeypatch.setattr(workers, "PATIENCE", 1.5)
     places = [tmp_path / name for name in ("one", "two")]
     began = time.monotonic()
-    with (
-        pytest.raises(KeyError),
-        Workers[Path](work, 2, Task(), SILENT, row=str, name=str) as some,
-    ):
+    with pytest.raises(KeyError), some_workers(2) as some:
         for place in places:
-            some.start(place, f"{what} {place}")
+            some.start(Words(f"{what} {place}"))
         wait_for(lambda: all(p.exists() and p.read_text() for p in places))
         processes = [int(place.read_text()) for place in places]
         raise KeyError
@@ -207,7 +228,7 @@ def test_every_fold_has_the_bits_that_it_has_alone(
     one, two = replace(here, folds=None), replace(here, store=tmp_path / "two", folds=(2, 0, 1))
     alone = run(config, one)
     both = run(config, replace(two, folds_at_once=2, save_weights=True))
-    assert both.failures == both.lost == ()
+    assert both.failures == ()
     assert [r.identity.fold for r in both.records] == [2, 0, 1]
     ours = {r.run_id: r for r in both.records}
     for record in alone.records:
@@ -254,8 +275,6 @@ class _Dies(DummyClassifier):
 
 
 def unlucky(tmp_path: Path, card: Path, how: str) -> tuple[RunConfig, Execution, Path]:
-    from fusionbench.runs.run import open_experiment
-
     plugin, marker = tmp_path / "dies.py", tmp_path / "marker"
     plugin.write_text(DIES, encoding="utf-8")
     marker.touch()
@@ -272,17 +291,18 @@ def test_a_fold_whose_process_is_killed_is_lost_and_the_others_are_not(
 ) -> None:
     config, here, marker = unlucky(tmp_path, tiny_card, "kill")
     outcome = run(config, here)
-    assert [r.identity.fold for r in outcome.records] == [0, 2] and outcome.failures == ()
-    (lost,) = outcome.lost
-    assert lost.fold == 1 and "--folds-at-once" in lost.message
-    assert summary(outcome)["lost"] == [{"fold": 1, "run_id": lost.run_id}]
-    store = Store(here.store)
-    assert store.failures() == [] and not store.has(lost.run_id)
+    assert [r.identity.fold for r in outcome.records] == [0, 2]
+    (lost,) = outcome.failures
+    assert lost.fold == 1 and lost.run_id == "" and "--folds-at-once" in lost.message
+    (told,) = summary(outcome)["failures"]
+    assert (told["fold"], told["run_id"]) == (1, None)
+    run_id, store = outcome.plan.jobs[1].run_id, Store(here.store)
+    assert store.failures() == [] and not store.has(run_id)
     # A sweep does not take it for a failure of what the run_id stands for.
     table = grid(["dies"], ["-"], dataset=str(tiny_card), plugins=here.plugins,
                  settings={"params": config.method.params})  # fmt: skip
     (job,) = plan(table, here).missing
-    assert job.run_id == lost.run_id and plan(table, here).failed == ()
+    assert job.run_id == run_id and plan(table, here).failed == ()
     swept = carry_out(plan(table, here), here)
     assert [(f.fold, f.run_id) for f in swept.failures] == [(1, "")]
     marker.unlink()
@@ -294,26 +314,38 @@ def test_a_fold_that_fails_is_recorded_and_the_others_are_done(
 ) -> None:
     config, here, _ = unlucky(tmp_path, tiny_card, "raise")
     outcome = run(config, here)
-    assert [r.identity.fold for r in outcome.records] == [0, 2] and outcome.lost == ()
+    assert [r.identity.fold for r in outcome.records] == [0, 2]
     (failure,) = outcome.failures
-    assert failure.identity.fold == 1 and failure.error is not None
-    assert failure.error.message == "the disk is on fire"
+    assert (failure.fold, failure.message) == (1, "the disk is on fire")
     assert Store(here.store).failures() == [failure.run_id]
 
 
-def test_a_fold_that_another_process_computes_is_an_error_as_ever(
-    tmp_path: Path, tiny_card: Path
+@pytest.mark.parametrize("existing", ["skip", "redo"])
+def test_a_fold_that_another_process_computes_is_waited_for(
+    tmp_path: Path, tiny_card: Path, existing: Any
 ) -> None:
     config, here, marker = unlucky(tmp_path, tiny_card, "raise")
     marker.unlink()
-    names = [job.run_id for job in plan(
-        grid(["dies"], ["-"], dataset=str(tiny_card), plugins=here.plugins,
-             settings={"params": config.method.params}), here).jobs]  # fmt: skip
-    with Store(here.store).lock(names[0]), pytest.raises(BusyError, match=names[0]):
-        run(config, here)
+    here = replace(here, folds_at_once=1, existing=existing)
     store = Store(here.store)
-    assert store.has(names[1])  # which was under way, and is finished
-    assert not store.has(names[0])
+    if existing == "redo":
+        run(config, here)
+    study = open_experiment(config, here)
+    lock = store.lock(study.run_id(study.protocol.folds[0]))
+    lock.__enter__()
+
+    class Other(Told):
+        """The other process: it does the fold while this one waits."""
+
+        def note(self, message: str) -> None:
+            super().note(message)
+            if "waiting for 1 folds that another process" in message:
+                lock.__exit__(None, None, None)
+                theirs.extend(run(config, replace(here, folds=(0,))).records)
+
+    theirs: list[Any] = []
+    ours = run(config, here, Other()).records
+    assert ours[0] == theirs[0] and len(ours) == 3
     with pytest.raises(UsageError, match="already"):
         run(config, replace(here, existing="fail"))
 
@@ -370,7 +402,7 @@ def test_ctrl_c_leaves_checkpoints_and_no_process(quick: RunConfig, tmp_path: Pa
     assert process.returncode == 130 and "the same command goes on" in err, err
     assert "Traceback" not in err
     wait_for(lambda: not living(process.pid), 20)
-    assert {p.suffix for p in kept("*")} == {".safetensors"} and len(list(kept("*"))) == 2
+    assert {p.suffix for p in kept("*")} == {".pt"} and len(list(kept("*"))) == 2
     assert not list((tmp_path / "failed").glob("*")) and Store(tmp_path).busy() == set()
 
     # Each fold goes on from there, here with as many threads.
@@ -380,7 +412,7 @@ def test_ctrl_c_leaves_checkpoints_and_no_process(quick: RunConfig, tmp_path: Pa
     class Until(Told):
         def note(self, message: str) -> None:
             super().note(message)
-            if "after epoch" in message or "anew" in message:
+            if "after epoch" in message or "from the beginning" in message:
                 raise Enough
 
     for fold in (0, 1):

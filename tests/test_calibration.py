@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusionbench.metrics import compute as metrics
 from fusionbench.metrics.calibration import (
     COLDEST,
     HOTTEST,
@@ -19,7 +20,6 @@ from fusionbench.metrics.calibration import (
     reliability,
     scaled,
 )
-from fusionbench.metrics.compute import compute as metrics
 
 
 def softmax(z: np.ndarray) -> np.ndarray:

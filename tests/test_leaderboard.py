@@ -22,7 +22,7 @@ from rich.console import Console
 
 from fusionbench.errors import UsageError
 from fusionbench.leaderboard import FORMATS, PAPER, Block, Row, Terminal, blocks, render, sheets
-from fusionbench.metrics.compute import METRICS
+from fusionbench.metrics.names import METRICS
 from fusionbench.records import Record
 
 EVIL = "=cmd|'/c calc'!A1 [red]x[/red] **b** \\input{x} a_b & 5% $x$ <script> `q`\n\x1b[31m"
@@ -222,9 +222,9 @@ def test_rows_are_told_apart_by_what_differs_and_nothing_else() -> None:
     records += row([0.3] * 5, settings=base | {"optimizer_args": {"nesterov": False}})
     found = {tuple(r.differences.items()) for r in only(blocks(records)).rows}
     assert found == {
-        (("optimizer_args.nesterov", "true"), ("lr", "0.0001")),
-        (("optimizer_args.nesterov", "true"), ("lr", "0.0003")),
-        (("optimizer_args.nesterov", "false"), ("lr", "0.0001")),
+        (("lr", "0.0001"), ("optimizer_args.nesterov", "true")),
+        (("lr", "0.0003"), ("optimizer_args.nesterov", "true")),
+        (("lr", "0.0001"), ("optimizer_args.nesterov", "false")),
     }
 
 

@@ -70,7 +70,7 @@ def test_the_wheel_holds_plugins_cards_and_splits_and_nothing_else(wheel: Path) 
     there = {n for n in names if n.startswith("fusionbench/builtin/leaderboards/")}
     expected = tables | {"published.csv", "published_changes.csv"}
     assert there == {f"fusionbench/builtin/leaderboards/{name}" for name in expected}
-    for part in ("tests/", "datasets/synthetic/data/", "__pycache__", "runs/", ".pth"):
+    for part in ("tests/", "datasets/synthetic/data/", "__pycache__", ".pth"):
         assert not [name for name in names if f"/{part}" in f"/{name}"], part
 
 

@@ -22,7 +22,6 @@ from fusionbench.protocols import (
     load_protocol,
     make_split,
     overlap,
-    protocols_of,
     read_split,
     write_split,
 )
@@ -149,7 +148,7 @@ def test_missing_images_restrict_the_committed_split() -> None:
     for fold in protocol.folds:
         assert {kept[i] for i in fold.test} == {i for i in kept if parts[i] == str(fold.index)}
         assert len(fold.train) + len(fold.test) == len(kept)
-    with pytest.raises(DataError, match=r"made for other rows: .* of it are no rows"):
+    with pytest.raises(DataError, match=r"made for other rows: .* not in the table"):
         load_protocol(card, kept, [0] * len(kept), None)
 
 
@@ -169,8 +168,8 @@ def test_find_protocol_by_name_and_default(tmp_path: Path) -> None:
     card = card_of(tmp_path)
     assert find_protocol(card).name == "grouped-5fold"
     assert find_protocol(card, "image-5fold").leaks == ("patients",)
-    assert [s.name for s in protocols_of(card_of(tmp_path, group=False))] == ["image-5fold"]
-    assert protocols_of(card_of(tmp_path, group=False))[0].leaks == ()
+    assert [s.name for s in card_of(tmp_path, group=False).protocols] == ["image-5fold"]
+    assert card_of(tmp_path, group=False).protocols[0].leaks == ()
     with pytest.raises(UsageError, match=r"grouped-5fld.*Did you mean grouped-5fold"):
         find_protocol(card, "grouped-5fld")
     derm = read_card(DATASETS / "derm7pt" / "dataset.toml")
@@ -463,7 +462,7 @@ def test_derm7pt_official_comes_from_the_users_index_files(tmp_path: Path) -> No
         ({"valid": [-1]}, "no row position"),
         ({"test": [0, 0]}, "test_indexes.csv .*row 3, indexes '0': already in test"),
         ({"test": []}, "no rows"),
-        ({"test": [0]}, "not in it"),
+        ({"test": [0]}, "not in the split"),
     ],
 )
 def test_bad_index_files(tmp_path: Path, change: dict[str, list[int]], message: str) -> None:

@@ -35,7 +35,7 @@ from fusionbench.leaderboard import (
     published,
     render,
 )
-from fusionbench.metrics.compute import describe
+from fusionbench.metrics.names import describe
 from fusionbench.plugin import registry
 from fusionbench.records import Store
 
@@ -231,12 +231,11 @@ def test_the_sgmc_paper_and_the_others_are_there() -> None:
 def test_no_committed_row_claims_a_protocol_of_ours() -> None:
     """Until somebody has read that it is the very split, its own words stand there."""
     from fusionbench.data.card import read_card
-    from fusionbench.protocols import protocols_of
 
     names = {
         spec.name
         for card in registry.dataset_cards().values()
-        for spec in protocols_of(read_card(card))
+        for spec in read_card(card).protocols
     }
     assert names and not names & {row.protocol for row in published.load()}
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,15 +24,17 @@ from fusionbench.config.run_config import Execution
 from fusionbench.errors import UsageError
 from fusionbench.progress import SILENT, Progress, Task
 from fusionbench.records import Store
-from fusionbench.runs import Resources, carry_out, plan
-from fusionbench.runs.ray_connection import connected
+from fusionbench.runs import Resources, carry_out, grid, plan
+from fusionbench.runs.ray_connection import ALONE, connected
 from fusionbench.runs.ray_engine import wants
-from fusionbench.tables import grid
 
 needs_ray = pytest.mark.skipif(
     __import__("importlib.util").util.find_spec("ray") is None,
     reason="Ray is not installed: pip install 'fusionbench[ray]'",
 )
+# One cluster for all of them where pytest-xdist keeps groups together (--dist loadgroup), else one
+# for each of its workers that gets any.
+pytestmark = pytest.mark.xdist_group("ray")
 ONE = Resources(cpus=1)
 
 SCALE = '''
@@ -60,13 +62,13 @@ def environment(own: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Two nodes of one CPU each, whose workers know neither the tests' cache nor their data."""
     nowhere = tmp_path_factory.mktemp("nowhere")
     own = {"FUSIONBENCH_CACHE": str(nowhere / "cache"), "FUSIONBENCH_DATA": str(nowhere),
            "FUSIONBENCH_PLUGINS": str(nowhere / "none.py"), "OMP_NUM_THREADS": "1",
-           "RAY_USAGE_STATS_ENABLED": "0"}  # fmt: skip
+           "RAY_USAGE_STATS_ENABLED": "0", **ALONE}  # fmt: skip
     size = {"num_cpus": 1, "object_store_memory": 80_000_000}
     with environment(own):
         import ray
@@ -248,6 +250,27 @@ def test_two_sweeps_on_one_store_and_one_cluster(
     assert set(traced.count("end").values()) == {1} and len(traced.count("end")) == 8
 
 
+LISTENING = "0A"
+LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
+
+
+@needs_ray
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads /proc/net")
+def test_a_cluster_of_one_machine_listens_on_loopback_only(cluster: Any) -> None:
+    """Started with what `connected` sets before it starts one."""
+    sockets = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            command = (link.parents[1] / "cmdline").read_bytes()
+            if b"session_" in command or b"ray::" in command or link.parts[2] == str(os.getpid()):
+                sockets.add(str(link.readlink()))
+    lines = [line.split() for name in ("tcp", "tcp6")
+             for line in Path(f"/proc/self/net/{name}").read_text().splitlines()[1:]]  # fmt: skip
+    hosts = [line[1].partition(":")[0] for line in lines
+             if line[3] == LISTENING and f"socket:[{line[9]}]" in sockets]  # fmt: skip
+    assert len(hosts) > 3 and set(hosts) <= {*LOOPBACK}
+
+
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
@@ -276,8 +299,8 @@ def test_where_no_cluster_is_it_says_so_at_once(
 
 def test_what_a_run_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fusionbench.runs.ray_engine.own_threads", lambda: 3)
-    network: Any = SimpleNamespace(study=SimpleNamespace(images=lambda: None))
-    control: Any = SimpleNamespace(study=SimpleNamespace())
+    network: Any = SimpleNamespace(study=SimpleNamespace(uses_images=True))
+    control: Any = SimpleNamespace(study=SimpleNamespace(uses_images=False))
     own, quarter = Resources(), Resources(gpus=0.25, cpus=2, memory=8 << 30)
 
     def asked(*arguments: Any) -> tuple[float, ...]:

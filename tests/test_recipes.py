@@ -66,9 +66,9 @@ def test_its_parameters_are_taken_by_every_method(name: str, fusion: str) -> Non
     if name == "metablock-2021":
         assert method.optimizer_args == {"momentum": 0.9, "filter_bias_and_bn": False}
         assert method.schedule_args == {"factor": 0.1, "patience": 10, "min_lr": 1e-6}
-        assert method.loss_params["ce"]["class_weights"] == "balanced"
+        assert method.losses["ce"].params["class_weights"] == "balanced"
     if name == "sgmc-2024" and fusion == "sgmc":
-        contrast = method.loss_params["self-contrastive"]
+        contrast = method.losses["self-contrastive"].params
         assert (contrast["tau"], contrast["weight"]) == (0.07, 0.1)
 
 
@@ -100,8 +100,8 @@ GOOD = 'title = "t"\n[source]\ncitation = "c"\n[settings]\nlr = {value = 1.0, st
     [
         (GOOD.replace('"ours"', '"sure"'), "status"),
         (GOOD.replace("1.0", "-1.0"), "greater than 0"),
-        (GOOD.replace("lr =", "rate ="), "no setting of training: rate"),
-        (GOOD.replace("lr =", "dataset ="), "no setting of training: dataset"),
+        (GOOD.replace("lr =", "rate ="), "not a setting of a recipe: rate"),
+        (GOOD.replace("lr =", "dataset ="), "not a setting of a recipe: dataset"),
         (GOOD + "[params]\n'optimizer.momentum' = {value = 0.9, status = 'ours'}", "is text"),
         (GOOD.replace('title = "t"\n', ""), "title"),
         ("extra = 1\n" + GOOD, "extra"),
@@ -160,7 +160,7 @@ def test_a_loss_that_is_not_in_the_run_is_not_set() -> None:
     config = RunConfig.of(recipe="metablock-2021", loss="focal")
     assert "loss.ce.class_weights" in config.method.params
     assert "loss.ce.class_weights" not in own_params(config, ["focal"])
-    assert load_method(config).loss_params.keys() == {"focal"}
+    assert load_method(config).losses.keys() == {"focal"}
     typed = config.changed(params={"loss.ce.class_weights": "none"})
     with pytest.raises(UsageError, match=r"loss\.ce"):
         load_method(typed)  # the user's own words are never dropped
@@ -209,7 +209,7 @@ def test_a_published_recipe_trains_and_its_record_keeps_it(
     given = {**TINY, "fusion": "concat", "dataset": str(tiny_card), "protocol": "holdout"}
     config = RunConfig.of(recipe="metablock-2021", **given)
     outcome = run(config, here)
-    assert not outcome.failures, outcome.failures[0].error
+    assert not outcome.failures, outcome.failures[0].message
     (record,) = outcome.records
     settings, training = record.identity.settings(), record.identity.training
     assert training is not None and settings["recipe"] == "metablock-2021"
@@ -314,7 +314,7 @@ def test_a_reducer_is_trained_and_counted(quick: RunConfig, here: Execution, fus
     experiment = setup(config, here)
     train = experiment.rows(experiment.protocol.folds[0]).train
     encoder = experiment.encoder(experiment.table.metadata, train)
-    model, _ = experiment.model(experiment.backbone(), encoder, ())
+    model, _ = experiment.model(experiment.backbone(), encoder, train)
     w, k = model.spec.embedding, len(plain.classes)
     more = (24 * w + 24) + 2 * 24 + (24 * k + k) - (w * k + k)
     assert reduced.parameters["fusion"] - plain.parameters["fusion"] == more

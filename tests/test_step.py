@@ -70,10 +70,10 @@ def made(
 ) -> TrainingStep:
     """A step of a path; captured ones are traced, which stands for a CUDA graph."""
     progress = more.pop("progress", Progress())
-    record = more.pop("record", traced if path.endswith("captured") else None)
+    recorder = more.pop("recorder", traced if path.endswith("captured") else None)
     return TrainingStep(
         *built(*arguments, **more), AUGMENTATIONS[augment], CPU, path, progress,
-        compiler=compiler, record=record,
+        compiler=compiler, recorder=recorder,
     )  # fmt: skip
 
 

@@ -18,9 +18,11 @@ import torch
 from msgspec import structs
 from safetensors.torch import load_file, save_file
 
-from fusionbench.analysis.stress import Report, render, reopen, stress, to_data
+from fusionbench.analysis.stress.reopen import reopen
 from fusionbench.analysis.stress.scenarios import SHARES, Cells, scenarios
-from fusionbench.analysis.stress.stress_report import flip, spread
+from fusionbench.analysis.stress.stress_report import StressReport, flip, spread
+from fusionbench.analysis.stress.stress_test import stress
+from fusionbench.analysis.stress.stress_text import render, to_data
 from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.data.card import Column
 from fusionbench.data.encoder import ENCODINGS, MISSING, Encoding, MetadataEncoder, Missing
@@ -167,12 +169,12 @@ def record_of(store: Store, fusion: str, fold: int = 0) -> Record:
     )
 
 
-def stressed(store: Store, text: str, config: RunConfig, **options) -> Report:
+def stressed(store: Store, text: str, config: RunConfig, **options) -> StressReport:
     execution = Execution(store=store.folder, device="cpu")
     return stress(store, text, execution, dataset=config.data.dataset, mask_seeds=2, **options)
 
 
-def value_of(report: Report, run: int, metric: str, **wanted: object) -> float:
+def value_of(report: StressReport, run: int, metric: str, **wanted: object) -> float:
     """Of the report's raw values."""
     name = report.runs[run].run_id
     (found,) = (
@@ -213,8 +215,7 @@ def test_every_scenario_is_what_predict_says_of_a_table_with_those_cells_emptied
     test, columns = rows.parts["test"], [c.name for c in experiment.columns]
     encoder = experiment.encoder(table.metadata, rows.train)
     made = trainer(experiment, execution)
-    counts = tuple(np.bincount(table.labels[rows.train], minlength=6).tolist())
-    model, _ = experiment.model(experiment.backbone(), encoder, counts)
+    model, _ = experiment.model(experiment.backbone(), encoder, rows.train)
     model.load_state_dict(load_file(store.weights_path(report.runs[0].run_id)))
 
     def metrics(frame: pd.DataFrame) -> dict[str, float]:
@@ -384,7 +385,7 @@ def test_metadata_dropout_flattens_the_curve(
         warmup_epochs=0, columns=("bleed", "elevation", "region", "gender", "age"),
     )  # fmt: skip
     execution = Execution(store=tmp_path / "store", folds=(0,), device="cpu", save_weights=True)
-    monkeypatch.setattr("fusionbench.runs.run.verdict_of", lambda *a, **k: "")  # quicker
+    monkeypatch.setattr("fusionbench.runs.fold.verdict_of", lambda *a, **k: "")  # quicker
     at_once, on_the_way = [], []  # rise with everything withheld; mean rise along the curve
     for rate in (0.0, 0.5):
         reports = []

@@ -110,7 +110,7 @@ def test_the_ablation_takes_away_one_thing_a_row() -> None:
     every = [d.config for d in expand(read_table("sgmc-ablation"))]
     found = [c for c in every if c.method.fusion == "sgmc" and not c.data.shuffle_metadata]
     whole = found[-1]
-    assert (whole.loss, whole.params) == ("ce+self-contrastive", {})
+    assert (whole.method.loss, whole.method.params) == ("ce+self-contrastive", {})
     said = [(c.method.loss.removeprefix("ce"), c.method.params) for c in found[:-1]]
     guided = "+self-contrastive"
     assert said == [

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from fusionbench.config.run_config import Execution, RunConfig
+from fusionbench.config.run_config import Execution, RunConfig, TrainingSettings
 from fusionbench.errors import UsageError
 from fusionbench.runs.run import run
-from fusionbench.training.optimizers import Plateau, make_scheduler
+from fusionbench.training.optimizers import Plateau, make_optimizer, make_scheduler
 
 
 def optimizer(lr: float = 1.0) -> torch.optim.Optimizer:
@@ -167,3 +167,21 @@ def test_the_watched_score_is_the_metric_of_that_name(
         assert watched == pytest.approx(balanced_nll(y, found.probabilities), abs=1e-6)
     else:
         assert watched == pytest.approx(record.result.metrics[watch], abs=1e-9)
+
+
+def test_adamw_is_fused_and_the_same_unless_the_user_wants_it_otherwise() -> None:
+    settings = TrainingSettings(optimizer="adamw", lr=0.01, weight_decay=0.1)
+    results = []
+    choices: list[dict[str, Any]] = [{}, {"fused": False}, {"foreach": True}]
+    for extra in choices:
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(7, 5)
+        optimizer = make_optimizer(layer, settings, extra)
+        assert bool(optimizer.defaults["fused"]) == (not extra)
+        for i in range(4):
+            optimizer.zero_grad()
+            layer(torch.full((3, 7), i + 1.0)).square().sum().backward()
+            optimizer.step()
+        results.append(layer.weight.detach())
+    assert torch.allclose(results[0], results[1], atol=1e-6)
+    assert torch.allclose(results[0], results[2], atol=1e-6)

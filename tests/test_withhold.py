@@ -14,7 +14,7 @@ from fusionbench.data.card import Column
 from fusionbench.data.encoder import ENCODINGS, MISSING, Encoding, MetadataEncoder, Missing
 from fusionbench.records import Store
 from fusionbench.runs.run import run
-from fusionbench.training.metadata_dropout import Withholding, withholding
+from fusionbench.training.metadata_dropout import MetadataDropout
 
 COLUMNS = (
     Column(name="age", kind="numeric"),
@@ -54,11 +54,9 @@ def patients(n: int, seed: int = 0, gaps: bool = True) -> pd.DataFrame:
 def built(
     train: pd.DataFrame, cell: float, block: float, encoding: Encoding = "onehot",
     missing: Missing = "zero",
-) -> tuple[MetadataEncoder, Withholding]:  # fmt: skip
+) -> tuple[MetadataEncoder, MetadataDropout]:  # fmt: skip
     encoder = MetadataEncoder(COLUMNS, encoding=encoding, missing=missing).fit(train)
-    found = withholding(encoder, train, cell, block, CPU)
-    assert found is not None
-    return encoder, found
+    return encoder, MetadataDropout.fitted(encoder, train, cell, block, CPU)
 
 
 def cells_of(features: np.ndarray, encoder: MetadataEncoder) -> dict[str, np.ndarray]:
@@ -85,9 +83,11 @@ def test_a_withheld_cell_is_encoded_as_one_that_was_never_recorded(
     for frame in (train, patients(50, seed=1)):
         hidden = found.draw(len(frame), 7, 1)
         meta = torch.from_numpy(encoder.transform(frame))
-        got = torch.cat([hidden.apply(meta[i : i + 16], i) for i in range(0, len(meta), 16)])
+        got = torch.cat(
+            [found.apply(meta[i : i + 16], hidden[i : i + 16]) for i in range(0, len(meta), 16)]
+        )
         emptied = frame.copy()
-        for name, cells in cells_of(hidden.features.numpy(), encoder).items():
+        for name, cells in cells_of(hidden.numpy(), encoder).items():
             assert 0 < cells.sum() < len(cells)
             for i in np.flatnonzero(cells):
                 emptied.loc[i, name] = np.nan if name == "age" else None
@@ -98,14 +98,14 @@ def test_a_withheld_cell_is_encoded_as_one_that_was_never_recorded(
 def test_cells_and_blocks_are_withheld_as_often_as_asked_and_blocks_whole() -> None:
     n, train = 4000, patients(200)
     encoder, found = built(train, 0.0, 0.25)
-    cells = cells_of(found.draw(n, 3, 1).features.numpy(), encoder)
+    cells = cells_of(found.draw(n, 3, 1).numpy(), encoder)
     assert (cells["smoke"] == cells["drink"]).all()
     assert not any(cells[name].any() for name in ("age", "site", "sex", "itch"))
     margin = 5 * np.sqrt(0.25 * 0.75 / n)
     assert abs(cells["smoke"].mean() - 0.25) < margin
 
     encoder, found = built(train, 0.1, 0.25)
-    cells = cells_of(found.draw(n, 3, 1).features.numpy(), encoder)
+    cells = cells_of(found.draw(n, 3, 1).numpy(), encoder)
     for name in ("age", "site", "sex", "itch"):
         assert abs(cells[name].mean() - 0.1) < margin
     either = 1 - 0.9 * 0.75
@@ -118,22 +118,16 @@ def test_cells_and_blocks_are_withheld_as_often_as_asked_and_blocks_whole() -> N
 
 def test_without_a_block_in_the_training_rows_all_columns_are_one() -> None:
     encoder, found = built(patients(200, gaps=False), 0.0, 0.5)
-    features = found.draw(300, 0, 1).features.numpy()
+    features = found.draw(300, 0, 1).numpy()
     assert set(features.sum(axis=1)) == {0, encoder.n_features}
 
 
 def test_what_is_withheld_follows_from_seed_and_epoch() -> None:
     _, found = built(patients(100), 0.3, 0.2)
-    one = found.draw(80, 5, 2).features
-    assert torch.equal(one, found.draw(80, 5, 2).features)
-    assert not torch.equal(one, found.draw(80, 5, 3).features)
-    assert not torch.equal(one, found.draw(80, 6, 2).features)
-    assert withholding(*_fitted(), 0.0, 0.0, CPU) is None
-
-
-def _fitted() -> tuple[MetadataEncoder, pd.DataFrame]:
-    train = patients(20)
-    return MetadataEncoder(COLUMNS).fit(train), train
+    one = found.draw(80, 5, 2)
+    assert torch.equal(one, found.draw(80, 5, 2))
+    assert not torch.equal(one, found.draw(80, 5, 3))
+    assert not torch.equal(one, found.draw(80, 6, 2))
 
 
 # ---- in a run
@@ -160,7 +154,7 @@ def test_a_run_with_dropout_is_another_run_that_repeats_itself(
     assert len(list(Store(here.store))) == 2
 
     # With rates of 0 nothing is drawn, and nothing else draws other numbers for it.
-    monkeypatch.setattr(Withholding, "draw", lambda *a, **k: pytest.fail("drawn"))
+    monkeypatch.setattr(MetadataDropout, "draw", lambda *a, **k: pytest.fail("drawn"))
     assert outcome(quick, again) == (plain, without)
 
 
@@ -170,14 +164,14 @@ def test_dropout_changes_metadata_of_training_steps_and_nothing_else(
     """With a mask that hides nothing, a run with dropout is bit for bit the run without: order,
     augmentation, initial weights and evaluation draw from streams of their own."""
     _, without = outcome(quick, here)
-    draw = Withholding.draw
+    draw = MetadataDropout.draw
 
-    def nothing(self: Withholding, n: int, seed: int, epoch: int):
+    def nothing(self: MetadataDropout, n: int, seed: int, epoch: int):
         hidden = draw(self, n, seed, epoch)
-        assert hidden.features.any()
-        return replace(hidden, features=torch.zeros_like(hidden.features))
+        assert hidden.any()
+        return torch.zeros_like(hidden)
 
-    monkeypatch.setattr(Withholding, "draw", nothing)
+    monkeypatch.setattr(MetadataDropout, "draw", nothing)
     _, with_empty_mask = outcome(quick.changed(metadata_dropout=0.5), here)
     assert with_empty_mask == without
 

@@ -10,25 +10,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from fusionbench.analysis.row_facts import BlockFacts, block_facts, place
 from fusionbench.errors import FusionbenchError, UsageError
 from fusionbench.leaderboard.rows import Block, Row, Stat
 from fusionbench.leaderboard.select import select_row
-from fusionbench.metrics.names import SCALED, describe
+from fusionbench.metrics.calibration import apply_temperature
+from fusionbench.metrics.names import SCALED
 from fusionbench.records import Predictions, Record
-from fusionbench.stats import (
-    Paired,
-    Pooled,
-    ResampledT,
-    Spread,
-    Values,
-    holm,
-    paired,
-    pool,
-    resampled_t,
-    spread,
-    test_train_ratio,
-)
-from fusionbench.stats.bootstrap import RESAMPLES
+from fusionbench.stats.bootstrap import RESAMPLES, Paired, paired
+from fusionbench.stats.pooled import Pooled, pool
+from fusionbench.stats.resampled import ResampledT, Values, holm, resampled_t
+from fusionbench.stats.variance import VarianceParts, spread
 
 ALPHA = 0.05
 
@@ -54,8 +46,8 @@ class Contrast:
     p_test: float  # adjusted over the metrics
     bootstrap: Paired  # of patients, on the pooled predictions
     p_bootstrap: float  # adjusted over the metrics
-    spread_a: Spread  # fold and seed parts
-    spread_b: Spread
+    spread_a: VarianceParts  # fold and seed parts
+    spread_b: VarianceParts
 
     @property
     def p(self) -> float:
@@ -68,14 +60,9 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(BlockFacts):
     """Two rows on the same photographs under the same split."""
 
-    dataset: str
-    protocol: str
-    complete_data: bool
-    n_rows_dataset: int
-    n_rows_used: int
     n_folds: int
     a: Side
     b: Side
@@ -102,7 +89,7 @@ def choose(blocks: Sequence[Block], a: str, b: str) -> tuple[Block, Row, Row]:
                 raise
             raise UsageError(
                 f"{a!r} and {b!r} were not evaluated on the same photographs under the same split: "
-                f"{_where(block)} against {_where(other)}.",
+                f"{_identified(block)} against {_identified(other)}.",
                 "Only rows of one block of the leaderboard can be compared.",
             ) from None
     if row_a.key == row_b.key:
@@ -137,23 +124,18 @@ def compare(
             )
     metrics = tuple(dict.fromkeys(metrics))
     runs_a, runs_b = ([records[run] for run in row.run_ids] for row in (a, b))
-    values = {name: (_values(a, runs_a, name), _values(b, runs_b, name)) for name in metrics}
-    results = [r.result for r in (*runs_a, *runs_b) if r.result is not None]
-    ratio = test_train_ratio([r.n_test for r in results], [r.n_train for r in results])
+    values = {name: (_values(a, name), _values(b, name)) for name in metrics}
+    ratio = max(a.ratio or 0.0, b.ratio or 0.0)
     tests = {name: resampled_t(*pair, ratio) for name, pair in values.items()}
     pairs = _bootstrap(runs_a, runs_b, predictions, metrics, n_resamples, seed)
     p_tests = holm({name: test.p for name, test in tests.items()})
     p_pairs = holm({name: pair.p for name, pair in pairs.items()})
     name_a, name_b = _names(a, b)
     return Comparison(
-        dataset=block.dataset,
-        protocol=block.protocol,
-        complete_data=block.complete_data,
-        n_rows_dataset=block.n_rows_dataset,
-        n_rows_used=block.n_rows_used,
+        **block_facts(block),
         n_folds=len({r.identity.fold for r in runs_a}),
-        a=Side(a.key, name_a, a.seeds, _remarks(a, runs_a)),
-        b=Side(b.key, name_b, b.seeds, _remarks(b, runs_b)),
+        a=Side(a.key, name_a, a.seeds, _remarks(a)),
+        b=Side(b.key, name_b, b.seeds, _remarks(b)),
         metrics=tuple(
             Contrast(
                 metric=name,
@@ -171,27 +153,17 @@ def compare(
     )
 
 
-def values_of(runs: Sequence[Record], metric: str, part: str = "test") -> Values:
-    """(seed, fold) -> the metric of that run; runs where it is undefined are left out."""
-    found = {}
-    for run in runs:
-        if run.result is not None and part in run.result.parts:
-            value = run.result.parts[part].metrics.get(metric)
-            if value is not None:
-                found[run.identity.seed, run.identity.fold] = value
-    return found
-
-
-def _values(row: Row, runs: Sequence[Record], metric: str) -> Values:
-    found = values_of(runs, metric)
-    if not found:
-        held = runs[0].result.metrics if runs[0].result is not None else {}
-        why = "is undefined in every run" if metric in held else "is not among the metrics"
+def _values(row: Row, metric: str) -> Values:
+    part = row.parts["test"]
+    values = part.values(metric)
+    if not values:
+        held = any(metric in metrics for metrics in part.runs.values())
+        why = "is undefined in every run" if held else "is not among the metrics"
         raise UsageError(
             f"{metric} {why} of {row.name} ({row.key}).",
             f"`fusionbench show {row.run_ids[0]}` lists what its records hold.",
         )
-    return found
+    return values
 
 
 def _bootstrap(
@@ -226,49 +198,27 @@ def _pooled(runs: Sequence[Record], read: Mapping[str, Predictions], scaled: boo
                 raise UsageError(
                     f"{run.run_id} fitted no temperature.", "Compare the metric without _scaled."
                 )
-            # softmax(logits / T) from softmax(logits).
-            p = one.probabilities ** (1 / run.result.temperature)
-            one = replace(one, probabilities=p / p.sum(axis=1, keepdims=True))
+            scaled_p = apply_temperature(one.probabilities, run.result.temperature)
+            one = replace(one, probabilities=scaled_p)
         by_seed.setdefault(run.identity.seed, []).append(one)
     return pool(by_seed)
 
 
 def _names(a: Row, b: Row) -> tuple[str, str]:
     """What each is called: as short as tells them apart."""
-    settings = [
-        {k: v for k, v in row.differences.items() if other.differences.get(k) != v}
-        for row, other in ((a, b), (b, a))
-    ]
-    plain = [row.label or row.name for row in (a, b)]
-    with_loss = [
-        name if not row.loss else f"{name} ({row.loss})"
-        for name, row in zip(plain, (a, b), strict=True)
-    ]
-    if with_loss[0] == with_loss[1]:
-        with_loss = [
-            f"{name} with {', '.join(f'{k}={v}' for k, v in own.items()) or row.key}"
-            for name, own, row in zip(with_loss, settings, (a, b), strict=True)
-        ]
-    return with_loss[0], with_loss[1]
+    names = [(row.label or row.name) + (f" ({row.loss})" if row.loss else "") for row in (a, b)]
+    if names[0] == names[1]:
+        for i, (row, other) in enumerate(((a, b), (b, a))):
+            own = {k: v for k, v in row.differences.items() if other.differences.get(k) != v}
+            names[i] += f" with {', '.join(f'{k}={v}' for k, v in own.items()) or row.key}"
+    return names[0], names[1]
 
 
-def _remarks(row: Row, runs: Sequence[Record]) -> tuple[str, ...]:
-    verdicts = dict.fromkeys(run.result.verdict for run in runs if run.result is not None)
-    said = [v for v in verdicts if v and v != "clean"]
-    return (*row.flags, *(v for v in said if v not in row.flags), *_unaudited(verdicts))
+def _remarks(row: Row) -> tuple[str, ...]:
+    """Its flags and the audit's verdict."""
+    verdict = "" if row.verdict == "clean" else row.verdict or "not audited"
+    return (*row.flags, *(part for part in verdict.split("; ") if part and part not in row.flags))
 
 
-def _unaudited(verdicts: Mapping[str, None]) -> tuple[str, ...]:
-    return ("not audited",) if "" in verdicts else ()
-
-
-def _where(block: Block) -> str:
-    text = f"{block.dataset} / {block.protocol}"
-    if not block.complete_data:
-        text += f" ({block.n_rows_used:,} of {block.n_rows_dataset:,} photographs)"
-    return text + f", data {block.data_fingerprint[:8]}, split {block.split_hash[:8]}"
-
-
-def metric_unit(name: str) -> tuple[float, int, str]:
-    """How a metric is printed: its factor, its decimals, and what a difference is counted in."""
-    return (100.0, 1, " points") if describe(name).percent else (1.0, 3, "")
+def _identified(block: Block) -> str:
+    return f"{place(block)}, data {block.data_fingerprint[:8]}, split {block.split_hash[:8]}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fusionbench.analysis.pair import ALPHA, Comparison, Contrast, Side, metric_unit
+from fusionbench.analysis.pair import ALPHA, Comparison, Contrast, Side
+from fusionbench.config.wording import plural, subset
 from fusionbench.leaderboard.rows import Stat
 from fusionbench.leaderboard.table_model import plain
 from fusionbench.metrics.names import describe
@@ -38,20 +39,14 @@ def conclusion(compared: Comparison, one: Contrast) -> str:
 
 def value_text(metric: str, stat: Stat) -> str:
     """Mean ± standard deviation, as tables print them."""
-    scale, digits, _ = metric_unit(metric)
-    spread = "" if stat.std is None else f" ± {stat.std * scale:.{digits}f}"
-    return f"{stat.mean * scale:.{digits}f}{spread}"
-
-
-def difference_text(metric: str, value: float) -> str:
-    """Signed, in the metric's unit."""
-    scale, digits, unit = metric_unit(metric)
-    return f"{value * scale:+.{digits}f}{unit}"
+    text = describe(metric).text
+    return text(stat.mean) + ("" if stat.std is None else f" ± {text(stat.std)}")
 
 
 def interval_text(metric: str, low: float, high: float) -> str:
-    scale, digits, _ = metric_unit(metric)
-    return f"[{low * scale:+.{digits}f}, {high * scale:+.{digits}f}]"
+    """`[-0.4, +5.1]`"""
+    text = describe(metric).text
+    return f"[{text(low, '+')}, {text(high, '+')}]"
 
 
 def p_text(p: float) -> str:
@@ -62,27 +57,17 @@ def p_text(p: float) -> str:
 
 
 def _setting(compared: Comparison) -> str:
-    n_patients, n_rows = (
-        compared.metrics[0].bootstrap.n_patients,
-        compared.metrics[0].bootstrap.n_rows,
-    )
-    folds = f"{compared.n_folds} fold{'s' if compared.n_folds > 1 else ''}"
-    seeds = {len(compared.a.seeds), len(compared.b.seeds)}
-    if len(seeds) == 1:
-        n = seeds.pop()
-        repeats = f"{n} seed{'s' if n > 1 else ''}"
-    else:
-        repeats = f"{len(compared.a.seeds)} and {len(compared.b.seeds)} seeds"
-    subset = (
-        ""
-        if compared.complete_data
-        else f", on a subset of {compared.n_rows_used:,} of its {compared.n_rows_dataset:,} "
-        f"photographs (these are not results on {compared.dataset})"
-    )
+    boot = compared.metrics[0].bootstrap
+    folds = plural(compared.n_folds, "fold")
+    a, b = len(compared.a.seeds), len(compared.b.seeds)
+    repeats = plural(a, "seed") if a == b else f"{a} and {b} seeds"
+    data = compared.dataset
+    if not compared.complete_data:
+        data += f", {subset(compared.n_rows_used, compared.n_rows_dataset, compared.dataset)}"
     return (
-        f"We compared {compared.a.name} with {compared.b.name} on {compared.dataset}{subset}, "
-        f"under the protocol {compared.protocol} ({folds}, {repeats}; {n_rows:,} test photographs "
-        f"of {n_patients:,} patients)."
+        f"We compared {compared.a.name} with {compared.b.name} on {data}, "
+        f"under the protocol {compared.protocol} ({folds}, {repeats}; {boot.n_rows:,} test "
+        f"photographs of {boot.n_patients:,} patients)."
     )
 
 
@@ -98,7 +83,7 @@ def _finding(compared: Comparison, one: Contrast) -> str:
     )
     pooled = (
         f"on the pooled out-of-fold predictions the difference was "
-        f"{difference_text(one.metric, boot.difference)}, "
+        f"{metric.difference(boot.difference)}, "
         f"{level} {interval_text(one.metric, boot.low, boot.high)} "
         f"(paired patient bootstrap, {p_text(one.p_bootstrap)})"
     )
@@ -106,7 +91,7 @@ def _finding(compared: Comparison, one: Contrast) -> str:
         return f"{values}; {pooled}: {conclusion(compared, one)}."
     t = "infinite" if math.isinf(test.t) else f"{test.t:.2f}"
     over_folds = (
-        f"the mean difference over folds was {difference_text(one.metric, test.difference)} "
+        f"the mean difference over folds was {metric.difference(test.difference)} "
         f"(corrected resampled t-test, t({test.df}) = {t}, {p_text(one.p_test)})"
     )
     text = f"{values}; {over_folds}, and {pooled}: {conclusion(compared, one)}."

@@ -7,21 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
+from fusionbench.analysis.row_facts import place
+from fusionbench.config.wording import method_name
 from fusionbench.errors import FusionbenchError
 from fusionbench.leaderboard.rows import Block, Row
 from fusionbench.metrics.names import describe
-from fusionbench.stats import Friedman, friedman
+from fusionbench.stats.ranks import Friedman, friedman
 
 Method = tuple[str, str | None, str | None]  # fusion, backbone, loss
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The block that stands for each dataset."""
-
-    blocks: tuple[Block, ...]
-    left_out: tuple[str, ...]  # in words
 
 
 @dataclass(frozen=True)
@@ -30,24 +25,22 @@ class Ranking:
 
     metric: str
     methods: tuple[str, ...]  # names, best average rank first
-    blocks: tuple[str, ...]  # `dataset / protocol`, a subset said as such
+    blocks: tuple[str, ...]  # as place() names them
     values: tuple[tuple[float, ...], ...]  # per block, in the order of `methods`
     test: Friedman
     notes: tuple[str, ...]  # what was left out, and what weakens the result
 
 
-def candidates(blocks: Iterable[Block]) -> Candidates:
-    """For each dataset the block with complete data, without a leak, and with most complete rows,
-    in this order of importance; then the first by protocol's name."""
-    by_dataset: dict[str, list[Block]] = {}
-    for block in blocks:
-        by_dataset.setdefault(block.dataset, []).append(block)
+def candidates(blocks: Iterable[Block]) -> tuple[list[Block], list[str]]:
+    """The block that stands for each dataset, and in words which are left out: the one with
+    complete data, without a leak, and with most complete rows, in this order of importance; then
+    the first by protocol's name."""
     chosen, left_out = [], []
-    for name in sorted(by_dataset):
-        best, *others = sorted(by_dataset[name], key=_worth)
+    for _, same in groupby(sorted(blocks, key=_worth), key=lambda block: block.dataset):
+        best, *others = same
         chosen.append(best)
-        left_out += [f"{block_name(other)}: {block_name(best)} stands for it" for other in others]
-    return Candidates(tuple(chosen), tuple(left_out))
+        left_out += [f"{place(other)}: {place(best)} stands for it" for other in others]
+    return chosen, left_out
 
 
 def rank(blocks: Sequence[Block], metric: str = "bacc", *, alpha: float = 0.05) -> Ranking:
@@ -57,7 +50,7 @@ def rank(blocks: Sequence[Block], metric: str = "bacc", *, alpha: float = 0.05) 
     one value there and is left out. Raises FusionbenchError where fewer than two datasets or three
     methods remain, with what is missing.
     """
-    names = [block_name(block) for block in blocks]
+    names = [place(block) for block in blocks]
     if len({block.dataset for block in blocks}) < max(2, len(blocks)):
         raise FusionbenchError(
             f"Ranks over datasets need two different ones at least; there is "
@@ -67,7 +60,7 @@ def rank(blocks: Sequence[Block], metric: str = "bacc", *, alpha: float = 0.05) 
         )
     per_block = [_values(block, metric) for block in blocks]
     notes = [
-        f"{_label(method)} left out: {problem} on {name}"
+        f"{method_name(*method)} left out: {problem} on {name}"
         for name, (_, problems) in zip(names, per_block, strict=True)
         for method, problem in problems.items()
     ]
@@ -78,7 +71,7 @@ def rank(blocks: Sequence[Block], metric: str = "bacc", *, alpha: float = 0.05) 
     for method in anywhere:
         lacking = [n for n, values in zip(names, held, strict=True) if method not in values]
         if lacking and method not in told:
-            notes.append(f"{_label(method)} left out: no row on {', '.join(lacking)}")
+            notes.append(f"{method_name(*method)} left out: no row on {', '.join(lacking)}")
     if len(common) < 3:
         raise FusionbenchError(
             f"Ranks need three methods that are complete on every dataset; there "
@@ -100,13 +93,7 @@ def rank(blocks: Sequence[Block], metric: str = "bacc", *, alpha: float = 0.05) 
         )
     if test.p >= alpha:
         notes.append("Friedman's test finds no difference, so no pair should be told apart either")
-    notes += [
-        f"{name} is a subset of the photographs, not the dataset"
-        for block, name in zip(blocks, names, strict=True)
-        if not block.complete_data
-    ]
-    place = {label: i for i, label in enumerate(labels)}
-    order = [place[label] for label in test.ranks]
+    order = [labels.index(label) for label in test.ranks]
     return Ranking(
         metric=metric,
         methods=tuple(test.ranks),
@@ -115,13 +102,6 @@ def rank(blocks: Sequence[Block], metric: str = "bacc", *, alpha: float = 0.05) 
         test=test,
         notes=tuple(notes),
     )
-
-
-def block_name(block: Block) -> str:
-    text = f"{block.dataset} / {block.protocol}"
-    if not block.complete_data:
-        text += f" ({block.n_rows_used:,} of {block.n_rows_dataset:,})"
-    return text
 
 
 def _values(block: Block, metric: str) -> tuple[dict[Method, float], dict[Method, str]]:
@@ -148,21 +128,19 @@ def _values(block: Block, metric: str) -> tuple[dict[Method, float], dict[Method
 def _worth(block: Block) -> tuple[object, ...]:
     leaky = any(flag.startswith("leaky") for row in block.rows for flag in row.flags)
     complete = sum(row.ranked for row in block.rows)
-    return (not block.complete_data, leaky, -complete, block.protocol, block.split_hash)
-
-
-def _label(method: Method) -> str:
-    fusion, backbone, loss = method
-    name = f"{fusion}@{backbone}" if backbone else fusion
-    return f"{name} ({loss})" if loss else name
+    return (
+        block.dataset,
+        not block.complete_data,
+        leaky,
+        -complete,
+        block.protocol,
+        block.split_hash,
+    )
 
 
 def _labels(methods: Sequence[Method]) -> list[str]:
     """As short as tells them apart: without what all have in common."""
-    fusions = [m[0] for m in methods]
-    if len(set(fusions)) == len(fusions):
-        return fusions
-    with_backbone = [f"{m[0]}@{m[1]}" if m[1] else m[0] for m in methods]
-    if len(set(with_backbone)) == len(with_backbone):
-        return with_backbone
-    return [_label(m) for m in methods]
+    for labels in ([m[0] for m in methods], [method_name(m[0], m[1]) for m in methods]):
+        if len(set(labels)) == len(labels):
+            return labels
+    return [method_name(*method) for method in methods]

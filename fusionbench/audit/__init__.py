@@ -1,26 +1,7 @@
 """Leaks, shortcuts and confounds of a dataset under a protocol. No torch.
 
-verdict_of(table, protocol, columns) -> str     for a record: "clean", "leaky: patients 54 %", …
-audit(table, protocol) -> Audit                 everything, as `fusionbench audit` shows it
-read_audit(path) -> Audit                       of a JSON written before
-sections(audit) -> [Section], to_markdown(audit)     the same for people
-estimators(seed) -> {name: classifier}          metadata-only models
+examine.verdict_of(table, protocol, columns) -> str    for a record: "clean" and the like
+examine.audit(table, protocol) -> Audit                everything that `fusionbench audit` shows
+sections.sections(audit), markdown.to_markdown(audit)  the same for people
+leak_value.estimators(seed) -> {name: classifier}      metadata-only models
 """
-
-from __future__ import annotations
-
-from fusionbench.audit.examine import audit, verdict_of
-from fusionbench.audit.findings import Audit, read_audit
-from fusionbench.audit.leak_value import estimators
-from fusionbench.audit.markdown import to_markdown
-from fusionbench.audit.sections import sections
-
-__all__ = [
-    "Audit",
-    "audit",
-    "estimators",
-    "read_audit",
-    "sections",
-    "to_markdown",
-    "verdict_of",
-]

@@ -7,46 +7,40 @@ import math
 import numpy as np
 
 from fusionbench.audit.findings import Classes, FoldClasses, Smallest
+from fusionbench.config.wording import percent
 from fusionbench.data.table import Table
 from fusionbench.protocols import Split
-from fusionbench.stats import smallest_difference
+from fusionbench.stats.power import smallest_difference
 
 POWER, ALPHA = 0.80, 0.05
 RECALL = 0.7  # assumed of both methods, for every class
 ALIKE = 0.5  # assumed correlation of what two methods get right
 ASSUMPTIONS = (
-    f"Power {POWER:.0%}, two-sided alpha {ALPHA:.2f}. Assumed: both methods find {RECALL:.0%} of "
-    f"every class, what they get right correlates by {ALIKE}, rows are independent (several rows "
-    "of a patient make the true values larger). A recall over n_k rows then has the variance "
-    "r(1-r)/n_k (binomial), bacc the mean of those over K classes divided by K, and a difference "
-    f"2(1-{ALIKE}) of that. Over folds: corrected resampled t-test (Nadeau & Bengio 2003), "
-    "standard error sd * sqrt(1/J + n_test/n_train) with J - 1 degrees of freedom; spread from "
-    "training anew comes on top. Pooled: normal approximation, all evaluated rows once, models as "
-    "given."
+    f"Power {percent(POWER)}, two-sided alpha {ALPHA:.2f}. Assumed: both methods find "
+    f"{percent(RECALL)} of every class, what they get right correlates by {ALIKE}, rows are "
+    "independent (several rows of a patient make the true values larger). A recall over n_k rows "
+    "then has the variance r(1-r)/n_k (binomial), bacc the mean of those over K classes divided by "
+    f"K, and a difference 2(1-{ALIKE}) of that. Over folds: corrected resampled t-test (Nadeau & "
+    "Bengio 2003), standard error sd * sqrt(1/J + n_test/n_train) with J - 1 degrees of freedom; "
+    "the spread between trainings comes on top. Pooled: normal approximation, all evaluated rows "
+    "once, models as given."
 )
 
 
 def find_classes(table: Table, protocol: Split) -> Classes:
     """Counts per fold and part, and the smallest differences of the test parts."""
-    k = len(table.card.classes)
     folds: list[FoldClasses] = []
     for fold in protocol.folds:
-        parts = {"train": fold.train}
-        if fold.valid is not None:
-            parts["valid"] = fold.valid
-        for part, rows in (parts | {"test": fold.test} | fold.extra).items():
-            counts = np.bincount(table.labels[rows], minlength=k)
-            rarest = int(counts.argmin())
-            folds.append(
-                FoldClasses(
-                    fold=fold.index,
-                    part=part,
-                    counts=dict(zip(table.card.classes, counts.tolist(), strict=True)),
-                    rarest=table.card.classes[rarest],
-                    rarest_rows=int(counts[rarest]),
-                )
-            )
+        valid = {} if fold.valid is None else {"valid": fold.valid}
+        parts = {"train": fold.train, **valid, "test": fold.test, **fold.extra}
+        for part, rows in parts.items():
+            counts = dict(zip(table.card.classes, _counts(table, rows).tolist(), strict=True))
+            folds.append(FoldClasses(fold=fold.index, part=part, counts=counts))
     return Classes(folds=tuple(folds), smallest=_smallest(table, protocol), assumptions=ASSUMPTIONS)
+
+
+def _counts(table: Table, rows: np.ndarray) -> np.ndarray:
+    return np.bincount(table.labels[rows], minlength=len(table.card.classes))
 
 
 def difference_sd(counts: np.ndarray, metric: str) -> float:
@@ -64,31 +58,22 @@ def difference_sd(counts: np.ndarray, metric: str) -> float:
 def _smallest(table: Table, protocol: Split) -> tuple[Smallest, ...]:
     from scipy.stats import norm
 
-    k = len(table.card.classes)
-    counts = [np.bincount(table.labels[f.test], minlength=k) for f in protocol.folds]
+    counts = [_counts(table, fold.test) for fold in protocol.folds]
     pooled = np.sum(counts, axis=0)
     ratio = float(np.mean([len(f.test) / len(f.train) for f in protocol.folds]))
     reach = float(norm.ppf(1 - ALPHA / 2) + norm.ppf(POWER))
     present = np.flatnonzero(pooled)
     rarest = int(present[pooled[present].argmin()])
     found = []
-    for metric in ("bacc", "acc", f"recall/{table.card.classes[rarest]}"):
-        if metric.startswith("recall"):
-            per_fold, all_ = [c[[rarest]] for c in counts], pooled[[rarest]]
-        else:
-            per_fold, all_ = counts, pooled
+    for metric, classes in (
+        ("bacc", slice(None)),
+        ("acc", slice(None)),
+        (f"recall/{table.card.classes[rarest]}", [rarest]),
+    ):
         kind = "bacc" if metric == "bacc" else "acc"
-        sds = [difference_sd(c, kind) for c in per_fold if c.sum()]
+        sds = [difference_sd(c[classes], kind) for c in counts if c[classes].sum()]
         sd = math.sqrt(float(np.mean(np.square(sds))))
-        over = None
-        if len(sds) > 1:
-            over = smallest_difference(len(sds), sd, ratio, POWER, ALPHA)
-        found.append(
-            Smallest(
-                metric=metric,
-                fold_sd=sd,
-                over_folds=over,
-                pooled=reach * difference_sd(all_, kind),
-            )
-        )
+        over = smallest_difference(len(sds), sd, ratio, POWER, ALPHA) if len(sds) > 1 else None
+        at_once = reach * difference_sd(pooled[classes], kind)
+        found.append(Smallest(metric=metric, fold_sd=sd, over_folds=over, pooled=at_once))
     return tuple(found)

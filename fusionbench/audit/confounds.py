@@ -12,18 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from fusionbench.audit.evidence import (
-    Labels,
-    against_rest,
-    auc,
-    balanced_accuracy,
-    class_scores,
-    codes_of,
-    malignancy_score,
-)
+from fusionbench.audit.evidence import Labels, Looks, codes_of, look
 from fusionbench.audit.findings import Confound, Confounds
-from fusionbench.audit.measures import Estimates, best_told, judge
-from fusionbench.audit.missingness import chance_of
+from fusionbench.audit.measures import Key, judge
 from fusionbench.data.photo_facts import PhotoFacts
 
 # Shown as -> fields of PhotoFacts. Several fields are taken as independent, given the class.
@@ -55,43 +46,23 @@ def find_confounds(facts: Sequence[PhotoFacts | None], labels: Labels) -> Confou
         for field in fields
     }
     apart = tuple(f for name, fields in FACTS.items() if name not in LESION_TOO for f in fields)
-    looks = {**FACTS, ALL_BUT: apart, ALL: tuple(codes)}
-    estimates: Estimates = {}
-    for name, fields in looks.items():
-        by_class = sum((class_scores(codes[f], own) for f in fields), np.zeros(1))
-        estimates[(name,), "bacc"] = balanced_accuracy(by_class, own)
-        sides = {f"auc/{k}": rest for k, rest in against_rest(own).items()}
-        if own.malignant is not None:
-            sides["auc"] = own
-        for kind, side in sides.items():
-            score = sum((malignancy_score(codes[f], side) for f in fields), np.zeros(1))
-            estimates[(name,), kind] = auc(score, side, one_sided=True)
+    told_by = {**FACTS, ALL_BUT: apart, ALL: tuple(codes)}
+    looks: dict[Key, Looks] = {
+        (name,): look([codes[f] for f in fields], own) for name, fields in told_by.items()
+    }
     if not rows.all():
-        estimates |= _presence(rows, labels)
-    measures = judge(estimates)
+        # Are the photographs that are here a random part, as far as the class shows?
+        here = look([rows.astype(np.int64)], labels, flag=True)
+        looks[THERE,] = {kind: estimate for kind, estimate in here.items() if kind != "bacc"}
+    signs = judge(looks)
 
     def confound(name: str) -> Confound:
-        return Confound(
-            fact=name,
-            auc=measures.get(((name,), "auc")),
-            bacc=measures.get(((name,), "bacc")),
-            told=best_told(measures, (name,)),
-            lesion_too=name in (*LESION_TOO, ALL),
-        )
+        return Confound(**dict(signs[name,]), fact=name, lesion_too=name in (*LESION_TOO, ALL))
 
     return Confounds(
         photographs=int(rows.sum()),
         rows=len(rows),
-        chance=chance_of(own),
+        chance=own.chance,
         there=None if rows.all() else confound(THERE),
-        facts=tuple(confound(name) for name in looks),
+        facts=tuple(confound(name) for name in told_by),
     )
-
-
-def _presence(rows: np.ndarray, labels: Labels) -> Estimates:
-    """Are the photographs that are here a random part, as far as the class shows?"""
-    score = rows.astype(np.float64)
-    estimates: Estimates = {((THERE,), "auc"): auc(score, labels)}
-    for name, side in against_rest(labels).items():
-        estimates[(THERE,), f"auc/{name}"] = auc(score, side)
-    return estimates

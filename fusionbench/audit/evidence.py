@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,6 +49,11 @@ class Labels:
     def __len__(self) -> int:
         return len(self.y)
 
+    @property
+    def chance(self) -> float:
+        """Balanced accuracy of knowing nothing, over the classes that are looked at."""
+        return 1 / max(len(enough(self)), 1)
+
     def take(self, rows: np.ndarray) -> Labels:
         """Those rows (a mask), the patients renumbered, the folds as they are."""
         return Labels(
@@ -69,6 +75,10 @@ class Estimate:
     chance: float  # its value where nothing is known
 
 
+# "auc" (malignant against benign), "bacc" (the classes) and "auc/<class>" (against the rest).
+Looks = dict[str, Estimate | None]
+
+
 def labels_of(table: Table) -> Labels:
     """Labels, patients and five folds of patients, dealt in the order of a hash of their keys."""
     keys, patient = np.unique(table.groups, return_inverse=True)
@@ -82,22 +92,17 @@ def labels_of(table: Table) -> Labels:
 
 
 def codes_of(cells: pd.Series, *, numeric: bool) -> np.ndarray:
-    """(n,) int64: equal cells, equal codes; nothing recorded is a code of its own, 0. Numbers of
+    """(n,) int64: equal cells, equal codes; nothing recorded is code 0. Numbers of
     more than BINS values are cut at their quantiles (labels play no part in that)."""
     recorded = cells.notna().to_numpy(dtype=bool)
     codes = np.zeros(len(cells), dtype=np.int64)
-    if not recorded.any():
-        return codes
-    if numeric:
-        values = cells.to_numpy(dtype=np.float64)[recorded]
-        if len(np.unique(values)) > BINS:
-            edges = np.unique(np.quantile(values, np.arange(1, BINS) / BINS))
-            codes[recorded] = 1 + np.searchsorted(edges, values, side="right")
-            return codes
+    known = cells[recorded]
+    values = known.to_numpy(dtype=np.float64) if numeric else known.astype(str).to_numpy(dtype=str)
+    if numeric and len(np.unique(values)) > BINS:
+        edges = np.unique(np.quantile(values, np.arange(1, BINS) / BINS))
+        codes[recorded] = 1 + np.searchsorted(edges, values, side="right")
+    else:
         codes[recorded] = 1 + np.unique(values, return_inverse=True)[1]
-        return codes
-    texts = cells[recorded].astype(str).to_numpy(dtype=str)
-    codes[recorded] = 1 + np.unique(texts, return_inverse=True)[1]
     return codes
 
 
@@ -120,6 +125,25 @@ def log_shares(codes: np.ndarray, target: np.ndarray, k: int, fold: np.ndarray) 
     # A code that no other fold has says nothing: equal for every target.
     logs = np.log(np.where(overall > 0, share, 1.0))
     return np.asarray(logs[fold, code])
+
+
+def look(codes: Sequence[np.ndarray], labels: Labels, *, flag: bool = False) -> Looks:
+    """What codes (n,) say, taken as independent given the class: see Looks.
+
+    A `flag` of 0 and 1 is a score as it is; nothing is learnt, and it may go with either side.
+    """
+
+    def score(side: Labels) -> np.ndarray:
+        if flag:
+            return codes[0].astype(np.float64)
+        return np.sum([malignancy_score(c, side) for c in codes], axis=0)
+
+    sides = {f"auc/{name}": rest for name, rest in against_rest(labels).items()}
+    if labels.malignant is not None:
+        sides["auc"] = labels
+    found = {kind: auc(score(side), side, one_sided=not flag) for kind, side in sides.items()}
+    by_class = np.sum([class_scores(c, labels) for c in codes], axis=0)
+    return found | {"bacc": balanced_accuracy(by_class, labels)}
 
 
 def balanced_accuracy(scores: np.ndarray, labels: Labels) -> Estimate | None:

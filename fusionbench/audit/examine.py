@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,13 +50,7 @@ def audit(
     """
     card = table.card
     columns = input_columns(card) if columns is None else tuple(columns)
-    facts = _facts(table, cache_dir, progress)
-    pictured = _pictured(table)
-    labels = labels_of(table)
-    overlap = find_overlap(table, protocol, find_pairs(table, facts), pictured)
-    missingness = find_missingness(table, labels, columns)
-    proxies = find_proxies(table, labels)
-    confounds = find_confounds(facts[table.views[0]], labels)
+    findings = _findings(table, protocol, columns, cache_dir, progress)
     worth = find_leak_value(table, protocol, columns, progress=progress) if leak_value else None
     counts = np.bincount(table.labels, minlength=len(card.classes)).tolist()
     return Audit(
@@ -68,7 +63,7 @@ def audit(
             patients=len(np.unique(table.groups)) if card.group else None,
             lesions=len(np.unique(table.lesions)) if card.lesion else None,
             views=table.views,
-            photographs=int(pictured.sum()),
+            photographs=int(_pictured(table).sum()),
             classes=dict(zip(card.classes, counts, strict=True)),
             malignant=card.label.malignant,
             libraries={name: version(name) for name in LIBRARIES},
@@ -82,13 +77,10 @@ def audit(
             card_leaks=protocol.leaks,
             columns=tuple(c.name for c in columns),
         ),
-        overlap=overlap,
-        missingness=missingness,
-        proxies=proxies,
         leak_value=worth,
-        confounds=confounds,
         classes=find_classes(table, protocol),
-        verdict=verdict_text(protocol, columns, overlap, missingness, proxies, confounds),
+        verdict=verdict_text(columns, **findings),
+        **findings,
     )
 
 
@@ -110,18 +102,26 @@ def verdict_of(
     key = _verdict_key(table, protocol, columns)
     if remembered := memory.read().get(key):
         return remembered
-    facts = _facts(table, cache_dir, progress)
-    labels = labels_of(table)
-    text = verdict_text(
-        protocol,
-        columns,
-        find_overlap(table, protocol, find_pairs(table, facts), _pictured(table)),
-        find_missingness(table, labels, columns),
-        find_proxies(table, labels),
-        find_confounds(facts[table.views[0]], labels),
-    )
+    text = verdict_text(columns, **_findings(table, protocol, columns, cache_dir, progress))
     memory.add({key: text}, progress)
     return text
+
+
+def _findings(
+    table: Table,
+    protocol: Split,
+    columns: Sequence[Column],
+    cache_dir: Path | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """What the verdict follows from, by its names in an Audit."""
+    facts, labels = _facts(table, cache_dir, progress), labels_of(table)
+    return {
+        "overlap": find_overlap(table, protocol, find_pairs(table, facts), _pictured(table)),
+        "missingness": find_missingness(table, labels, columns),
+        "proxies": find_proxies(table, labels),
+        "confounds": find_confounds(facts[table.views[0]], labels),
+    }
 
 
 def _pictured(table: Table) -> np.ndarray:

@@ -6,23 +6,20 @@ confounds, classes, verdict`. Shares are 0..1, errors are standard errors over p
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+import numpy as np
+from pydantic import BaseModel, ConfigDict
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from fusionbench.errors import DataError
-
-VERSION = 1  # of rules and of the JSON's form; part of what a remembered verdict is keyed by
+VERSION = 2  # of rules and of the JSON's form; part of what a remembered verdict is keyed by
 
 
-class _Part(BaseModel):
+class AuditPart(BaseModel):
+    """A part of an audit's JSON."""
+
     # Not strict: JSON has lists where these have tuples.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Measure(_Part):
+class Measure(AuditPart):
     """A number held against chance."""
 
     value: float
@@ -32,14 +29,37 @@ class Measure(_Part):
     strong: bool  # enough to put it into the verdict
 
 
-class Told(_Part):
+class Told(AuditPart):
     """The class that is told best from all others."""
 
     class_name: str
     auc: Measure
 
 
-class DatasetFacts(_Part):
+class Signs(AuditPart):
+    """What something tells of the class; None where too few patients are there to say."""
+
+    auc: Measure | None  # malignant against benign
+    bacc: Measure | None  # of the classes
+    told: Told | None
+
+    @property
+    def measures(self) -> list[Measure]:
+        """Those that there are."""
+        told = self.told.auc if self.told is not None else None
+        return [measure for measure in (self.auc, self.bacc, told) if measure is not None]
+
+    @property
+    def telling(self) -> bool:
+        """Anything is found."""
+        return any(measure.found for measure in self.measures)
+
+    @property
+    def strong(self) -> bool:
+        return any(measure.strong for measure in self.measures)
+
+
+class DatasetFacts(AuditPart):
     name: str
     title: str
     fingerprint: str
@@ -54,7 +74,7 @@ class DatasetFacts(_Part):
     libraries: dict[str, str]
 
 
-class ProtocolFacts(_Part):
+class ProtocolFacts(AuditPart):
     name: str
     kind: str
     folds: int
@@ -64,7 +84,7 @@ class ProtocolFacts(_Part):
     columns: tuple[str, ...]  # the inputs that the verdict is about
 
 
-class Shared(_Part):
+class BothSides(AuditPart):
     """What is on both sides of a split."""
 
     keys: int  # how many patients, lesions, photographs of the evaluated part
@@ -73,7 +93,7 @@ class Shared(_Part):
     examples: tuple[str, ...] = ()
 
 
-class PartOverlap(_Part):
+class PartOverlap(AuditPart):
     """One fold's evaluated part against what the fold trains on (validation rows included)."""
 
     fold: int
@@ -81,15 +101,15 @@ class PartOverlap(_Part):
     train: int
     rows: int
     photographs: int  # of `rows`, those that are here
-    patients: Shared | None
-    lesions: Shared | None
-    identical: Shared
-    near: Shared  # near-duplicates that are not identical
+    patients: BothSides | None
+    lesions: BothSides | None
+    identical: BothSides
+    near: BothSides  # near-duplicates that are not identical
     # Rows with a copy in training although their patient is not.
-    images_of_others: Shared
+    images_of_others: BothSides
 
 
-class Copies(_Part):
+class Copies(AuditPart):
     """Two photographs of the dataset that are the same, or nearly."""
 
     a: str
@@ -101,7 +121,7 @@ class Copies(_Part):
     same_class: bool
 
 
-class Overlap(_Part):
+class Overlap(AuditPart):
     near_bits: int  # near-duplicates differ in at most so many bits of 256
     folds: tuple[PartOverlap, ...]
     total: tuple[PartOverlap, ...]  # over all folds, per part; `fold` is -1
@@ -110,7 +130,7 @@ class Overlap(_Part):
     copies: tuple[Copies, ...]  # the closest of them
 
 
-class Gap(_Part):
+class EmptyCells(Signs):
     """Cells of one column, or of a block of columns, that hold nothing (or an unknown mark)."""
 
     columns: tuple[str, ...]
@@ -118,36 +138,28 @@ class Gap(_Part):
     share: float
     malignant_rows: int | None
     by_class: dict[str, int]
-    auc: Measure | None  # of the flag, malignant against benign
-    bacc: Measure | None  # of the flag alone, for the classes
-    told: Told | None
 
 
-class Gaps(_Part):
-    columns: tuple[Gap, ...]  # only columns that have any
+class Gaps(AuditPart):
+    columns: tuple[EmptyCells, ...]  # only columns that have any
     patterns: int  # different combinations
-    mask_auc: Measure | None  # all flags together, out of fold
-    mask_bacc: Measure | None
-    mask_told: Told | None
+    mask: Signs | None  # all flags together, out of fold; None: they never differ
 
 
-class Missingness(_Part):
+class Missingness(AuditPart):
     chance: float  # balanced accuracy of knowing nothing
-    blocks: tuple[Gap, ...]  # columns that go missing together, largest first
+    blocks: tuple[EmptyCells, ...]  # columns that go missing together, largest first
     not_recorded: Gaps
     unknown: Gaps
     marks: tuple[str, ...]
 
 
-class ProxyColumn(_Part):
+class ProxyColumn(Signs):
     """One column, over the rows where it was recorded; out of fold."""
 
     name: str
     role: str  # as the card has it
     rows: int
-    auc: Measure | None
-    bacc: Measure | None
-    told: Told | None
     information: float  # share of the class's entropy that it takes away
     # Rows whose value goes with malignant only, or with benign only, as a share; which values.
     certain: float
@@ -156,47 +168,44 @@ class ProxyColumn(_Part):
     why: str
 
 
-class Proxies(_Part):
+class Proxies(AuditPart):
     columns: tuple[ProxyColumn, ...]
     found: tuple[str, ...]
     unlisted: tuple[str, ...]  # found, and an input or optional on the card
     unconfirmed: tuple[str, ...]  # forbidden or proxy on the card, and not found
 
 
-class Scores(_Part):
-    bacc: tuple[float, ...]  # per fold
+class FoldScores(AuditPart):
+    """A model's scores, one per fold."""
+
+    bacc: tuple[float, ...]
     acc: tuple[float, ...]
-    bacc_mean: float
-    bacc_std: float | None  # sample standard deviation over folds; None: one fold
-    acc_mean: float
-    acc_std: float | None
 
 
-class ModelGap(_Part):
+class LeakyModel(AuditPart):
+    """A metadata-only model under the protocol, and under the split that keeps patients apart."""
+
     model: str
-    here: Scores
-    twin: Scores
-    bacc_gap: float  # here minus twin
-    bacc_gap_std: float | None  # root of the sum of both variances over folds
-    acc_gap: float
-    acc_gap_std: float | None
+    here: FoldScores
+    twin: FoldScores
+
+    def gap(self, metric: str) -> float:
+        """Mean here minus mean of the twin."""
+        return float(np.mean(getattr(self.here, metric)) - np.mean(getattr(self.twin, metric)))
 
 
-class LeakValue(_Part):
+class LeakValue(AuditPart):
     twin: str  # the grouped split that the protocol is compared with; "" where it is its own
-    models: tuple[ModelGap, ...]
+    models: tuple[LeakyModel, ...]
     note: str
 
 
-class Confound(_Part):
+class Confound(Signs):
     fact: str
-    auc: Measure | None
-    bacc: Measure | None
-    told: Told | None
     lesion_too: bool  # partly the lesion's own look; never in the verdict
 
 
-class Confounds(_Part):
+class Confounds(AuditPart):
     photographs: int
     rows: int
     chance: float
@@ -205,15 +214,13 @@ class Confounds(_Part):
     facts: tuple[Confound, ...]
 
 
-class FoldClasses(_Part):
+class FoldClasses(AuditPart):
     fold: int
     part: str
     counts: dict[str, int]
-    rarest: str
-    rarest_rows: int
 
 
-class Smallest(_Part):
+class Smallest(AuditPart):
     """The smallest true difference between two methods that would be found."""
 
     metric: str
@@ -222,13 +229,13 @@ class Smallest(_Part):
     pooled: float  # a test of all evaluated rows at once, training taken as given
 
 
-class Classes(_Part):
+class Classes(AuditPart):
     folds: tuple[FoldClasses, ...]
     smallest: tuple[Smallest, ...]
     assumptions: str
 
 
-class Audit(_Part):
+class Audit(AuditPart):
     dataset: DatasetFacts
     protocol: ProtocolFacts
     overlap: Overlap
@@ -238,24 +245,3 @@ class Audit(_Part):
     confounds: Confounds | None
     classes: Classes
     verdict: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return self.model_dump(mode="json")
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def read_audit(path: Path) -> Audit:
-    """Raises DataError where the file is no audit of this version."""
-    try:
-        return Audit.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "(file)"
-        raise DataError(
-            f"{path} is not an audit as this version writes it: {where}: {first['msg']}.",
-            "Write it anew with `fusionbench audit`.",
-        ) from None

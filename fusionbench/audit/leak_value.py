@@ -7,14 +7,12 @@ keeps every patient on one side.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fusionbench.audit.findings import LeakValue, ModelGap, Scores
+from fusionbench.audit.findings import FoldScores, LeakValue, LeakyModel
 from fusionbench.data.card import Column, ProtocolSpec
 from fusionbench.data.encoder import MetadataEncoder
 from fusionbench.data.table import Table
@@ -22,17 +20,10 @@ from fusionbench.errors import DataError
 from fusionbench.plugin import registry
 from fusionbench.plugin.control import Control
 from fusionbench.progress import SILENT, Progress
-from fusionbench.protocols import Fold, Split, make_split, overlap, protocols_of, split_of
+from fusionbench.protocols import Fold, Split, make_split, overlap, split_of
 
 MODELS = ("metadata-logistic", "metadata-forest", "metadata-boosting")
-
-
-@dataclass(frozen=True)
-class Twin:
-    """Folds that keep patients apart; `name` is empty where the protocol's own do."""
-
-    name: str
-    folds: tuple[Fold, ...]
+Twin = tuple[str, tuple[Fold, ...]]
 
 
 def estimators(seed: int) -> dict[str, Any]:
@@ -58,33 +49,35 @@ def find_leak_value(
     twin = grouped_twin(table, protocol)
     if twin is None:
         return None
-    alone = not twin.name
+    name, folds = twin
+    splits = [protocol.folds, folds] if name else [protocol.folds]
     models = list(estimators(seed))
-    fits = len(models) * (len(protocol.folds) + (0 if alone else len(twin.folds)))
-    rows: list[ModelGap] = []
+    fits = len(models) * sum(map(len, splits))
+    rows: list[LeakyModel] = []
     with progress.task("metadata-only models", total=fits, unit="fit") as task:
-        for name in models:
+        for model in models:
             scores = []
-            for folds in (protocol.folds,) if alone else (protocol.folds, twin.folds):
+            for split in splits:
                 pairs = []
-                for fold in folds:
-                    model = estimators(seed)[name]
-                    pairs.append(_evaluate(model, table, fold, columns))
-                    task.advance(model=name)
-                scores.append(_scores(pairs))
-            rows.append(_gap(name, scores[0], scores[-1]))
+                for fold in split:
+                    pairs.append(_evaluate(estimators(seed)[model], table, fold, columns))
+                    task.advance(model=model)
+                bacc, acc = zip(*pairs, strict=True)
+                scores.append(FoldScores(bacc=bacc, acc=acc))
+            rows.append(LeakyModel(model=model, here=scores[0], twin=scores[-1]))
     note = "The gap is what a model gains from having met the patients in training."
-    if alone:
+    if not name:
         why = "The split keeps patients apart" if table.card.group else "The card names no patient"
         note = f"{why}: these are the split's own numbers, and there is no gap to measure."
-    return LeakValue(twin=twin.name, models=tuple(rows), note=note)
+    return LeakValue(twin=name, models=tuple(rows), note=note)
 
 
 def grouped_twin(table: Table, protocol: Split) -> Twin | None:
-    """The same kind of split with patients kept apart: the card's own where it has one of as many
-    folds, else made by the same recipe. None where the patients are too few."""
+    """Name and folds of the same kind of split with patients kept apart: the card's own where it
+    has one of as many folds, else made by the same recipe. The name is "" where the protocol's own
+    folds keep them apart. None where the patients are too few."""
     if not table.card.group or not any(overlap(protocol, table.groups)):
-        return Twin("", protocol.folds)
+        return "", protocol.folds
     spec = protocol.spec
     parts = len(protocol.folds) + (spec.kind == "kfold-holdout")
     if spec.kind == "fixed":
@@ -92,9 +85,9 @@ def grouped_twin(table: Table, protocol: Split) -> Twin | None:
         parts = max(2, round(1 / held))
     try:
         if spec.kind == "image-kfold":
-            for other in protocols_of(table.card):
+            for other in table.card.protocols:
                 if other.kind == "grouped-kfold" and other.folds == parts:
-                    return Twin(other.name, split_of(table, other.name).folds)
+                    return other.name, split_of(table, other.name).folds
         grouped = ProtocolSpec(
             name=f"{spec.name}, by patient",
             kind="grouped-kfold",
@@ -109,12 +102,9 @@ def grouped_twin(table: Table, protocol: Split) -> Twin | None:
     part = np.array([int(part_of[i]) for i in ids])
     # As in the protocol, the last part is held out and trains nothing.
     used = parts - (spec.kind == "kfold-holdout")
-    return Twin(
-        grouped.name,
-        tuple(
-            Fold(k, np.flatnonzero((part != k) & (part < used)), np.flatnonzero(part == k))
-            for k in range(used)
-        ),
+    return grouped.name, tuple(
+        Fold(k, np.flatnonzero((part != k) & (part < used)), np.flatnonzero(part == k))
+        for k in range(used)
     )
 
 
@@ -122,44 +112,13 @@ def _evaluate(
     model: Any, table: Table, fold: Fold, columns: Sequence[Column]
 ) -> tuple[float, float]:
     """(balanced accuracy, accuracy) of the test part; the encoder is fitted on training rows."""
+    from sklearn.metrics import accuracy_score, recall_score
+
     frame, y = table.metadata, table.labels
     encoder = MetadataEncoder(
         columns, missing="indicator", unknown=table.card.unknown, forbidden=True
     ).fit(frame.iloc[fold.train])
     model.fit(encoder.transform(frame.iloc[fold.train]), y[fold.train])
-    right = model.predict(encoder.transform(frame.iloc[fold.test])) == y[fold.test]
-    truth = y[fold.test]
-    recalls = [float(right[truth == c].mean()) for c in np.unique(truth)]
-    return sum(recalls) / len(recalls), float(right.mean())
-
-
-def _scores(pairs: Sequence[tuple[float, float]]) -> Scores:
-    bacc, acc = zip(*pairs, strict=True)
-    return Scores(
-        bacc=bacc,
-        acc=acc,
-        bacc_mean=float(np.mean(bacc)),
-        bacc_std=_std(bacc),
-        acc_mean=float(np.mean(acc)),
-        acc_std=_std(acc),
-    )
-
-
-def _gap(name: str, here: Scores, twin: Scores) -> ModelGap:
-    return ModelGap(
-        model=name,
-        here=here,
-        twin=twin,
-        bacc_gap=here.bacc_mean - twin.bacc_mean,
-        bacc_gap_std=_both(here.bacc_std, twin.bacc_std),
-        acc_gap=here.acc_mean - twin.acc_mean,
-        acc_gap_std=_both(here.acc_std, twin.acc_std),
-    )
-
-
-def _std(values: Sequence[float]) -> float | None:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def _both(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else math.hypot(a, b)
+    truth, told = y[fold.test], model.predict(encoder.transform(frame.iloc[fold.test]))
+    bacc = recall_score(truth, told, labels=np.unique(truth), average="macro")
+    return float(bacc), float(accuracy_score(truth, told))

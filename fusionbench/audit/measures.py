@@ -7,65 +7,61 @@ least FOUND; `strong`, which the verdict repeats, for an effect of at least STRO
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from fusionbench.audit.evidence import Estimate
-from fusionbench.audit.findings import Measure, Told
-from fusionbench.stats import holm
+from fusionbench.audit.evidence import Estimate, Looks
+from fusionbench.audit.findings import Measure, Signs, Told
+from fusionbench.stats.resampled import holm
 
 ALPHA = 0.01
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How far from chance (0) towards perfect (1) counts."""
-
-    found: float
-    strong: float
-
-
-# An AUC of 0.55 or 0.45 is worth a line, one of 0.70 or 0.30 ("acceptable discrimination": Hosmer &
-# Lemeshow, Applied Logistic Regression, chapter 5) a badge. Balanced accuracy is spread over more
-# classes: of six, chance 16.7 %, found from 20.8 %, strong from 33.3 %; of two, 50, 52.5 and 60 %.
-SCALES = {"auc": Scale(found=0.10, strong=0.40), "bacc": Scale(found=0.05, strong=0.20)}
+# How far from chance (0) towards perfect (1) counts. An AUC of 0.55 or 0.45 is worth a line, one of
+# 0.70 or 0.30 ("acceptable discrimination": Hosmer & Lemeshow, Applied Logistic Regression, chapter
+# 5) a badge. Balanced accuracy is spread over more classes: of six, chance 16.7 %, found from
+# 20.8 %, strong from 33.3 %; of two, 50, 52.5 and 60 %.
+FOUND = {"auc": 0.10, "bacc": 0.05}
+STRONG = {"auc": 0.40, "bacc": 0.20}
 
 Key = tuple[str, ...]
-Kind = str  # "auc" (malignant against benign), "bacc", or "auc/<class>" (against the rest)
-Estimates = dict[tuple[Key, Kind], Estimate | None]
-Measures = dict[tuple[Key, Kind], Measure | None]
 
 
-def judge(estimates: Estimates) -> Measures:
-    """Measures of a section's estimates, by (what, kind); None stays None."""
-    some = {key: e for key, e in estimates.items() if e is not None}
-    adjusted = holm({key: e.p for key, e in some.items()})
+def judge(looks: Mapping[Key, Looks]) -> dict[Key, Signs]:
+    """What a section looked at -> what it tells, corrected for all of it together."""
+    p_values = {
+        (key, kind): estimate.p
+        for key, estimates in looks.items()
+        for kind, estimate in estimates.items()
+        if estimate is not None
+    }
+    adjusted = holm(p_values)
     return {
-        key: None if e is None else _measure(e, key[1], adjusted[key])
-        for key, e in estimates.items()
-    }
+        key: _signs({
+            kind: _measure(estimate, kind, adjusted[key, kind])
+            for kind, estimate in estimates.items()
+            if estimate is not None
+        })
+        for key, estimates in looks.items()
+    }  # fmt: skip
 
 
-def best_told(measures: Measures, key: Key) -> Told | None:
-    """The class that is told best from the rest; None where none was looked at."""
-    some = {
-        kind.partition("/")[2]: measure
-        for (of, kind), measure in measures.items()
-        if of == key and "/" in kind and measure is not None
-    }
-    if not some:
-        return None
-    name = max(some, key=lambda n: (some[n].strong, some[n].found, abs(some[n].value - 0.5)))
-    return Told(class_name=name, auc=some[name])
+def _signs(measures: Mapping[str, Measure]) -> Signs:
+    def clearness(name: str) -> tuple[bool, bool, float]:
+        measure = measures[f"auc/{name}"]
+        return measure.strong, measure.found, abs(measure.value - 0.5)
+
+    names = [kind.removeprefix("auc/") for kind in measures if "/" in kind]
+    best = max(names, key=clearness, default="")
+    told = Told(class_name=best, auc=measures[f"auc/{best}"]) if best else None
+    return Signs(auc=measures.get("auc"), bacc=measures.get("bacc"), told=told)
 
 
-def _measure(estimate: Estimate, kind: Kind, p: float) -> Measure:
+def _measure(estimate: Estimate, kind: str, p: float) -> Measure:
     kind = kind.partition("/")[0]
-    scale, value, chance = SCALES[kind], estimate.value, estimate.chance
+    value, chance = estimate.value, estimate.chance
     effect = 2 * abs(value - chance) if kind == "auc" else (value - chance) / (1 - chance)
     return Measure(
         value=value,
         error=estimate.error,
         p=p,
-        found=p < ALPHA and effect >= scale.found,
-        strong=p < ALPHA and effect >= scale.strong,
+        found=p < ALPHA and effect >= FOUND[kind],
+        strong=p < ALPHA and effect >= STRONG[kind],
     )

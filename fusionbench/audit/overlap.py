@@ -12,12 +12,14 @@ that was cut or turned is not found.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, combinations
 
 import numpy as np
+import pandas as pd
 
-from fusionbench.audit.findings import Copies, Overlap, PartOverlap, Shared
+from fusionbench.audit.findings import BothSides, Copies, Overlap, PartOverlap
 from fusionbench.data.photo_facts import HASH_BITS, PhotoFacts, hash_bits
 from fusionbench.data.table import Table
 from fusionbench.protocols import Split
@@ -29,21 +31,8 @@ _CHUNK = 1024  # rows of the distance matrix at a time
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Rows a < b whose photographs of some view are copies of each other."""
-
-    a: np.ndarray  # (m,) int64
-    b: np.ndarray
-    distance: np.ndarray  # (m,) int64, bits
-    identical: np.ndarray  # (m,) bool
-
-    def of(self, kind: np.ndarray) -> Pairs:
-        return Pairs(self.a[kind], self.b[kind], self.distance[kind], self.identical[kind])
-
-
-@dataclass(frozen=True)
 class _Side:
-    """One fold's part, or several of them one after the other."""
+    """One fold's part."""
 
     fold: int
     part: str
@@ -51,65 +40,61 @@ class _Side:
     test: np.ndarray
 
 
-def find_overlap(table: Table, protocol: Split, pairs: Pairs, pictured: np.ndarray) -> Overlap:
+def find_overlap(
+    table: Table, protocol: Split, pairs: pd.DataFrame, pictured: np.ndarray
+) -> Overlap:
     """Everything shared, per fold and part, and over all folds. `pairs` as from find_pairs;
     `pictured`: bool (n,), rows whose photographs are here."""
     sides = list(_sides(protocol))
-    folds = [_part(table, side, pairs, pictured) for side in sides]
-    totals = []
-    for part in dict.fromkeys(side.part for side in sides):
-        some = [side for side in sides if side.part == part]
-        totals.append(_total(table, some, [f for f in folds if f.part == part]))
-    order = np.lexsort((pairs.b, pairs.a, pairs.distance, ~pairs.identical))[:SHOWN_COPIES]
+    totals = {part: [s for s in sides if s.part == part] for part in (s.part for s in sides)}
+    closest = pairs.sort_values(["identical", "distance", "a", "b"], ascending=[False, *[True] * 3])
     return Overlap(
         near_bits=NEAR_BITS,
-        folds=tuple(folds),
-        total=tuple(totals),
+        folds=tuple(_overlap(table, side.fold, [side], pairs, pictured) for side in sides),
+        total=tuple(_overlap(table, -1, some, pairs, pictured) for some in totals.values()),
         identical_pairs=int(pairs.identical.sum()),
         near_pairs=int((~pairs.identical).sum()),
         copies=tuple(
             Copies(
                 a=str(table.ids[a]),
                 b=str(table.ids[b]),
-                distance=int(pairs.distance[i]),
-                identical=bool(pairs.identical[i]),
+                distance=distance,
+                identical=identical,
                 same_patient=bool(table.groups[a] == table.groups[b]),
                 same_lesion=bool(table.lesions[a] == table.lesions[b]),
                 same_class=bool(table.labels[a] == table.labels[b]),
             )
-            for i, a, b in ((i, pairs.a[i], pairs.b[i]) for i in order.tolist())
+            for a, b, distance, identical in closest[:SHOWN_COPIES].astype(object).values.tolist()
         ),
     )
 
 
-def find_pairs(table: Table, facts: Mapping[str, Sequence[PhotoFacts | None]]) -> Pairs:
-    """Pairs of rows with copies: `facts` per view and row (None: no photograph)."""
+def find_pairs(table: Table, facts: Mapping[str, Sequence[PhotoFacts | None]]) -> pd.DataFrame:
+    """Rows `a` < `b` whose photographs of some view are copies of each other: `distance` in bits,
+    and whether they are `identical`. `facts` per view and row (None: no photograph)."""
     found: dict[tuple[int, int], tuple[bool, int]] = {}
     for view, all_ in facts.items():
         digests = table.digests[view]
-        rows = np.array([i for i, f in enumerate(all_) if f is not None and f.hash], dtype=np.int64)
         # Identical files need no structure to be told.
         for pair in _equal(digests):
             found[pair] = (True, 0)
-        if len(rows) < 2:
-            continue
-        hashes = [fact.hash for fact in all_ if fact is not None and fact.hash]
-        for i, j, distance in _near(hashes):
-            pair = (int(rows[i]), int(rows[j]))
-            identical = digests[pair[0]] == digests[pair[1]]
-            if pair not in found or (identical, -distance) > (found[pair][0], -found[pair][1]):
-                found[pair] = (identical, distance)
-    keys = sorted(found)
-    return Pairs(
-        np.array([a for a, _ in keys], dtype=np.int64),
-        np.array([b for _, b in keys], dtype=np.int64),
-        np.array([found[k][1] for k in keys], dtype=np.int64),
-        np.array([found[k][0] for k in keys], dtype=bool),
-    )
+        hashes = {i: f.hash for i, f in enumerate(all_) if f is not None and f.hash}
+        rows = list(hashes)
+        for i, j, distance in _near(list(hashes.values())):
+            a, b = rows[i], rows[j]
+            now = (digests[a] == digests[b], -distance)
+            before = found.get((a, b))
+            if before is None or now > (before[0], -before[1]):
+                found[a, b] = (now[0], distance)
+    cells = [(a, b, distance, identical) for (a, b), (identical, distance) in sorted(found.items())]
+    frame = pd.DataFrame(cells, columns=["a", "b", "distance", "identical"])
+    return frame.astype({"a": int, "b": int, "distance": int, "identical": bool})
 
 
 def _near(hashes: Sequence[str]) -> Iterator[tuple[int, int, int]]:
     """(i, j, bits) of all i < j that differ in at most NEAR_BITS."""
+    if len(hashes) < 2:
+        return
     signs = hash_bits(hashes).astype(np.float32) * 2 - 1
     for start in range(0, len(signs), _CHUNK):
         # A product of signs is bits alike minus bits that differ: exact in float32.
@@ -125,10 +110,7 @@ def _equal(digests: Sequence[str]) -> Iterator[tuple[int, int]]:
     for row, digest in enumerate(digests):
         if digest:
             same.setdefault(digest, []).append(row)
-    for rows in same.values():
-        for i, a in enumerate(rows):
-            for b in rows[i + 1 :]:
-                yield a, b
+    return chain.from_iterable(combinations(rows, 2) for rows in same.values())
 
 
 def _sides(protocol: Split) -> Iterator[_Side]:
@@ -138,79 +120,60 @@ def _sides(protocol: Split) -> Iterator[_Side]:
             yield _Side(fold.index, part, seen, held)
 
 
-def _part(table: Table, side: _Side, pairs: Pairs, pictured: np.ndarray) -> PartOverlap:
-    card, test = table.card, side.test
-    photographs = int(pictured[test].sum())
-    theirs = np.isin(table.groups[test], table.groups[side.train])
-    known = np.zeros(len(table), dtype=bool)
-    known[test[theirs]] = bool(card.group)
+def _overlap(
+    table: Table, fold: int, sides: Sequence[_Side], pairs: pd.DataFrame, pictured: np.ndarray
+) -> PartOverlap:
+    """Of one fold's part, or of one part over all folds: a row, and a photograph, counts once for
+    each fold that evaluates it; a patient or a lesion once if any fold has it on both sides."""
+    card = table.card
+    photographs = sum(int(pictured[side.test].sum()) for side in sides)
+    others = [
+        side.test[~np.isin(table.groups[side.test], table.groups[side.train])]
+        if card.group
+        else side.test
+        for side in sides
+    ]
+    tests = [side.test for side in sides]
     return PartOverlap(
-        fold=side.fold,
-        part=side.part,
-        train=len(side.train),
-        rows=len(test),
+        fold=fold,
+        part=sides[0].part,
+        train=sum(len(side.train) for side in sides),
+        rows=sum(map(len, tests)),
         photographs=photographs,
-        patients=_keys(table.groups, side) if card.group else None,
-        lesions=_keys(table.lesions, side) if card.lesion else None,
-        identical=_copies(table, side, pairs.of(pairs.identical), photographs),
-        near=_copies(table, side, pairs.of(~pairs.identical), photographs),
-        images_of_others=_copies(table, side, pairs, photographs, known),
+        patients=_keys(table.groups, sides) if card.group else None,
+        lesions=_keys(table.lesions, sides) if card.lesion else None,
+        identical=_copies(table, sides, tests, pairs[pairs.identical], photographs),
+        near=_copies(table, sides, tests, pairs[~pairs.identical], photographs),
+        images_of_others=_copies(table, sides, others, pairs, photographs),
     )
 
 
-def _keys(keys: np.ndarray, side: _Side) -> Shared:
-    held = keys[side.test]
-    both = np.isin(held, keys[side.train])
-    shared = sorted(set(held[both].tolist()))
-    return _shared(len(shared), int(both.sum()), len(held), tuple(shared[:EXAMPLES]))
+def _keys(keys: np.ndarray, sides: Sequence[_Side]) -> BothSides:
+    shared = [sorted(set(keys[s.test].tolist()) & set(keys[s.train].tolist())) for s in sides]
+    rows = sum(int(np.isin(keys[s.test], keys[s.train]).sum()) for s in sides)
+    every = dict.fromkeys(chain.from_iterable(shared))
+    return _shared(len(every), rows, sum(len(s.test) for s in sides), every)
 
 
 def _copies(
-    table: Table, side: _Side, pairs: Pairs, photographs: int, without: np.ndarray | None = None
-) -> Shared:
-    train, test = np.zeros(len(table), bool), np.zeros(len(table), bool)
-    train[side.train], test[side.test] = True, True
-    if without is not None:
-        test &= ~without
-    across: list[tuple[int, int]] = []
-    for here, there in ((pairs.a, pairs.b), (pairs.b, pairs.a)):
-        hit = test[here] & train[there]
-        across += list(zip(here[hit].tolist(), there[hit].tolist(), strict=True))
-    rows = {row for row, _ in across}
-    # A pair that two folds see from either side is one example.
-    pairs_seen = dict.fromkeys((min(pair), max(pair)) for pair in sorted(across))
-    texts = tuple(f"{table.ids[a]} = {table.ids[b]}" for a, b in pairs_seen)
-    return _shared(len(rows), len(rows), photographs, texts[:EXAMPLES])
+    table: Table,
+    sides: Sequence[_Side],
+    tests: Sequence[np.ndarray],
+    pairs: pd.DataFrame,
+    photographs: int,
+) -> BothSides:
+    """Rows of `tests`, one for each side, with a copy among the rows that the side trains on."""
+    either = np.concatenate([pairs[["a", "b"]].to_numpy(), pairs[["b", "a"]].to_numpy()])
+    rows, examples = 0, dict[str, None]()
+    for side, test in zip(sides, tests, strict=True):
+        across = either[np.isin(either[:, 0], test) & np.isin(either[:, 1], side.train)]
+        rows += len(np.unique(across[:, 0]))
+        for pair in sorted(across.tolist()):
+            # A pair that two folds see from either side is one example.
+            examples[" = ".join(str(table.ids[row]) for row in sorted(pair))] = None
+    return _shared(rows, rows, photographs, examples)
 
 
-def _total(table: Table, sides: Sequence[_Side], parts: Sequence[PartOverlap]) -> PartOverlap:
-    """Over folds: a row, and a photograph, counts once for each fold that evaluates it; a patient
-    or a lesion once if any fold has it on both sides."""
-    rows, photographs = sum(p.rows for p in parts), sum(p.photographs for p in parts)
-
-    def joined(all_: Sequence[Shared], of: int, keys: int | None = None) -> Shared:
-        examples = list(dict.fromkeys(e for s in all_ for e in s.examples))
-        keys = sum(s.keys for s in all_) if keys is None else keys
-        return _shared(keys, sum(s.rows for s in all_), of, tuple(examples[:EXAMPLES]))
-
-    def keyed(all_: Sequence[Shared | None], keys: np.ndarray) -> Shared | None:
-        some = [s for s in all_ if s is not None]
-        both = set().union(*(set(keys[s.test]) & set(keys[s.train]) for s in sides))
-        return joined(some, rows, len(both)) if some else None
-
-    return PartOverlap(
-        fold=-1,
-        part=parts[0].part,
-        train=sum(p.train for p in parts),
-        rows=rows,
-        photographs=photographs,
-        patients=keyed([p.patients for p in parts], table.groups),
-        lesions=keyed([p.lesions for p in parts], table.lesions),
-        identical=joined([p.identical for p in parts], photographs),
-        near=joined([p.near for p in parts], photographs),
-        images_of_others=joined([p.images_of_others for p in parts], photographs),
-    )
-
-
-def _shared(keys: int, rows: int, of: int, examples: tuple[str, ...]) -> Shared:
-    return Shared(keys=keys, rows=rows, share=rows / of if of else 0.0, examples=examples)
+def _shared(keys: int, rows: int, of: int, examples: Iterable[str]) -> BothSides:
+    share = rows / of if of else 0.0
+    return BothSides(keys=keys, rows=rows, share=share, examples=tuple(examples)[:EXAMPLES])

@@ -21,18 +21,10 @@ from typing import TypeGuard
 import numpy as np
 import pandas as pd
 
-from fusionbench.audit.evidence import (
-    Labels,
-    against_rest,
-    auc,
-    balanced_accuracy,
-    class_scores,
-    codes_of,
-    information,
-    malignancy_score,
-)
-from fusionbench.audit.findings import Measure, Proxies, ProxyColumn
-from fusionbench.audit.measures import Estimates, Measures, best_told, judge
+from fusionbench.audit.evidence import Labels, Looks, codes_of, information, look
+from fusionbench.audit.findings import Measure, Proxies, ProxyColumn, Signs
+from fusionbench.audit.measures import Key, judge
+from fusionbench.config.wording import percent
 from fusionbench.data.card import Column
 from fusionbench.data.table import Table
 
@@ -47,8 +39,8 @@ SHOWN_VALUES = 5
 
 def find_proxies(table: Table, labels: Labels) -> Proxies:
     """Every column of the card, whatever its role."""
-    estimates: Estimates = {}
-    kept: dict[str, tuple[Labels, np.ndarray, pd.Series]] = {}
+    looks: dict[Key, Looks] = {}
+    recorded: dict[str, tuple[Labels, np.ndarray, pd.Series]] = {}
     for column in table.card.columns:
         cells = table.metadata[column.name]
         rows = cells.notna().to_numpy(dtype=bool)
@@ -56,18 +48,13 @@ def find_proxies(table: Table, labels: Labels) -> Proxies:
             continue
         own, cells = labels.take(rows), cells[rows].reset_index(drop=True)
         codes = codes_of(cells, numeric=column.kind == "numeric")
-        key = (column.name,)
-        if own.malignant is not None:
-            estimates[key, "auc"] = auc(malignancy_score(codes, own), own, one_sided=True)
-        for name, side in against_rest(own).items():
-            estimates[key, f"auc/{name}"] = auc(malignancy_score(codes, side), side, one_sided=True)
-        estimates[key, "bacc"] = balanced_accuracy(class_scores(codes, own), own)
-        kept[column.name] = own, codes, cells
-    measures = judge(estimates)
+        looks[column.name,] = look([codes], own)
+        recorded[column.name] = own, codes, cells
+    signs = judge(looks)
     columns = tuple(
-        _column(column, *kept[column.name], measures)
+        _column(column, *recorded[column.name], signs[column.name,])
         for column in table.card.columns
-        if column.name in kept
+        if column.name in recorded
     )
     found = tuple(c.name for c in columns if c.proxy)
     named = {c.name for c in table.card.columns if c.role in ("forbidden", "proxy")}
@@ -80,33 +67,26 @@ def find_proxies(table: Table, labels: Labels) -> Proxies:
 
 
 def _column(
-    column: Column,
-    labels: Labels,
-    codes: np.ndarray,
-    cells: pd.Series,
-    measures: Measures,
+    column: Column, labels: Labels, codes: np.ndarray, cells: pd.Series, signs: Signs
 ) -> ProxyColumn:
-    told = measures.get(((column.name,), "auc"))
     share, values = _certain(labels, codes, cells)
     known = information(codes, labels)
+    told, best = signs.auc, signs.told
     why = []
     if known >= INFORMATION:
-        why.append(f"takes away {100 * known:.0f} % of the class's entropy")
+        why.append(f"takes away {percent(known, 0)} of the class's entropy")
     many = len(np.unique(labels.patient)) >= MANY_PATIENTS
     if many and _nearly(told):
         why.append(f"tells malignant from benign with an AUC of {told.value:.2f}")
-    best = best_told(measures, (column.name,))
     if many and best is not None and _nearly(best.auc):
         why.append(f"tells {best.class_name} from the rest with an AUC of {best.auc.value:.2f}")
     if told is not None and told.found and told.value >= CERTAIN_AUC and share >= CERTAIN_SHARE:
-        why.append(f"{', '.join(values)}: without exception, {100 * share:.0f} % of the rows")
+        why.append(f"{', '.join(values)}: without exception, {percent(share, 0)} of the rows")
     return ProxyColumn(
+        **dict(signs),
         name=column.name,
         role=column.role,
         rows=len(labels),
-        auc=told,
-        bacc=measures.get(((column.name,), "bacc")),
-        told=best,
         information=known,
         certain=share,
         certain_values=values,

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fusionbench.audit.findings import (
-    Audit,
-    Confound,
-    Gap,
-    Gaps,
-    Measure,
-    PartOverlap,
-    ProxyColumn,
-    Scores,
-    Shared,
-    Told,
-)
-from fusionbench.audit.measures import ALPHA
-from fusionbench.audit.verdict import percent
+import numpy as np
 
+from fusionbench.audit.findings import Audit, BothSides, EmptyCells, Gaps, Measure, Signs
+from fusionbench.audit.measures import ALPHA
+from fusionbench.config.wording import percent, plural
+
+ALPHA_NOTE = (
+    f"Findings: p < {ALPHA} after Holm's correction within a section, errors over patients."
+)
 NONE = "-"
 
 
@@ -26,48 +21,42 @@ NONE = "-"
 class Grid:
     """A table: the first column is text, the others are numbers."""
 
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Section:
     title: str
     sentence: str
-    grids: tuple[Grid, ...] = ()
-
-
-def headline(audit: Audit) -> str:
-    return f"{audit.dataset.name} / {audit.protocol.name}: {audit.verdict}"
+    grids: Sequence[Grid] = ()
 
 
 def facts(audit: Audit) -> dict[str, str]:
     """What was looked at."""
     data, split = audit.dataset, audit.protocol
-    counts = f"{data.rows:,} rows"
-    if data.patients is not None:
-        counts += f", {data.patients:,} patients"
-    if data.lesions is not None:
-        counts += f", {data.lesions:,} lesions"
+    counts = [plural(data.rows, "row")]
+    for count, noun in ((data.patients, "patient"), (data.lesions, "lesion")):
+        counts += [] if count is None else [plural(count, noun)]
     return {
-        "data": f"{data.title}, {counts} ({data.fingerprint})",
-        "photographs": photographs(audit),
-        "split": f"{split.kind}, {split.folds} fold{'s' * (split.folds > 1)} ({split.split_hash})",
+        "data": f"{data.title}, {', '.join(counts)} ({data.fingerprint})",
+        "photographs": _photographs(audit),
+        "split": f"{split.kind}, {plural(split.folds, 'fold')} ({split.split_hash})",
         "inputs": ", ".join(split.columns) or "none",
         "malignant": ", ".join(data.malignant) or "the card names none",
     }
 
 
-def photographs(audit: Audit) -> str:
+def _photographs(audit: Audit) -> str:
     """How many there are to look at."""
     data = audit.dataset
     if data.photographs == data.rows:
         return f"all {data.rows:,}"
     there = None if audit.confounds is None else audit.confounds.there
     part = ""
-    if there is not None and _found(there.auc, there.bacc, _of(there.told)):
-        told = "" if there.told is None else f" (best told: {_told(there.told)})"
+    if there is not None and there.telling:
+        told = "" if there.told is None else f" (best told: {_cells(there)[2]})"
         part = f": not a random part, the class shows in which of them are here{told}"
     rest = "all that is said of photographs rests on these"
     return f"{data.photographs:,} of {data.rows:,}; {rest}{part}"
@@ -87,61 +76,54 @@ def sections(audit: Audit) -> list[Section]:
 
 def _overlap(audit: Audit) -> Section:
     overlap = audit.overlap
-    rows = [_overlap_row(part) for part in (*overlap.folds, *overlap.total)]
-    header = ("fold", "rows", "patients", "lesions", "same photo", "near copy")
+    rows = []
+    for part in (*overlap.folds, *overlap.total):
+        name = "all" if part.fold < 0 else str(part.fold)
+        if part.part != "test":
+            name += f" {part.part}"
+        both = (part.patients, part.lesions, part.identical, part.near)
+        rows.append((name, f"{part.rows:,}", *map(_shared, both)))
     notes = [
         "Evaluated rows whose patient, lesion or photograph the fold trains on. Near copy: a "
         f"256-bit perceptual hash differs in at most {overlap.near_bits} bits."
     ]
     for part in overlap.total:
-        for name in ("identical", "near"):
-            if examples := getattr(part, name).examples:
-                notes.append(f"{_COPY[name]}, across the split: {', '.join(examples)}.")
-    some = ", ".join(f"{c.a} = {c.b}{_odd(c.same_class)}" for c in overlap.copies[:5])
-    within = (
-        f"In the whole dataset {_count(overlap.identical_pairs, 'pair')} of identical photographs "
-        f"and {_count(overlap.near_pairs, 'near-duplicate')}{': ' + some if some else ''}."
+        for name, copies in (
+            ("Identical photographs", part.identical),
+            ("Near-duplicates", part.near),
+        ):
+            if copies.examples:
+                notes.append(f"{name}, across the split: {', '.join(copies.examples)}.")
+    some = ", ".join(
+        f"{c.a} = {c.b}{'' if c.same_class else ' (other class)'}" for c in overlap.copies[:5]
+    )
+    notes.append(
+        f"In the whole dataset {plural(overlap.identical_pairs, 'pair')} of identical photographs "
+        f"and {plural(overlap.near_pairs, 'near-duplicate')}{': ' + some if some else ''}."
     )
     worst = overlap.total[0]
-    keyed = [("patient", worst.patients), ("lesion", worst.lesions)]
-    looked = [name for name, shared in keyed if shared is not None]
-    what = f"{', '.join(looked)} or photograph" if looked else "photograph"
-    said = f"No {what} is on both sides of the split."
-    hit = worst.patients or worst.lesions
-    if hit is not None and hit.rows:
-        keys = "patients" if worst.patients is not None else "lesions"
-        said = (
-            f"{percent(hit.share)} of the evaluated rows are of {hit.keys:,} {keys} that the same "
-            "fold trains on: a model can know them again."
+    keyed = {"patient": worst.patients, "lesion": worst.lesions}
+    names = [name for name, shared in keyed.items() if shared is not None]
+    shared = next((shared for shared in keyed.values() if shared is not None), None)
+    if shared is not None and shared.rows:
+        sentence = (
+            f"{percent(shared.share)} of the evaluated rows are of {plural(shared.keys, names[0])} "
+            "that the same fold trains on: a model can know them again."
         )
     elif worst.identical.rows + worst.near.rows:
         share = percent(worst.identical.share + worst.near.share)
-        said = f"{share} of the evaluated photographs have a copy in training."
+        sentence = f"{share} of the evaluated photographs have a copy in training."
+    else:
+        what = f"{', '.join(names)} or photograph" if names else "photograph"
+        sentence = f"No {what} is on both sides of the split."
     if worst.patients is None:
-        said += " The card names no patient, so nothing is known of patients."
-    return Section(
-        "Overlap between training and evaluation",
-        said,
-        (Grid(header, tuple(rows), (*notes, within)),),
-    )
+        sentence += " The card names no patient, so nothing is known of patients."
+    header = ("fold", "rows", "patients", "lesions", "same photo", "near copy")
+    grid = Grid(header, rows, notes)
+    return Section("Overlap between training and evaluation", sentence, (grid,))
 
 
-_COPY = {"identical": "Identical photographs", "near": "Near-duplicates"}
-
-
-def _odd(same_class: bool) -> str:
-    return "" if same_class else " (other class)"
-
-
-def _overlap_row(part: PartOverlap) -> tuple[str, ...]:
-    name = "all" if part.fold < 0 else str(part.fold)
-    if part.part != "test":
-        name += f" {part.part}"
-    shared = (part.patients, part.lesions, part.identical, part.near)
-    return (name, f"{part.rows:,}", *(_shared(s) for s in shared))
-
-
-def _shared(shared: Shared | None) -> str:
+def _shared(shared: BothSides | None) -> str:
     if shared is None:
         return NONE
     return f"{shared.rows:,} ({percent(shared.share)})" if shared.rows else "0"
@@ -150,93 +132,96 @@ def _shared(shared: Shared | None) -> str:
 def _missingness(audit: Audit) -> Section:
     found = audit.missingness
     in_blocks = {name for block in found.blocks for name in block.columns}
-    rows = [
-        _gap_row(f"block of {len(b.columns)}", b) for b in found.blocks
-    ] + [_gap_row(g.columns[0], g) for g in found.not_recorded.columns
-         if g.columns[0] not in in_blocks]  # fmt: skip
-    if found.not_recorded.mask_bacc is not None or found.not_recorded.mask_auc is not None:
-        mask = found.not_recorded
-        rows.append(("all flags together", "", "", *_mask(mask)))
-    header = ("nothing recorded", "rows", "malignant", "AUC", "BACC", "best told")
-    notes = tuple(
-        f"Block: {', '.join(b.columns)}; {b.rows:,} rows, by class: "
+    alone = [gap for gap in found.not_recorded.columns if gap.columns[0] not in in_blocks]
+    notes = [
+        f"Block: {', '.join(b.columns)}; {plural(b.rows, 'row')}, by class: "
         + ", ".join(f"{name} {n}" for name, n in b.by_class.items() if n) + "."
         for b in found.blocks
-    )  # fmt: skip
-    notes += (
+    ]  # fmt: skip
+    notes.append(
         "AUC: the flag, malignant against benign; best told: one class against the rest. BACC: "
         "balanced accuracy of the flag alone for "
-        f"the classes, out of fold by patient; knowing nothing gives {_pct(found.chance)}. "
-        "* more than chance and enough to matter, ** strong.",
+        f"the classes, out of fold by patient; knowing nothing gives {percent(found.chance, 1)}. "
+        "* more than chance and enough to matter, ** strong."
     )
-    grids = [Grid(header, tuple(rows), notes)] if rows else []
-    marks = [_gap_row(g.columns[0], g) for g in found.unknown.columns]
-    if marks:
-        marks.append(("all marks together", "", "", *_mask(found.unknown)))
-        header = (f"answered {', '.join(found.marks)}", *header[1:])
-        grids.append(Grid(header, tuple(marks)))
-    said = ["What was not recorded tells nothing of the class."]
+    grids = [
+        _gaps("nothing recorded", "all flags", [*found.blocks, *alone], found.not_recorded, notes),
+        _gaps(
+            f"answered {', '.join(found.marks)}", "all marks", found.unknown.columns, found.unknown
+        ),
+    ]
+    sentence = "What was not recorded tells nothing of the class."
     if not found.not_recorded.columns:
-        said = ["Nothing is missing."]
+        sentence = "Nothing is missing."
     elif "shortcut: missingness" in audit.verdict:
-        said = ["What was not recorded gives the class away: a model can win without any answer."]
-    elif _found(*_measures(found.not_recorded.columns, found.blocks),
-                found.not_recorded.mask_auc, found.not_recorded.mask_bacc,
-                _of(found.not_recorded.mask_told)):  # fmt: skip
-        said = ["What was not recorded tells something of the class, though little."]
+        sentence = "What was not recorded gives the class away: a model can win without any answer."
+    elif _telling(found.not_recorded, found.blocks):
+        sentence = "What was not recorded tells something of the class, though little."
     if found.unknown.columns:
+        telling = [gap.columns[0] for gap in found.unknown.columns if gap.telling]
         if "shortcut: unknown marks" in audit.verdict:
-            said.append("So does answering “unknown”.")
-        elif telling := [
-            g.columns[0] for g in found.unknown.columns if _found(g.auc, g.bacc, _of(g.told))
-        ]:
-            said.append(f"“Unknown” tells something in {', '.join(telling)}.")
+            sentence += " So does answering “unknown”."
+        elif telling:
+            sentence += f" “Unknown” tells something in {', '.join(telling)}."
         else:
-            said.append("“Unknown” tells nothing.")
-    return Section("Missingness", " ".join(said), tuple(grids))
+            sentence += " “Unknown” tells nothing."
+    return Section("Missingness", sentence, [grid for grid in grids if grid.rows])
 
 
-def _gap_row(name: str, gap: Gap) -> tuple[str, ...]:
-    malignant = NONE if gap.malignant_rows is None else f"{gap.malignant_rows:,}"
-    rows = f"{gap.rows:,} ({percent(gap.share)})"
-    return (name, rows, malignant, _auc(gap.auc), _bacc(gap.bacc), _told(gap.told))
+def _gaps(
+    title: str, mask: str, gaps: Sequence[EmptyCells], every: Gaps, notes: Sequence[str] = ()
+) -> Grid:
+    rows = [
+        (
+            f"block of {len(gap.columns)}" if len(gap.columns) > 1 else gap.columns[0],
+            f"{gap.rows:,} ({percent(gap.share)})",
+            NONE if gap.malignant_rows is None else f"{gap.malignant_rows:,}",
+            *_cells(gap),
+        )
+        for gap in gaps
+    ]
+    if every.mask is not None and every.mask.measures:
+        rows.append((f"{mask} together", "", "", *_cells(every.mask)))
+    header = (title, "rows", "malignant", "AUC", "BACC", "best told")
+    return Grid(header, rows, notes)
 
 
-def _mask(gaps: Gaps) -> tuple[str, ...]:
-    return (_auc(gaps.mask_auc), _bacc(gaps.mask_bacc), _told(gaps.mask_told))
+def _telling(gaps: Gaps, blocks: Sequence[EmptyCells]) -> bool:
+    return any(s.telling for s in (gaps.mask, *gaps.columns, *blocks) if s is not None)
 
 
 def _proxies(audit: Audit) -> Section:
     found = audit.proxies
-    header = ("column", "card", "AUC", "BACC", "information", "certain")
-    rows = tuple(_proxy_row(c) for c in found.columns)
-    said = (
+    rows = [
+        (
+            f"{column.name} (proxy)" if column.proxy else column.name,
+            column.role,
+            # An honest sign may be strong; only a proxy is marked here, at its name.
+            *_cells(column, stars=False)[:2],
+            percent(max(column.information, 0.0), 1),
+            percent(column.certain),
+        )
+        for column in found.columns
+    ]
+    sentence = (
         f"{', '.join(found.found)} nearly determine{'s' * (len(found.found) == 1)} the label."
         if found.found
         else "No column nearly determines the label."
     )
-    notes = [f"{c.name}: {c.why}." for c in found.columns if c.proxy]
     if found.unlisted:
-        said += f" The card has {', '.join(found.unlisted)} as an input."
+        sentence += f" The card has {', '.join(found.unlisted)} as an input."
     if found.unconfirmed:
         names = ", ".join(found.unconfirmed)
-        said += f" The card warns of {names}, which counting alone does not show."
+        sentence += f" The card warns of {names}, which counting alone does not show."
+    notes = [f"{c.name}: {c.why}." for c in found.columns if c.proxy]
     notes.append(
         "Over the rows where the column was recorded, out of fold by patient. information: share "
         "of the class's entropy that it takes away. certain: rows whose value goes with one side "
         "only. A proxy: information of 50 %, or AUC of 0.97, or 20 % certain with an AUC of 0.80."
     )
-    return Section("Proxies of the label", said, (Grid(header, rows, tuple(notes)),))
-
-
-def _proxy_row(column: ProxyColumn) -> tuple[str, ...]:
-    name = f"{column.name} (proxy)" if column.proxy else column.name
-    known = max(column.information, 0.0)
-    certain = percent(column.certain) if column.certain else "0"
-    # An honest sign may be strong; only a proxy is marked here, at its name.
-    auc = NONE if column.auc is None else f"{column.auc.value:.2f}"
-    bacc = NONE if column.bacc is None else _pct(column.bacc.value)
-    return (name, column.role, auc, bacc, _pct(known), certain)
+    header = ("column", "card", "AUC", "BACC", "information", "certain")
+    grid = Grid(header, rows, notes)
+    return Section("Proxies of the label", sentence, (grid,))
 
 
 def _leak_value(audit: Audit) -> Section:
@@ -245,137 +230,107 @@ def _leak_value(audit: Audit) -> Section:
     if worth is None:
         return Section(title, "Metadata-only models were not fitted.")
     if not worth.twin:
-        own = tuple((m.model, _score(m.here, "bacc"), _score(m.here, "acc")) for m in worth.models)
+        own = [(m.model, _score(m.here.bacc), _score(m.here.acc)) for m in worth.models]
         grid = Grid(("model", "BACC", "ACC"), own)
         return Section(title, f"Metadata only. {worth.note}", (grid,))
     rows = tuple(
         (
             m.model,
-            _score(m.here, "bacc"),
-            _score(m.twin, "bacc"),
-            _gap(m.bacc_gap, m.bacc_gap_std),
-            _gap(m.acc_gap, m.acc_gap_std),
+            _score(m.here.bacc),
+            _score(m.twin.bacc),
+            _gain(m.here.bacc, m.twin.bacc),
+            _gain(m.here.acc, m.twin.acc),
         )
         for m in worth.models
     )
-    most = max(worth.models, key=lambda m: m.bacc_gap)
-    said = (
-        f"Without any photograph, {most.model} loses {100 * most.bacc_gap:.1f} points of "
+    most = max(worth.models, key=lambda m: m.gap("bacc"))
+    sentence = (
+        f"Without any photograph, {most.model} loses {_points(most.gap('bacc'))} points of "
         f"balanced accuracy when no patient is on both sides ({worth.twin})."
-        if most.bacc_gap > 0
+        if most.gap("bacc") > 0
         else f"Metadata-only models gain nothing over {worth.twin}."
     )
     header = ("model", "BACC here", "BACC grouped", "gap", "gap in ACC")
     note = f"{worth.note} Percent; mean ± sample standard deviation over folds."
-    return Section(title, said, (Grid(header, rows, (note,)),))
+    return Section(title, sentence, (Grid(header, rows, (note,)),))
 
 
 def _confounds(audit: Audit) -> Section:
     found, title = audit.confounds, "Confounds of the photographs"
     if found is None:
         return Section(title, "There is no photograph here to look at.")
-    rows = tuple(_confound_row(c) for c in found.facts)
-    telling = [
-        c.fact
-        for c in found.facts
-        if _found(c.auc, c.bacc, _of(c.told)) and not c.fact.startswith("all")
-    ]
-    said = (
+    telling = [c.fact for c in found.facts if c.telling and not c.fact.startswith("all")]
+    sentence = (
         f"The class shows in {', '.join(telling)}."
         if telling
         else "The class does not show in size, file, border, colour or sharpness."
     )
     if found.photographs < found.rows:
-        said += f" Over {found.photographs:,} of {found.rows:,} photographs."
+        sentence += f" Over {found.photographs:,} of {found.rows:,} photographs."
     note = (
-        f"AUC, BACC and best told as above, chance {_pct(found.chance)}. Colour, sharpness and "
-        "file size are partly the lesion's own and never count against the dataset."
+        f"AUC, BACC and best told as above, chance {percent(found.chance, 1)}. Colour, sharpness "
+        "and file size are partly the lesion's own and never count against the dataset."
     )
-    return Section(
-        title, said, (Grid(("known of the photograph", "AUC", "BACC", "best told"), rows, (note,)),)
-    )
-
-
-def _confound_row(confound: Confound) -> tuple[str, ...]:
-    return (confound.fact, _auc(confound.auc), _bacc(confound.bacc), _told(confound.told))
+    rows = [(confound.fact, *_cells(confound)) for confound in found.facts]
+    grid = Grid(("known of the photograph", "AUC", "BACC", "best told"), rows, (note,))
+    return Section(title, sentence, (grid,))
 
 
 def _classes(audit: Audit) -> Section:
     found = audit.classes
     names = tuple(audit.dataset.classes)
-    rows = tuple((f"{f.fold} {f.part}", *(f"{f.counts[n]:,}" for n in names)) for f in found.folds)
-    tested = [f for f in found.folds if f.part == "test"]
-    rarest = min(tested, key=lambda f: f.rarest_rows)
+    rows = [(f"{f.fold} {f.part}", *(f"{f.counts[n]:,}" for n in names)) for f in found.folds]
+    fewest, rarest, fold = min(
+        (
+            (min(f.counts.values()), min(f.counts, key=lambda n: f.counts[n]), f.fold)
+            for f in found.folds
+            if f.part == "test"
+        ),
+        key=lambda few: few[0],
+    )
     small = tuple(
         (s.metric, NONE if s.over_folds is None else _points(s.over_folds), _points(s.pooled))
         for s in found.smallest
     )
     first = found.smallest[0]
     reach = first.pooled if first.over_folds is None else first.over_folds
-    said = (
-        f"Fold {rarest.fold} tests {rarest.rarest_rows:,} of {rarest.rarest}, the fewest. Two "
-        f"methods must differ by about {_points(reach)} points of {first.metric} to be told apart."
+    sentence = (
+        f"Fold {fold} tests {fewest:,} of {rarest}, the fewest. Two methods must differ by about "
+        f"{_points(reach)} points of {first.metric} to be told apart."
     )
-    return Section(
-        "Classes",
-        said,
-        (
-            Grid(("rows", *names), rows),
-            Grid(
-                ("smallest difference, points", "over folds", "pooled"), small, (found.assumptions,)
-            ),
-        ),
+    header = ("smallest difference, points", "over folds", "pooled")
+    grids = (Grid(("rows", *names), rows), Grid(header, small, (found.assumptions,)))
+    return Section("Classes", sentence, grids)
+
+
+def _cells(signs: Signs, *, stars: bool = True) -> tuple[str, str, str]:
+    """AUC, BACC and the class that is told best."""
+
+    def cell(measure: Measure | None, number: str) -> str:
+        if measure is None:
+            return NONE
+        return number + "*" * (measure.found + measure.strong) * stars
+
+    auc, bacc, told = signs.auc, signs.bacc, signs.told
+    return (
+        cell(auc, f"{auc.value:.2f}" if auc else ""),
+        cell(bacc, percent(bacc.value, 1) if bacc else ""),
+        cell(told.auc, f"{told.class_name} {told.auc.value:.2f}") if told else NONE,
     )
-
-
-def _measures(*gaps: tuple[Gap, ...]) -> list[Measure | None]:
-    return [m for some in gaps for gap in some for m in (gap.auc, gap.bacc, _of(gap.told))]
-
-
-def _found(*measures: Measure | None) -> bool:
-    return any(m is not None and m.found for m in measures)
-
-
-def _of(told: Told | None) -> Measure | None:
-    return None if told is None else told.auc
-
-
-def _told(told: Told | None) -> str:
-    return NONE if told is None else f"{told.class_name} {_auc(told.auc)}"
-
-
-def _stars(measure: Measure) -> str:
-    return "**" if measure.strong else "*" if measure.found else ""
-
-
-def _auc(measure: Measure | None) -> str:
-    return NONE if measure is None else f"{measure.value:.2f}{_stars(measure)}"
-
-
-def _bacc(measure: Measure | None) -> str:
-    return NONE if measure is None else f"{_pct(measure.value)}{_stars(measure)}"
-
-
-def _pct(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def _points(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _score(scores: Scores, metric: str) -> str:
-    mean, std = getattr(scores, f"{metric}_mean"), getattr(scores, f"{metric}_std")
-    return _points(mean) if std is None else f"{_points(mean)} ± {_points(std)}"
+def _score(folds: Sequence[float]) -> str:
+    spread = f" ± {_points(float(np.std(folds, ddof=1)))}" if len(folds) > 1 else ""
+    return _points(float(np.mean(folds))) + spread
 
 
-def _gap(mean: float, std: float | None) -> str:
-    return f"{100 * mean:+.1f}" + ("" if std is None else f" ± {_points(std)}")
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
-
-
-def alpha_note() -> str:
-    return f"Findings: p < {ALPHA} after Holm's correction within a section, errors over patients."
+def _gain(here: Sequence[float], twin: Sequence[float]) -> str:
+    """The gap of the means, and the root of the sum of both variances over folds."""
+    gap = f"{100 * (float(np.mean(here)) - float(np.mean(twin))):+.1f}"
+    if min(len(here), len(twin)) < 2:
+        return gap
+    return f"{gap} ± {_points(float(np.hypot(np.std(here, ddof=1), np.std(twin, ddof=1))))}"

@@ -27,47 +27,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from fusionbench.audit.findings import (
-    Confounds,
-    Gap,
-    Gaps,
-    Measure,
-    Missingness,
-    Overlap,
-    Proxies,
-    Shared,
-    Told,
-)
+from fusionbench.audit.findings import BothSides, Confounds, Gaps, Missingness, Overlap, Proxies
+from fusionbench.config.wording import percent
 from fusionbench.data.card import Column
-from fusionbench.protocols import Split
 
 CLEAN = "clean"
 
 
 def verdict_text(
-    protocol: Split,
     columns: Sequence[Column],
     overlap: Overlap,
     missingness: Missingness,
     proxies: Proxies,
     confounds: Confounds | None,
 ) -> str:
-    """The verdict on this split with these inputs. `missingness` is that of these columns."""
-    said = [*_leaks(overlap), *_shortcuts(columns, missingness, proxies, confounds)]
-    return "; ".join(said) or CLEAN
-
-
-def percent(share: float) -> str:
-    """`54 %`, `0.3 %`, `<0.1 %`."""
-    if share >= 0.01:
-        return f"{100 * share:.0f} %"
-    return f"{100 * share:.1f} %" if share >= 0.0005 else "<0.1 %"
+    """The verdict on a split with these inputs. `missingness` is that of these columns."""
+    parts = [*_leaks(overlap), *_shortcuts(columns, missingness, proxies, confounds)]
+    return "; ".join(parts) or CLEAN
 
 
 def _leaks(overlap: Overlap) -> Iterable[str]:
     # A protocol with a holdout has two evaluated parts; the worse one counts.
-    def worst(all_: Iterable[Shared | None]) -> float:
-        return max((s.share for s in all_ if s is not None), default=0.0)
+    def worst(shared: Iterable[BothSides | None]) -> float:
+        return max((s.share for s in shared if s is not None), default=0.0)
 
     patients = worst(part.patients for part in overlap.total)
     lesions = worst(part.lesions for part in overlap.total)
@@ -86,28 +68,17 @@ def _shortcuts(
     proxies: Proxies,
     confounds: Confounds | None,
 ) -> Iterable[str]:
-    if _strong_gaps(missingness.not_recorded, missingness.blocks):
+    if _strong(missingness.not_recorded) or any(block.strong for block in missingness.blocks):
         yield "shortcut: missingness"
-    if _strong_gaps(missingness.unknown):
+    if _strong(missingness.unknown):
         yield "shortcut: unknown marks"
     for column in columns:
         if column.name in proxies.found or column.role in ("forbidden", "proxy"):
             yield f"shortcut: {column.name}"
     for fact in confounds.facts if confounds is not None else ():
-        single = not fact.fact.startswith("all ")
-        if single and not fact.lesion_too and _any_strong(fact.auc, fact.bacc, _of(fact.told)):
+        if fact.strong and not fact.lesion_too and not fact.fact.startswith("all "):
             yield f"shortcut: image {fact.fact}"
 
 
-def _strong_gaps(gaps: Gaps, blocks: Sequence[Gap] = ()) -> bool:
-    return _any_strong(gaps.mask_auc, gaps.mask_bacc, _of(gaps.mask_told)) or any(
-        _any_strong(gap.auc, gap.bacc, _of(gap.told)) for gap in (*gaps.columns, *blocks)
-    )
-
-
-def _of(told: Told | None) -> Measure | None:
-    return None if told is None else told.auc
-
-
-def _any_strong(*measures: Measure | None) -> bool:
-    return any(m is not None and m.strong for m in measures)
+def _strong(gaps: Gaps) -> bool:
+    return any(signs.strong for signs in (gaps.mask, *gaps.columns) if signs is not None)

@@ -20,7 +20,6 @@ from fusionbench.runs.network_study import setup
 from fusionbench.runs.network_trainer import NetworkTrainer
 from fusionbench.training.augment import AUGMENTATIONS
 from fusionbench.training.capture import CudaGraphs
-from fusionbench.training.feed import Arrays
 from fusionbench.training.loop import _train_epoch
 from fusionbench.training.optimizers import make_optimizer, make_scheduler
 from fusionbench.training.step import PATHS, TrainingStep
@@ -108,24 +107,17 @@ class TrainedMethod:
         config = shared.experiment.config.changed(fusion=fusion, loss=loss)
         self.seed, self.training = config.seed, config.training
         experiment = setup(config, shared.execution, progress)
-        fold, labels = experiment.protocol.folds[0], experiment.table.labels
+        fold = experiment.protocol.folds[0]
         rows = experiment.rows(fold)
-        metadata = experiment.metadata(fold, rows)
-        encoder = experiment.encoder(metadata, rows.train)
-        counts = np.bincount(labels[rows.train], minlength=len(experiment.table.card.classes))
+        data = experiment.fold_data(fold, rows, shared.images, shared.placement.device)
         torch.manual_seed(self.seed)
-        model, losses = experiment.model(experiment.backbone(), encoder, tuple(counts.tolist()))
+        model, losses = experiment.model(experiment.backbone(), data.encoder, rows.train)
         self.loss = "+".join(losses.parts)
         augment = AUGMENTATIONS[self.training.augment]
         self.step = TrainingStep(model, losses, augment, shared.placement, shared.path, progress)
         self.optimizer = make_optimizer(self.step.trained, self.training, {})
         self.scheduler = make_scheduler(self.optimizer, self.training, steps, {})
-        device = shared.placement.device
-        self.arrays = Arrays(
-            shared.images,
-            torch.from_numpy(encoder.transform(metadata)).to(device),
-            torch.from_numpy(labels).to(device),
-        )
+        self.arrays = data.arrays
         self._rows, self._epoch = rows.train, 0
 
     @property

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from fusionbench.cli.options import data_option, json_option, plugins_option
+from fusionbench.config.wording import listed
 
 if TYPE_CHECKING:
-    from fusionbench.audit import Audit
+    from fusionbench.audit.findings import Audit
 
 
 @click.command("audit")
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 @data_option
 @click.option(
     "--output",
+    "outputs",
     metavar="FILE",
+    multiple=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write it there instead: .md or .json.",
+    help="Write it there instead: .md or .json. May be given several times.",
 )
 @plugins_option
 @json_option
@@ -29,7 +32,7 @@ def audit_command(
     dataset: str,
     protocol: str | None,
     data: Path | None,
-    output: Path | None,
+    outputs: tuple[Path, ...],
     plugins: tuple[Path, ...],
     as_json: bool,
 ) -> None:
@@ -38,30 +41,34 @@ def audit_command(
     DATASET is a name or a dataset.toml. Photographs that are missing are left out of what is said
     of photographs; everything else needs the metadata file only. A minute or two for 2,298 rows.
     """
-    from fusionbench.audit import to_markdown
+    from fusionbench.audit.markdown import to_markdown
     from fusionbench.cli import terminal
     from fusionbench.errors import UsageError
     from fusionbench.files import write_output
 
-    if output is not None and output.suffix not in (".md", ".json"):
-        raise UsageError(f"--output {output} must end in .md or .json.")
+    for output in outputs:
+        if output.suffix not in (".md", ".json"):
+            raise UsageError(f"--output {output} must end in .md or .json.")
     found = _audit(dataset, protocol, data, plugins)
-    if output is not None:
-        command = f"fusionbench audit {found.dataset.name} --protocol {found.protocol.name}"
-        text = found.to_json() if output.suffix == ".json" else to_markdown(found, command=command)
+    command = f"fusionbench audit {found.dataset.name} --protocol {found.protocol.name}"
+    for output in outputs:
+        text = to_markdown(found, command=command)
+        if output.suffix == ".json":
+            text = found.model_dump_json(indent=1) + "\n"
         write_output(output, text)
     if as_json:
-        terminal.print_json(found.to_dict())
-    elif output is None:
+        terminal.print_json(found.model_dump())
+    elif not outputs:
         _print(found)
     else:
-        terminal.out().print(f"{found.verdict}; written to {output}", soft_wrap=True, markup=False)
+        names = listed(outputs)
+        terminal.out().print(f"{found.verdict}; written to {names}", soft_wrap=True, markup=False)
 
 
 def _audit(
     dataset: str, protocol: str | None, data: Path | None, plugins: tuple[Path, ...]
 ) -> Audit:
-    from fusionbench.audit import audit
+    from fusionbench.audit.examine import audit
     from fusionbench.cli import terminal
     from fusionbench.data.locate import find_data, open_card
     from fusionbench.data.table import load_table
@@ -84,11 +91,12 @@ def _audit(
 def _print(found: Audit) -> None:
     from rich.text import Text
 
-    from fusionbench.audit.sections import alpha_note, facts, headline, sections
+    from fusionbench.audit.sections import ALPHA_NOTE, facts, sections
     from fusionbench.cli import terminal
 
     console = terminal.out()
-    console.print(Text(headline(found), style="bold"))
+    title = f"{found.dataset.name} / {found.protocol.name}: {found.verdict}"
+    console.print(Text(title, style="bold"))
     console.print(terminal.facts(facts(found)))
     for section in sections(found):
         console.print(Text(f"\n{section.title}", style="bold cyan"))
@@ -98,4 +106,4 @@ def _print(found: Audit) -> None:
             console.print(terminal.grid(grid.header, grid.rows, right=grid.header[1:]))
             for note in grid.notes:
                 console.print(Text(note, style="dim"))
-    console.print(Text(f"\n{alpha_note()}", style="dim"))
+    console.print(Text(f"\n{ALPHA_NOTE}", style="dim"))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from fusionbench.cli.options import json_option, store_option
 
 if TYPE_CHECKING:
-    from fusionbench.analysis.comparison import Comparison
+    from fusionbench.analysis.pair import Comparison
 
 
 @click.command("compare", context_settings={"max_content_width": 100})
@@ -54,7 +54,8 @@ def compare_command(
     Prints a paragraph to paste into a paper: both values, the corrected resampled t-test over folds
     (Nadeau & Bengio), and the difference's confidence interval by resampling patients.
     """
-    from fusionbench.analysis.comparison import choose, compare, paragraph
+    from fusionbench.analysis.pair import choose, compare
+    from fusionbench.analysis.paragraph import paragraph
     from fusionbench.cli import terminal
     from fusionbench.cli.reading import Reading
     from fusionbench.leaderboard import blocks
@@ -67,34 +68,19 @@ def compare_command(
     reading.report(some=False)
     block, row_a, row_b = choose(rows, a, b)
     kept = Store(store)
-    found = compare(
-        block,
-        row_a,
-        row_b,
-        {run: kept.read(run) for run in (*row_a.run_ids, *row_b.run_ids)},
-        kept.predictions,
-        metrics,
-        n_resamples=resamples,
-    )
+    records = {run: kept.read(run) for run in (*row_a.run_ids, *row_b.run_ids)}
+    found = compare(block, row_a, row_b, records, kept.predictions, metrics, n_resamples=resamples)
     if as_json:
-        terminal.print_json({"paragraph": paragraph(found), **asdict(found)})
+        terminal.print_json({"paragraph": paragraph(found)} | asdict(found))
     else:
         _print(found)
     return 1 if reading.problems else 0
 
 
 def _print(found: Comparison) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    from fusionbench.analysis.paragraph import (
-        difference_text,
-        interval_text,
-        p_text,
-        paragraph,
-        value_text,
-    )
+    from fusionbench.analysis.paragraph import interval_text, p_text, paragraph, value_text
     from fusionbench.cli import terminal
     from fusionbench.leaderboard.table_model import plain
     from fusionbench.metrics.names import describe
@@ -102,43 +88,34 @@ def _print(found: Comparison) -> None:
     console = terminal.out()
     # Wrapped for reading on a terminal, one line for what takes it from a pipe.
     console.print(Text(paragraph(found)), soft_wrap=not console.is_terminal)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("", no_wrap=True)
-    # p over folds is the t-test's, p over patients the bootstrap's.
-    for title in (
-        "A",
-        "B",
-        "A - B,\nfolds",
-        "A - B,\npooled",
-        "95 % CI",
-        "p,\nfolds",
-        "p,\npatients",
-    ):
-        table.add_column(title, justify="right", no_wrap=True)
+    rows, notes = [], [f"{x} = {s.name}, row {s.key}" for x, s in (("A", found.a), ("B", found.b))]
     for one in found.metrics:
-        cells: list[Any] = [
+        metric = describe(one.metric)
+        cells = [
+            metric.title,
             value_text(one.metric, one.a),
             value_text(one.metric, one.b),
-            difference_text(one.metric, one.test.difference).removesuffix(" points"),
-            difference_text(one.metric, one.bootstrap.difference).removesuffix(" points"),
+            metric.text(one.test.difference, "+"),
+            metric.text(one.bootstrap.difference, "+"),
             interval_text(one.metric, one.bootstrap.low, one.bootstrap.high),
-            p_text(one.p_test).removeprefix("p ").removeprefix("= "),
-            p_text(one.p_bootstrap).removeprefix("p ").removeprefix("= "),
+            *(
+                p_text(p).removeprefix("p ").removeprefix("= ")
+                for p in (one.p_test, one.p_bootstrap)
+            ),
         ]
-        table.add_row(
-            plain(describe(one.metric).title), *cells, style="bold" if one.significant else ""
-        )
-    console.print(table)
-    for name, side in (("A", found.a), ("B", found.b)):
-        console.print(Text(f"{name} = {plain(side.name)}, row {side.key}", style="dim"))
-    for one in found.metrics:
+        style = "bold" if one.significant else ""
+        rows.append([Text(plain(cell), style=style) for cell in cells])
         for name, spread in (("A", one.spread_a), ("B", one.spread_b)):
             if spread.fold is not None and spread.rerun is not None:
                 fold, rerun = (
-                    difference_text(one.metric, v).lstrip("+") for v in (spread.fold, spread.rerun)
+                    metric.difference(v).lstrip("+") for v in (spread.fold, spread.rerun)
                 )
                 text = f"{name}, {one.metric}: standard deviation {fold} between folds, "
                 text += f"{rerun} between seeds within a fold"
-                console.print(
-                    Text(text + (f" ({spread.note})" if spread.note else ""), style="dim")
-                )
+                notes.append(text + (f" ({spread.note})" if spread.note else ""))
+    # p over folds is the t-test's, p over patients the bootstrap's.
+    differences = ("A - B,\nfolds", "A - B,\npooled", "95 % CI")
+    headings = ("", "A", "B", *differences, "p,\nfolds", "p,\npatients")
+    console.print(terminal.grid(headings, rows, right=headings[1:], fixed=headings))
+    for note in notes:
+        console.print(Text(plain(note), style="dim"))

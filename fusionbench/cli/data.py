@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.filesize import decimal
 
 from fusionbench.cli.options import data_option, json_option, plugins_option
+from fusionbench.config.wording import plural
 
 if TYPE_CHECKING:
     from fusionbench.data.prepare import PrepareReport
@@ -126,8 +128,7 @@ def _facts(report: PrepareReport) -> dict[str, object]:
         "classes": ", ".join(f"{name} {n:,}" for name, n in report.classes.items()),
         "fingerprint": report.fingerprint,
         "cache": ", ".join(
-            f"{c['size']} px {c['resize']}, {int(str(c['bytes'])) / 1e6:,.1f} MB"
-            for c in report.caches
+            f"{c['size']} px {c['resize']}, {decimal(int(str(c['bytes'])))}" for c in report.caches
         ),
         "notes": "\n".join(notes),
     }
@@ -139,7 +140,7 @@ def _verdict(report: PrepareReport) -> str:
     if not report.found:
         return "[red]Not here.[/]"
     n = len(report.problems)
-    text = f"{n:,} problem{'s' if n > 1 else ''}"
+    text = plural(n, "problem")
     if report.fingerprint and report.images_missing == n:
         text += "; a run can use the rest with --allow-missing-images"
     return f"[red]{text}.[/]"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fusionbench.cli.options import json_option, plugins_option
+from fusionbench.config.wording import plural
 from fusionbench.plugin import registry
 
 if TYPE_CHECKING:
@@ -197,10 +198,10 @@ def _describe(topic: str, row: dict[str, Any]) -> str:
         settings = f"\nsettings: {_pairs(row['parameters'])}" if row["parameters"] else ""
         return str(row["summary"] + origin + settings)
     if topic == "datasets":
-        size = f"{row['rows']} photographs; " if row["rows"] else ""
+        size = f"{plural(row['rows'], 'photograph')}; " if row["rows"] else ""
         return f"{row['title']}: {size}{', '.join(row['classes'])}"
     if topic == "protocols":
-        marks = [f"{row['folds']} fold" + ("s" if row["folds"] > 1 else "")]
+        marks = [plural(row["folds"], "fold")]
         marks += ["default"] if row["default"] else []
         marks += [f"leaky: {', '.join(row['leaks'])}"] if row["leaks"] else []
         return f"{row['dataset']}: {'; '.join(marks)}"

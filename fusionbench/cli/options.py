@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,6 +50,51 @@ class SectionedCommand(click.Command):
 def listed(text: str) -> list[str]:
     """The parts of `A, B,C`."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+class Listed(click.ParamType):
+    """`A,B,…` -> a tuple without repetitions; `all` -> None, where that can be said."""
+
+    name = "list"
+
+    def __init__(self, item: type[str] | type[int] = str, *, or_all: bool = False) -> None:
+        self.item, self.or_all = item, or_all
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...] | None:
+        if not isinstance(value, str):
+            return tuple(value)
+        if self.or_all and value.strip() == "all":
+            return None
+        try:
+            return tuple(dict.fromkeys(self.item(part) for part in listed(value)))
+        except ValueError:
+            flag = f"{param.opts[0]} " if param else ""
+            more = "all, a number, or " if self.or_all else ""
+            raise click.UsageError(f"{flag}{value}: give {more}numbers as in 0,1.", ctx) from None
+
+
+def execution_options(command: F) -> F:
+    """Options that say where a run is carried out. The command gets one `execution` of them and of
+    its other options that are fields of Execution."""
+
+    @wraps(command)
+    def with_execution(**options: Any) -> Any:
+        from fusionbench.config.run_config import Execution
+
+        names = [field.name for field in fields(Execution) if field.name in options]
+        execution = Execution(**{name: options.pop(name) for name in names})
+        return command(execution=execution, **options)
+
+    save_weights = click.option(
+        "--save-weights", is_flag=True, help="Keep the trained weights (safetensors)."
+    )
+    decorated: Any = with_execution
+    for option in (plugins_option, save_weights, store_option, at_once_option, step_option,
+                   device_options, data_option):  # fmt: skip
+        decorated = option(decorated)
+    return decorated
 
 
 def plugins_option(command: F) -> F:

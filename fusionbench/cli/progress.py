@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from fusionbench.config.wording import duration
 from fusionbench.progress import Progress, Task
 
 # A task that took less, and has nothing to tell, is not worth a line; nor is a rate after less.
@@ -201,18 +202,6 @@ class BarProgress(DrawnProgress):
 
     def note(self, message: str) -> None:
         self._bars.console.print(f"[dim]{escape(message)}[/]", soft_wrap=True)
-
-
-def duration(seconds: float) -> str:
-    """As a person says it: 0.4 s, 12 s, 3 min 20 s, 2 h 05 min."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _joined(*parts: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import click
 from fusionbench.cli.options import json_option, store_option
 
 if TYPE_CHECKING:
-    from fusionbench.analysis.comparison import Ranking
+    from fusionbench.analysis.ranking import Ranking
 
 
 @click.command("rank", context_settings={"max_content_width": 100})
@@ -46,14 +47,13 @@ def rank_command(
     A method is a fusion with its backbone and loss; it takes part where every dataset has all its
     folds. One protocol stands for each dataset, a complete and clean one before others.
     """
-    from fusionbench.analysis.comparison import candidates, rank
+    from fusionbench.analysis.ranking import candidates, rank
     from fusionbench.cli import terminal
     from fusionbench.cli.reading import Reading
     from fusionbench.errors import UsageError
     from fusionbench.leaderboard import blocks
     from fusionbench.leaderboard.table_model import chosen
-    from fusionbench.stats import diagram
-    from fusionbench.stats.ranks import FORMATS
+    from fusionbench.stats.ranks import FORMATS, diagram
 
     chosen([metric])  # refuses an unknown name before anything is read
     if output is not None and output.suffix.lower() not in FORMATS:
@@ -61,46 +61,41 @@ def rank_command(
     reading = Reading(store, datasets, protocols)
     rows = blocks(reading.records())
     reading.report(some=True)
-    picked = candidates(rows)
-    found = rank(picked.blocks, metric, alpha=alpha)
+    picked, left_out = candidates(rows)
+    found = rank(picked, metric, alpha=alpha)
     if output is not None:
         diagram(found.test, output, f"Average rank by {metric}, {len(found.blocks)} datasets")
     if as_json:
         test = asdict(found.test)
         pairs = [{"a": a, "b": b, "p": p} for (a, b), p in found.test.p_pairs.items()]
         terminal.print_json(
-            {**asdict(found), "test": test | {"p_pairs": pairs}, "left_out": picked.left_out}
+            {**asdict(found), "test": test | {"p_pairs": pairs}, "left_out": left_out}
         )
     else:
-        _print(found, picked.left_out)
+        _print(found, left_out)
         if output is not None:
             terminal.err().print(f"Diagram: {output}", markup=False)
     return 1 if reading.problems else 0
 
 
-def _print(found: Ranking, left_out: tuple[str, ...]) -> None:
-    from rich import box
-    from rich.table import Table
+def _print(found: Ranking, left_out: Sequence[str]) -> None:
     from rich.text import Text
 
-    from fusionbench.analysis.comparison import metric_unit
     from fusionbench.analysis.paragraph import p_text
     from fusionbench.cli import terminal
     from fusionbench.leaderboard.table_model import plain
+    from fusionbench.metrics.names import describe
 
     console, test = terminal.out(), found.test
-    scale, digits, _ = metric_unit(found.metric)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("Method", overflow="fold")
-    table.add_column("average rank", justify="right")
-    for number in range(1, len(found.blocks) + 1):
-        table.add_column(f"[{number}]".replace("[", r"\["), justify="right", no_wrap=True)
-    for i, (method, average) in enumerate(test.ranks.items()):
-        cells = (f"{row[i] * scale:.{digits}f}" for row in found.values)
-        table.add_row(plain(method), f"{average:.2f}", *cells)
-    console.print(table)
-    for number, name in enumerate(found.blocks, 1):
-        console.print(Text(f"[{number}] {plain(name)}, {found.metric}", style="dim"))
+    metric, numbers = describe(found.metric), [f"[{i + 1}]" for i in range(len(found.blocks))]
+    rows = [
+        (plain(method), f"{average:.2f}", *(metric.text(values[i]) for values in found.values))
+        for i, (method, average) in enumerate(test.ranks.items())
+    ]
+    headings = ("method", "average rank", *numbers)
+    console.print(terminal.grid(headings, rows, right=headings[1:], fixed=headings[1:]))
+    for number, name in zip(numbers, found.blocks, strict=True):
+        console.print(Text(f"{number} {plain(name)}, {found.metric}", style="dim"))
     f = "infinite" if test.f == float("inf") else f"{test.f:.2f}"
     console.print(
         f"Friedman over {test.n_datasets} datasets: chi² = {test.chi2:.2f}, {p_text(test.p_chi2)}; "

@@ -55,8 +55,10 @@ class Reading:
         from fusionbench.cli import terminal
         from fusionbench.errors import FusionbenchError
 
-        for problem in self.problems:
+        for problem in self.problems[: terminal.SHOWN_ALIKE]:
             terminal.print_error(f"Not counted: {problem.message}", problem.remedy)
+        if (more := len(self.problems) - terminal.SHOWN_ALIKE) > 0:
+            terminal.print_error(f"Not counted: {more:,} more (fusionbench store verify).")
         if some and not self.fitting:
             raise FusionbenchError(
                 f"There is no finished run in {self.store}"

@@ -7,36 +7,20 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from fusionbench.cli.options import (
-    SectionedCommand,
-    at_once_option,
-    data_option,
-    device_options,
-    json_option,
-    plugins_option,
-    step_option,
-    store_option,
-)
+from fusionbench.cli.options import Listed, SectionedCommand, execution_options, json_option
 from fusionbench.cli.setting_options import (
     config_of,
     help_sections,
     setting_options,
     settings_given,
 )
+from fusionbench.cli.sweep_output import failures_of, print_failures
 from fusionbench.config.recipe import changes
-from fusionbench.config.run_config import (
-    SETTINGS,
-    Device,
-    Execution,
-    Existing,
-    RunConfig,
-    Step,
-    default_of,
-)
+from fusionbench.config.run_config import SETTINGS, Execution, Existing, RunConfig, default_of
 
 if TYPE_CHECKING:
     from fusionbench.progress import Progress
-    from fusionbench.runs.run import Outcome
+    from fusionbench.runs import Outcome
 
 SECTIONS = {
     **help_sections(),
@@ -54,19 +38,15 @@ SECTIONS = {
     context_settings={"max_content_width": 100},
 )
 @setting_options(SETTINGS)
-@data_option
 @click.option(
     "--fold",
     "folds",
+    type=Listed(int, or_all=True),
     default="all",
     show_default=True,
     metavar="K",
     help="Which folds: all, or e.g. 0 or 0,1.",
 )
-@device_options
-@step_option
-@at_once_option
-@store_option
 @click.option(
     "--existing",
     type=click.Choice(get_args(Existing)),
@@ -74,7 +54,6 @@ SECTIONS = {
     show_default=True,
     help="What to do with folds that are in the store already.",
 )
-@click.option("--save-weights", is_flag=True, help="Keep the trained weights (safetensors).")
 @click.option(
     "--checkpoint-every",
     type=click.FloatRange(0),
@@ -82,23 +61,9 @@ SECTIONS = {
     help="Least time between two checkpoints, from which a stopped run goes on; 0: one after every "
     "epoch, inf: none. Default: after every epoch, where that takes at most 2 % of the time.",
 )
-@plugins_option
 @json_option
-def run_command(
-    data: Path | None,
-    folds: str,
-    device: Device,
-    step: Step,
-    store: Path,
-    existing: Existing,
-    save_weights: bool,
-    checkpoint_every: float | None,
-    workers: int | None,
-    folds_at_once: int,
-    plugins: tuple[Path, ...],
-    as_json: bool,
-    **settings: Any,
-) -> int:
+@execution_options
+def run_command(execution: Execution, as_json: bool, **settings: Any) -> int:
     """Train and evaluate one method over the folds of a protocol.
 
     Every fold becomes one record in the store. A fold that is there already is not computed again.
@@ -109,20 +74,7 @@ def run_command(
     # Of the settings that a recipe states, those that were typed take precedence.
     typed = settings_given(click.get_current_context(), settings)
     config = config_of(typed)
-    execution = Execution(
-        data=data,
-        store=store,
-        plugins=plugins,
-        folds=_folds(folds),
-        device=device,
-        step=step,
-        existing=existing,
-        save_weights=save_weights,
-        workers=workers,
-        checkpoint_every=checkpoint_every,
-        folds_at_once=folds_at_once,
-    )
-    network = _check_names(config, plugins)
+    network = _check_names(config, execution.plugins)
     progress = terminal.progress()
     recipe = config.training.recipe
     if recipe != default_of("recipe") and (changed := changes(config)):
@@ -139,15 +91,8 @@ def run_command(
         terminal.print_json(summary(outcome))
     else:
         _print_table(outcome, execution)
-    for failure in outcome.failures:
-        assert failure.error is not None
-        terminal.print_error(
-            f"Fold {failure.identity.fold} failed: {failure.error.message} "
-            f"(fusionbench show {failure.run_id} --store {store})"
-        )
-    for lost in outcome.lost:
-        terminal.print_error(f"Fold {lost.fold} is lost: {lost.message}")
-    return 1 if outcome.failures or outcome.lost else 0
+    print_failures(outcome, execution.store)
+    return 1 if outcome.failures else 0
 
 
 def _check_names(config: RunConfig, plugins: tuple[Path, ...]) -> bool:
@@ -181,27 +126,15 @@ def summary(outcome: Outcome) -> dict[str, Any]:
         name: [v for _, r in results if (v := r.metrics.get(name)) is not None] for name in names
     }
     return {
-        "config": outcome.config.flat(),
+        "config": outcome.plan.jobs[0].study.config.flat(),
         "folds": [
             {"fold": r.identity.fold, "metrics": result.metrics, "run_id": r.run_id}
             for r, result in results
         ],
         "mean": {k: fmean(v) if v else None for k, v in values.items()},
         "std": {k: stdev(v) if len(v) > 1 else None for k, v in values.items()},
-        "failed": [{"fold": f.identity.fold, "run_id": f.run_id} for f in outcome.failures],
-        "lost": [{"fold": lost.fold, "run_id": lost.run_id} for lost in outcome.lost],
+        "failures": failures_of(outcome),
     }
-
-
-def _folds(text: str) -> tuple[int, ...] | None:
-    if text == "all":
-        return None
-    try:
-        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        raise click.UsageError(
-            f"--fold {text}: give all, a number, or numbers as in 0,1."
-        ) from None
 
 
 def _print_table(outcome: Outcome, execution: Execution) -> None:

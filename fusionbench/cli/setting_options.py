@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 from pydantic import TypeAdapter, ValidationError
 
-from fusionbench.cli.options import listed
+from fusionbench.cli.options import Listed, listed
 from fusionbench.config.plugin_settings import parse_assignments
 from fusionbench.config.run_config import SETTINGS, RunConfig, Setting, problems
 from fusionbench.errors import UsageError
@@ -96,17 +96,6 @@ def settings_option(command: F) -> F:
     )(command)
 
 
-class _Columns(click.ParamType):
-    """A,B,… -> a tuple."""
-
-    name = "columns"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        return tuple(listed(value)) if isinstance(value, str) else tuple(value)
-
-
 def _option(setting: Setting, defaults: bool) -> Callable[[F], F]:
     annotation: Any = setting.field.annotation
     attributes: dict[str, Any] = {"help": setting.text}
@@ -132,7 +121,7 @@ def _option(setting: Setting, defaults: bool) -> Callable[[F], F]:
 
 def _type(annotation: Any) -> Any:
     if get_origin(annotation) is tuple:
-        return _Columns()
+        return Listed()
     if choices := _choices(annotation):
         return click.Choice(choices)
     return {int: click.INT, float: click.FLOAT}.get(annotation, click.STRING)

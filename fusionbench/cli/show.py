@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.filesize import decimal
 
 from fusionbench.cli.options import json_option, store_option
+from fusionbench.config.wording import duration
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -144,13 +146,11 @@ def _number(level: Level, metric: str, digits: int = 4) -> str:
 
 
 def _measured(measured: Measured) -> str:
-    from fusionbench.cli.progress import duration
-
     parts = [f"{name} {duration(seconds)}" for name, seconds in measured.durations.items()]
     if measured.images_per_s is not None:
         parts.append(f"{measured.images_per_s:,.0f} images/s")
     if measured.peak_memory_bytes is not None:
-        parts.append(f"peak memory {measured.peak_memory_bytes / 1e6:,.0f} MB")
+        parts.append(f"peak memory {decimal(measured.peak_memory_bytes)}")
     return ", ".join([*parts, f"started {measured.started}"] if measured.started else parts)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fusionbench.cli.options import json_option, store_option
+from fusionbench.config.wording import plural
 
 if TYPE_CHECKING:
     from fusionbench.records import Store
@@ -131,12 +132,8 @@ def prune_command(
     gone = left.remove(folder, list(found.values()))
     kept = len(found) - len(gone)
     console.print(
-        f"Deleted {store_output.files(len(gone))}."
-        + (
-            f" {store_output.files(kept)} in use by a run or changed meanwhile, kept."
-            if kept
-            else ""
-        )
+        f"Deleted {plural(len(gone), 'file')}."
+        + (f" {plural(kept, 'file')} in use by a run or changed meanwhile, kept." if kept else "")
     )
 
 

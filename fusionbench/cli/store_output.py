@@ -6,7 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusionbench.cli.sweep_output import size_of
+from rich.filesize import decimal
+
+from fusionbench.config.wording import plural
 
 if TYPE_CHECKING:
     from fusionbench.records import Record, Store
@@ -33,14 +35,14 @@ def print_verified(found: Verified, store: Path) -> None:
     counts = {
         "records": f"{found.records:,} whole",
         "failures": f"{found.failures:,}" if found.failures else "",
-        "weights": f"{found.weights:,} files" if found.weights else "",
+        "weights": plural(found.weights, "file") if found.weights else "",
         "recomputed": f"{found.numbers:,} numbers from predictions" if found.numbers else "",
         "running now": ", ".join(found.busy),
     }
     n = len(found.problems)
     console = terminal.out()
     console.print(terminal.facts(counts))
-    console.print(f"[red]{n:,} problem{'s' * (n > 1)}.[/]" if n else "[green]Nothing is wrong.[/]")
+    console.print(f"[red]{plural(n, 'problem')}.[/]" if n else "[green]Nothing is wrong.[/]")
 
 
 def print_runs(lines: list[dict[str, Any]]) -> None:
@@ -58,7 +60,7 @@ def print_runs(lines: list[dict[str, Any]]) -> None:
             line["dataset"],
             line["fold"],
             line["seed"],
-            size_of(line["bytes"]),
+            decimal(line["bytes"]),
             str(line["date"])[:10],
         )
         for line in lines
@@ -113,11 +115,6 @@ def _bytes(store: Store, record: Path) -> int:
     return sum(p.stat().st_size for p in (record, predictions, weights) if p.is_file())
 
 
-def files(count: int) -> str:
-    """`1 file`, `2 files`."""
-    return f"{count:,} file{'s' * (count != 1)}"
-
-
 def _without(message: str, path: Path) -> str:
     """The message without the file's name, which stands beside it."""
     return message.removeprefix(str(path)).lstrip(" ,:")
@@ -146,19 +143,15 @@ def print_merged(merged: list[Merged], store: Path, dry_run: bool) -> None:
             console.print(Text(f"  {verb} as {one.kept_at}"), soft_wrap=True)
     count: Counter[str] = Counter(one.action for one in merged)
     said = {
-        "copied": "finished run{s} copied",
-        "failure": "failure{s} copied",
-        "same": "there already",
-        "superseded": "failure{s} not needed",
-        "conflict": "conflict{s}",
-        "refused": "refused",
-        "busy": "being computed here",
+        "copied": ("finished run copied", "finished runs copied"),
+        "failure": ("failure copied", "failures copied"),
+        "same": ("there already", "there already"),
+        "superseded": ("failure not needed", "failures not needed"),
+        "conflict": ("conflict", "conflicts"),
+        "refused": ("refused", "refused"),
+        "busy": ("being computed here", "being computed here"),
     }
-    parts = [
-        f"{count[action]:,} {text.format(s='s' * (count[action] != 1))}"
-        for action, text in said.items()
-        if count[action]
-    ]
+    parts = [plural(count[action], *text) for action, text in said.items() if count[action]]
     console.print((", ".join(parts) or "Nothing to merge") + ".")
     if dry_run:
         console.print(f"This was a dry run: nothing was written to {store}.", soft_wrap=True)
@@ -181,10 +174,12 @@ def print_leftovers(leftovers: list[Leftover], store: Path) -> None:
 
     sizes = [one.path.lstat().st_size for one in leftovers]
     rows = [
-        (one.path.relative_to(store), size_of(size), one.message)
+        (one.path.relative_to(store), decimal(size), one.message)
         for one, size in zip(leftovers, sizes, strict=True)
     ]
     console = terminal.out()
     headings = ("file", "size", "why")
     console.print(terminal.grid(headings, rows, right=("size",), fixed=("size", "why")))
-    console.print(f"{files(len(leftovers))}, {size_of(sum(sizes))}, in {store}.", soft_wrap=True)
+    console.print(
+        f"{plural(len(leftovers), 'file')}, {decimal(sum(sizes))}, in {store}.", soft_wrap=True
+    )

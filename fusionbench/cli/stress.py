@@ -15,16 +15,15 @@ from fusionbench.cli.options import (
     store_option,
 )
 from fusionbench.config.run_config import Device
+from fusionbench.config.wording import percent
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fusionbench.analysis.stress import Effect, Report
-    from fusionbench.analysis.stress.stress_report import Spread
+    from fusionbench.analysis.stress.stress_report import Averaged, StressReport
     from fusionbench.records import Problem
 
 BAR = 20  # characters of the longest bar
-FORMATS = ("json", "csv", "png", "svg")
 
 
 @click.command("stress", context_settings={"max_content_width": 100})
@@ -75,6 +74,7 @@ def stress_command(
     0 to 100 %, each characteristic alone, columns that go unrecorded together, everything. Then
     answers of yes and no are inverted, one at a time. Nothing is trained.
     """
+    from fusionbench.analysis.stress.stress_text import FORMATS, render, to_data
     from fusionbench.cli import terminal
     from fusionbench.config.run_config import Execution
     from fusionbench.files import write_output
@@ -90,7 +90,7 @@ def stress_command(
     problems: list[Problem] = []
     progress = terminal.progress()
     progress.note("loading PyTorch and timm")
-    from fusionbench.analysis.stress import render, stress, to_data
+    from fusionbench.analysis.stress.stress_test import stress
 
     execution = Execution(data=data, store=store, plugins=plugins, device=device, workers=workers)
     try:
@@ -111,36 +111,40 @@ def stress_command(
     return 1 if problems else 0
 
 
-def _print(report: Report) -> None:
+def _print(report: StressReport) -> None:
     from rich.text import Text
 
-    from fusionbench.analysis.stress.stress_text import axis_of, basis, title
+    from fusionbench.analysis.stress.stress_text import basis
     from fusionbench.cli import terminal
+    from fusionbench.metrics.names import describe
 
-    console = terminal.out()
-    console.print(Text(title(report), style="bold"), Text(f"row {report.key}", style="dim"))
+    console, metric = terminal.out(), describe(report.metric)
+    rates = {"metadata": report.metadata_dropout, "block": report.block_dropout}
+    worst = max(run.difference for run in report.runs)
+    how = "exactly" if worst == 0 else f"to within {worst:.0e} of a probability"
+    console.print(Text(report.name, style="bold"), Text(f"row {report.key}", style="dim"))
     facts = {
         "on": basis(report),
-        "trained with": _dropout(report),
+        "trained with": ", ".join(f"{k} dropout {rate:g}" for k, rate in rates.items() if rate),
         "remarks": "; ".join(report.flags),
         "audit": report.verdict,
-        "weights": _reproduced(report),
+        "weights": f"reproduce the recorded predictions {how}",
         "left out": f"{', '.join(report.undefined)}: {report.metric} is not defined there"
         if report.undefined
         else "",
     }
     console.print(terminal.facts(facts))
-    name = axis_of(report.metric)
-    console.print(Text(f"\n{name}, random metadata cells withheld", style="bold"))
+    console.print(Text(f"\n{metric.axis}, random metadata cells withheld", style="bold"))
     console.print(_curve(report))
-    area = f"Area under the curve {_value(report, report.area)}: the mean height, by trapezoids."
-    console.print(Text(area))
+    console.print(
+        Text(f"Area under the curve {_value(report, report.area)}: the mean height, by trapezoids.")
+    )
     if report.reference is not None:
         console.print(Text(
             f"The same network trained without metadata (none, row {report.reference.key}): "
             f"{_value(report, report.reference.value)}."
         ))  # fmt: skip
-    console.print(Text(f"\n{name}, columns withheld from every row", style="bold"))
+    console.print(Text(f"\n{metric.axis}, columns withheld from every row", style="bold"))
     console.print(_effects(report))
     if not report.blocks:
         console.print(Text("No columns go unrecorded together in these data.", style="dim"))
@@ -150,112 +154,67 @@ def _print(report: Report) -> None:
     console.print(Text(f"\n{_note(report)}", style="dim"))
 
 
-def _dropout(report: Report) -> str:
-    rates = {"metadata": report.metadata_dropout, "block": report.block_dropout}
-    return ", ".join(f"{name} dropout {rate:g}" for name, rate in rates.items() if rate)
-
-
-def _reproduced(report: Report) -> str:
-    worst = max(run.difference for run in report.runs)
-    how = "exactly" if worst == 0 else f"to within {worst:.0e} of a probability"
-    return f"reproduce the recorded predictions {how}"
-
-
-def _curve(report: Report) -> Table:
+def _curve(report: StressReport) -> Table:
     from rich.text import Text
 
-    rows = _table(("withheld", True), (report.metric, True), ("± masks", True), ("± folds", True))
-    rows.add_column("")
+    from fusionbench.cli import terminal
+
     top = max(p.value.mean for p in report.curve) or 1
+    rows: list[list[str | Text]] = []
     for p in report.curve:
+        cells = (_number(report, n) for n in (p.value.mean, p.value.masks, p.value.runs))
         bar = "█" * round(BAR * max(p.value.mean, 0) / top)
-        spreads = (_number(report, sd) for sd in (p.value.masks, p.value.runs))
-        rows.add_row(
-            f"{100 * p.share:.0f} %", _number(report, p.value.mean), *spreads,
-            Text(bar, style="cyan"),
-        )  # fmt: skip
-    return rows
+        rows.append([percent(p.share, 0), *cells, Text(bar, style="cyan")])
+    numbers = (report.metric, "± masks", "± folds")
+    return terminal.grid(("withheld", *numbers, ""), rows, right=numbers)
 
 
-def _effects(report: Report) -> Table:
+def _effects(report: StressReport) -> Table:
     from rich.text import Text
 
-    rows = _table(
-        ("withheld", False), ("recorded", True), (report.metric, True), ("worse by", True),
-        ("± folds", True),
-    )  # fmt: skip
+    from fusionbench.cli import terminal
 
-    def add(name: str, effect: Effect, style: str = "") -> None:
-        rows.add_row(
-            Text(name, style=style),
-            f"{100 * effect.recorded:.0f} %",
-            _number(report, effect.value.mean),
-            _number(report, effect.worse.mean),
-            _number(report, effect.worse.runs),
-        )
-
-    add("everything", report.everything, "bold")
-    for block in report.blocks:
-        add(f"{len(block.columns)} columns together: {_listed(block.columns)}", block, "bold")
-    for column in report.columns:
-        add(column.columns[0], column)
-    return rows
+    rows: list[list[str | Text]] = []
+    for kind, e in report.effects:
+        name = e.columns[0] if kind == "column" else kind
+        if kind == "block":
+            some = ", ".join(e.columns[:3]) + (", …" if len(e.columns) > 3 else "")
+            name = f"{len(e.columns)} columns together: {some}"
+        cells = (_number(report, n) for n in (e.value.mean, e.worse.mean, e.worse.runs))
+        style = "" if kind == "column" else "bold"
+        rows.append([Text(name, style), percent(e.recorded, 0), *cells])
+    numbers = ("recorded", report.metric, "worse by", "± folds")
+    return terminal.grid(("withheld", *numbers), rows, right=numbers, fixed=numbers)
 
 
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+def _flips(report: StressReport) -> Table:
+    from fusionbench.cli import terminal
 
-
-def _flips(report: Report) -> Table:
     split = any(f.to_malignant is not None for f in report.flips)
-    more = (("to malignant", True), ("to benign", True)) if split else ()
-    rows = _table(("answer", False), ("n", True), ("other class", True), *more)
+    more = ("to malignant", "to benign") if split else ()
+    rows = []
     for f in report.flips:
-        crossings = (f.to_malignant, f.to_benign) if split else ()
-        rows.add_row(
-            f.column, f"{f.n:,}", *(_share(count, f.n) for count in (f.changed, *crossings))
-        )
-    return rows
+        counts = (f.changed, f.to_malignant, f.to_benign) if split else (f.changed,)
+        shares = ("" if c is None or not f.n else percent(c / f.n, 1) for c in counts)
+        rows.append((f.column, f"{f.n:,}", *shares))
+    numbers = ("n", "other class", *more)
+    return terminal.grid(("answer", *numbers), rows, right=numbers)
 
 
-def _table(*columns: tuple[str, bool]) -> Table:
-    """(heading, whether numbers stand below it)"""
-    from rich.table import Table
+def _number(report: StressReport, value: float | None) -> str:
+    from fusionbench.metrics.names import describe
 
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for heading, right in columns:
-        table.add_column(heading, justify="right" if right else "left", no_wrap=right,
-                         overflow="fold")  # fmt: skip
-    return table
+    return "" if value is None else describe(report.metric).text(value)
 
 
-def _number(report: Report, value: float | None) -> str:
-    from fusionbench.analysis.stress.stress_text import scale_of
-
-    if value is None:
-        return ""
-    scale = scale_of(report.metric)
-    # No "-0.0".
-    return f"{round(scale * value, 1 if scale == 100 else 3) + 0.0:.{1 if scale == 100 else 3}f}"
-
-
-def _value(report: Report, spread: Spread) -> str:
+def _value(report: StressReport, value: Averaged) -> str:
     """`43.2 ± 0.4 over mask seeds, ± 2.1 over folds`"""
-    parts = [_number(report, spread.mean)]
-    if spread.masks is not None:
-        parts.append(f"± {_number(report, spread.masks)} over mask seeds")
-    if spread.runs is not None:
-        parts.append(f"± {_number(report, spread.runs)} over folds")
-    return parts[0] + (" " + ", ".join(parts[1:]) if parts[1:] else "")
+    spreads = {"mask seeds": value.masks, "folds": value.runs}
+    parts = [f"± {_number(report, sd)} over {of}" for of, sd in spreads.items() if sd is not None]
+    return " ".join([_number(report, value.mean), ", ".join(parts)]).rstrip()
 
 
-def _share(count: int | None, n: int) -> str:
-    if count is None or not n:
-        return ""
-    return f"{100 * count / n:.1f} %"
-
-
-def _note(report: Report) -> str:
+def _note(report: StressReport) -> str:
     note = (
         "Withheld: the cell is set to not recorded and encoded as the run encodes such cells. "
         "Random cells: each with that chance, those that hold nothing included. Recorded: share "

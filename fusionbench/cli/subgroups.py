@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from fusionbench.cli.options import data_option, json_option, plugins_option, store_option
+from fusionbench.config.wording import listed, plural
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fusionbench.analysis.subgroups import Attribute, Gap, Group, Pair, Report
+    from fusionbench.analysis.subgroups.by_subgroup import SubgroupReport
+    from fusionbench.analysis.subgroups.gaps import Attribute, Pair, RecallGap, Share
 
 NOTE = (
     "Recall in percent, of the photographs with a recorded value, over all folds; below it the "
@@ -57,7 +59,7 @@ def subgroups_command(
     ROW is a row of the leaderboard: a method (concat), a method on a backbone (concat@resnet18),
     its key of 12 digits, or part of a run id. The dataset's card says which groups there are.
     """
-    from fusionbench.analysis.subgroups import open_table, report
+    from fusionbench.analysis.subgroups.by_subgroup import open_table, report
     from fusionbench.cli import terminal
     from fusionbench.cli.reading import Reading
     from fusionbench.leaderboard import blocks
@@ -67,146 +69,119 @@ def subgroups_command(
     reading = Reading(store)
     rows = blocks(reading.records())
     reading.report(some=False)
-    _, chosen = select_row(rows, row)
+    block, chosen = select_row(rows, row)
     kept = Store(store)
-    records = [kept.read(run) for run in chosen.run_ids]
+    first = kept.read(chosen.run_ids[0])
     table = open_table(
-        records[0], dataset=dataset, data=data, plugins=plugins, progress=terminal.progress()
+        first, dataset=dataset, data=data, plugins=plugins, progress=terminal.progress()
     )
-    result = report(kept, chosen, records, table, min_n)
+    result = report(kept, block, chosen, table, min_n)
     if as_json:
-        terminal.print_json(to_data(result))
+        terminal.print_json(asdict(result))
     else:
         _print(result)
     return 1 if reading.problems else 0
 
 
-def to_data(report: Report) -> dict[str, Any]:
-    """The report as JSON values."""
-    return asdict(report)
+def _print(report: SubgroupReport) -> None:
+    from rich.text import Text
+
+    from fusionbench.analysis.row_facts import place
+    from fusionbench.cli import terminal
+
+    console = terminal.out()
+    console.print(Text(f"{report.name}  {place(report)}", style="bold"))
+    facts = [f"row {report.key}", f"{report.n:,} photographs of {report.patients:,} patients"]
+    if len(report.seeds) > 1:
+        facts.append(plural(len(report.seeds), "seed"))
+    if report.runs_done < report.runs_expected:
+        facts.append(f"incomplete: n={report.runs_done}/{report.runs_expected} runs")
+    console.print(Text("; ".join((*facts, *report.flags))))
+    for attribute in report.attributes:
+        console.print(
+            Text(f"\n{attribute.name}", style="bold"),
+            Text(
+                f"({attribute.column}), recorded for {attribute.n_recorded:,} of "
+                f"{attribute.n_rows:,} photographs"
+            ),
+        )
+        if attribute.groups:
+            console.print(_groups(attribute, report))
+            for line in _findings(attribute, report.min_n):
+                console.print(Text(line))
+    console.print(Text(f"\n{NOTE}", style="dim"))
 
 
-def _print(report: Report) -> None:
+def _groups(attribute: Attribute, report: SubgroupReport) -> Table:
     from rich.text import Text
 
     from fusionbench.cli import terminal
 
-    console = terminal.out()
-    method = f"{report.fusion}@{report.backbone}" if report.backbone else report.fusion
-    console.print(Text(f"{method}  {report.dataset} / {report.protocol}", style="bold"))
-    facts = [f"row {report.key}", f"{report.n:,} photographs of {report.patients:,} patients"]
-    if len(report.seeds) > 1:
-        facts.append(f"{len(report.seeds)} seeds")
-    if report.runs_done < report.runs_expected:
-        facts.append(f"incomplete: n={report.runs_done}/{report.runs_expected} runs")
-    facts += report.flags
-    console.print(Text("; ".join(facts)))
-    for attribute in report.attributes:
-        title = f"\n[bold]{_plain(attribute.name)}[/]"
-        console.print(
-            f"{title} ({_plain(attribute.column)}), recorded for {attribute.n_recorded:,} of "
-            f"{attribute.n_rows:,} photographs"
-        )
-        if not attribute.groups:
-            continue
-        console.print(_groups(attribute, report))
-        for line in _findings(attribute, report.min_n):
-            console.print(line)
-    console.print(Text(f"\n{NOTE}", style="dim"))
+    def cell(share: Share | None) -> Text:
+        if share is None:
+            return Text("-\n0", style="dim")
+        few = "dim" if share.n < report.min_n else ""
+        return Text(f"{_points(share.value)}\n", style=few).append(f"{share.n:,}", style="dim")
 
-
-def _groups(attribute: Attribute, report: Report) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("")
-    for name in ("photos\npatients", "ACC", "BACC", *report.classes):
-        table.add_column(Text(name), justify="right", no_wrap=True)
-    for group in attribute.groups:
-        table.add_row(
-            Text(group.value),
-            Text(f"{group.n:,}\n{group.patients:,}"),
-            Text(_percent(group.acc)),
-            Text(_percent(group.bacc)),
-            *(_cell(group, c, report.min_n) for c in report.classes),
-        )
+    rows: list[list[str | Text]] = [
+        [
+            group.value,
+            f"{group.n:,}\n{group.patients:,}",
+            _points(group.acc),
+            _points(group.bacc),
+            *(cell(group.recalls.get(c)) for c in report.classes),
+        ]
+        for group in attribute.groups
+    ]
+    headings = ("", "photos\npatients", "ACC", "BACC", *report.classes)
+    table = terminal.grid(headings, rows, right=headings[1:], fixed=headings[1:])
+    table.padding = (0, 1, 0, 0)
     return table
 
 
-def _cell(group: Group, name: str, min_n: int) -> Any:
-    from rich.text import Text
-
-    if name not in group.recalls:
-        return Text("-\n0", style="dim")
-    share = group.recalls[name]
-    few = share.n < min_n
-    return Text(f"{_percent(share.value)}\n", style="dim" if few else "").append(
-        f"{share.n:,}", style="dim"
-    )
-
-
-def _findings(attribute: Attribute, min_n: int) -> list[Any]:
+def _findings(attribute: Attribute, min_n: int) -> list[str]:
     """What the numbers say, in sentences."""
-    from rich.text import Text
-
     if attribute.mean is None:
-        lines = [Text(f"No two groups have {min_n} photographs of the same class: no comparison.")]
+        lines = [f"No two groups have {min_n} photographs of the same class: no comparison."]
     else:
-        mean = "Mean recall" if len(attribute.common) > 1 else "Recall"
-        title = f"{mean} of {_list(attribute.common)}"
-        lines = [Text(f"{title}: {_sentence(attribute.mean)}")]
-        left = [g for g in attribute.groups if g.value not in attribute.mean.groups]
+        mean, common = attribute.mean, listed(attribute.common)
+        title = "Mean recall" if len(attribute.common) > 1 else "Recall"
+        lines = [f"{title} of {common}: {_sentence(mean)}"]
+        left = [f"{g.value} (n {g.n:,})" for g in attribute.groups if g.value not in mean.groups]
         if left:
-            names = ", ".join(f"{g.value} (n {g.n:,})" for g in left)
-            lines.append(Text(f"Not in it, too few of {_list(attribute.common)}: {names}."))
+            lines.append(f"Not in it, too few of {common}: {', '.join(left)}.")
     told = {c: gap for c, gap in attribute.by_class.items() if gap.findings}
-    for name, gap in told.items():
-        lines.append(Text(f"Recall of {name}: {_sentence(gap)}"))
+    lines += [f"Recall of {name}: {_sentence(gap)}" for name, gap in told.items()]
     if rest := [c for c in attribute.by_class if c not in told]:
-        pairs = next(iter(attribute.by_class.values())).pairs
-        lines.append(
-            Text(
-                f"Class by class ({_count(pairs, 'pair')}), no groups can be told apart in "
-                f"{_list(rest)}."
-            )
-        )
+        pairs = plural(attribute.by_class[rest[0]].pairs, "pair")
+        lines.append(f"Class by class ({pairs}), no groups can be told apart in {listed(rest)}.")
     return lines
 
 
-def _sentence(gap: Gap) -> str:
+def _sentence(gap: RecallGap) -> str:
     pair = gap.widest
+
+    def end(name: str, share: Share) -> str:
+        patients = plural(share.patients, "patient")
+        return f"{name} {_points(share.value)} (n {share.n:,}, {patients})"
+
     text = (
-        f"lowest {pair.lower} {_percent(gap.lowest.value)} (n {gap.lowest.n:,}, "
-        f"{gap.lowest.patients:,} patients), highest {pair.higher} {_percent(gap.highest.value)} "
-        f"(n {gap.highest.n:,}, {gap.highest.patients:,} patients): gap {_points(pair)}"
-    ) + (f", corrected for {gap.pairs:,} pairs" if gap.pairs > 1 else "")
+        f"lowest {end(pair.lower, gap.lowest)}, highest {end(pair.higher, gap.highest)}: "
+        f"gap {_difference(pair)}"
+    )
+    if gap.pairs > 1:
+        text += f", corrected for {gap.pairs:,} pairs"
     if not gap.findings:
         return f"{text}, not distinguishable from none."
     if gap.findings == (pair,):
         return f"{text}."
-    others = "; ".join(f"{p.lower} below {p.higher} by {_points(p)}" for p in gap.findings)
+    others = "; ".join(f"{p.lower} below {p.higher} by {_difference(p)}" for p in gap.findings)
     return f"{text}. Told apart: {others}."
 
 
-def _points(pair: Pair) -> str:
-    return f"{100 * pair.gap:.1f} points [{100 * pair.low:.1f}, {100 * pair.high:.1f}]"
+def _difference(pair: Pair) -> str:
+    return f"{_points(pair.gap)} points [{_points(pair.low)}, {_points(pair.high)}]"
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def _list(names: Any) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" + ("s" if n != 1 else "")
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}"

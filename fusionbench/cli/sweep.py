@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fusionbench.cli.options import (
+    Listed,
     SectionedCommand,
-    at_once_option,
-    data_option,
-    device_options,
+    execution_options,
     json_option,
     listed,
-    plugins_option,
-    step_option,
-    store_option,
 )
 from fusionbench.cli.sweep_output import (
     expectation,
@@ -27,7 +22,7 @@ from fusionbench.cli.sweep_output import (
 )
 from fusionbench.cli.table_options import overrides_of, table_options, table_settings
 from fusionbench.config.plugin_settings import parse_assignments
-from fusionbench.config.run_config import Device, Execution, Step, default_of
+from fusionbench.config.run_config import Execution, default_of
 
 if TYPE_CHECKING:
     from fusionbench.runs import Resources
@@ -45,8 +40,8 @@ SECTIONS = {
     ),
     "On a cluster": ("on", "gpus-per-run", "cpus-per-run", "memory-per-run"),
 }
-# Options that make a grid, by their names here.
-GRID = ("fusions", "losses", "seeds", "folds", "assignments")
+# Options that make a grid.
+GRID = ("fusion", "loss", "seed", "fold", "set")
 
 
 @click.command(
@@ -61,22 +56,17 @@ GRID = ("fusions", "losses", "seeds", "folds", "assignments")
 @click.option(
     "--protocol", default="", metavar="NAME", help="Another way to split than the table's."
 )
-@data_option
 @click.option(
     "--fusion",
-    "fusions",
-    default="",
+    type=Listed(),
     metavar="A,B,…",
     help="Methods, each on every --backbone A,B,… (default: resnet50) under every --loss.",
 )
-@click.option(
-    "--loss", "losses", default="", metavar="A,B,…", help="Default: each method's own loss."
-)
-@click.option("--seed", "seeds", default="", metavar="N,M,…", help="Seeds. Default: 0.")
-@click.option("--fold", "folds", default="", metavar="K,L,…", help="Folds. Default: all.")
+@click.option("--loss", type=Listed(), metavar="A,B,…", help="Default: each method's own loss.")
+@click.option("--seed", type=Listed(int), metavar="N,M,…", help="Seeds. Default: 0.")
+@click.option("--fold", type=Listed(int, or_all=True), metavar="K,L,…", help="Folds. Default: all.")
 @click.option(
     "--set",
-    "assignments",
     multiple=True,
     metavar="KEY=VALUE",
     help="A setting of a plugin, as for fusionbench run, for every row.",
@@ -87,11 +77,6 @@ GRID = ("fusions", "losses", "seeds", "folds", "assignments")
     is_flag=True,
     help="Repeat runs that failed before. Without it they are listed, and left.",
 )
-@device_options
-@step_option
-@at_once_option
-@store_option
-@click.option("--save-weights", is_flag=True, help="Keep the trained weights (safetensors).")
 @click.option(
     "--on",
     default="here",
@@ -112,27 +97,15 @@ GRID = ("fusions", "losses", "seeds", "folds", "assignments")
     metavar="X",
     help="Cores, and threads, of a run. Default: as many as a run here has; 1 beside a GPU.",
 )
-@click.option(
-    "--memory-per-run", default="", metavar="SIZE", help="As in 8G. Default: not looked at."
-)
-@plugins_option
+@click.option("--memory-per-run", metavar="SIZE", help="As in 8G. Default: not looked at.")
 @json_option
+@execution_options
 def sweep_command(
     table: str | None,
-    data: Path | None,
+    execution: Execution,
     dry_run: bool,
     retry_failed: bool,
-    device: Device,
-    step: Step,
-    workers: int | None,
-    folds_at_once: int,
-    store: Path,
-    save_weights: bool,
     on: str,
-    gpus_per_run: float | None,
-    cpus_per_run: float | None,
-    memory_per_run: str,
-    plugins: tuple[Path, ...],
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -145,89 +118,76 @@ def sweep_command(
     from fusionbench.cli import terminal
     from fusionbench.tables import Overrides, read_table
 
-    execution = Execution(
-        data=data, store=store, plugins=plugins, device=device, step=step, workers=workers,
-        save_weights=save_weights, folds_at_once=folds_at_once,
-    )  # fmt: skip
     if table is None:
-        declared, overrides = _grid(options, plugins), Overrides()
+        declared, overrides = _grid(options, execution), Overrides()
     else:
         if given := [name for name in GRID if options[name]]:
-            flag = {"fusions": "fusion", "losses": "loss", "assignments": "set"}
-            name = flag.get(given[0], given[0].removesuffix("s"))
-            raise click.UsageError(f"--{name} belongs to a grid: leave out TABLE, or --{name}.")
-        declared, overrides = read_table(table, plugins=plugins), overrides_of(options)
-    resources = _resources(on, folds_at_once, gpus_per_run, cpus_per_run, memory_per_run)
+            flag = f"--{given[0]}"
+            raise click.UsageError(f"{flag} belongs to a grid: leave out TABLE, or {flag}.")
+        declared, overrides = read_table(table, plugins=execution.plugins), overrides_of(options)
+    resources = _resources(on, execution, options)
     progress = terminal.progress()
     from fusionbench.records import Store
-    from fusionbench.runs import SweepOutcome, carry_out, forecast, plan
+    from fusionbench.runs import Outcome, carry_out, forecast, plan
 
-    found = plan(declared, execution, overrides, progress)
+    planned = plan(declared, execution, overrides, progress)
     expected = forecast(
-        found.todo(retry_failed=retry_failed), Store(store), save_weights=save_weights
+        planned.todo(retry_failed=retry_failed),
+        Store(execution.store),
+        save_weights=execution.save_weights,
     )
     if dry_run:
-        outcome = SweepOutcome((), found.refused)
+        outcome = Outcome(planned, failures=planned.refused)
     else:
         if text := expectation(expected):
             progress.note(text)
         outcome = carry_out(
-            found, execution, progress, retry_failed=retry_failed, on=on, resources=resources
+            planned, execution, progress, retry_failed=retry_failed, on=on, resources=resources
         )
     if as_json:
-        terminal.print_json(summary(declared.name, found, outcome, expected))
+        terminal.print_json(summary(declared.name, outcome, expected))
     elif dry_run:
-        print_plan(found, expected, retry_failed)
+        print_plan(planned, expected, retry_failed)
     else:
         print_table(declared, overrides, execution)
-    print_failures(outcome, store)
+    print_failures(outcome, execution.store)
     return 1 if outcome.failures else 0
 
 
-def _grid(options: dict[str, Any], plugins: tuple[Path, ...]) -> Table:
+def _grid(options: dict[str, Any], execution: Execution) -> Table:
     """The table that --fusion and the other lists make."""
-    fusions = listed(options["fusions"])
-    if not fusions:
+    if not options["fusion"]:
         raise click.UsageError("Name a TABLE, or the methods of a grid: --fusion A,B.")
     if options["small"]:
         raise click.UsageError("--small belongs to a TABLE.")
     from fusionbench.runs.grid import grid
 
     settings = table_settings(options)
-    if params := parse_assignments(options["assignments"]):
+    if params := parse_assignments(options["set"]):
         settings["params"] = params
     backbones = [name for item in options["backbones"] for name in listed(item)]
     return grid(
-        fusions,
+        options["fusion"],
         backbones or [default_of("backbone")],
-        listed(options["losses"]),
+        options["loss"] or (),
         dataset=options["dataset"] or default_of("dataset"),
         protocol=options["protocol"],
-        seeds=_numbers("seed", options["seeds"]) or [0],
-        folds=_numbers("fold", options["folds"]),
+        seeds=options["seed"] or (0,),
+        folds=options["fold"] or (),
         settings=settings,
-        plugins=plugins,
+        plugins=execution.plugins,
     )
 
 
-def _numbers(option: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in listed(text)]
-    except ValueError:
-        raise click.UsageError(f"--{option} {text}: give numbers, as in 0,1.") from None
-
-
-def _resources(
-    on: str, at_once: int, gpus: float | None, cpus: float | None, memory: str
-) -> Resources | None:
-    if on != "here" and at_once > 1:
+def _resources(on: str, execution: Execution, options: dict[str, Any]) -> Resources | None:
+    if on != "here" and execution.folds_at_once > 1:
         raise click.UsageError("--folds-at-once is of this machine: leave out --on.")
+    flags = {f"--{name}-per-run": options[f"{name}_per_run"] for name in ("gpus", "cpus", "memory")}
     if on == "here":
-        given = {"--gpus-per-run": gpus, "--cpus-per-run": cpus, "--memory-per-run": memory}
-        for flag, value in given.items():
-            if value not in (None, ""):
-                raise click.UsageError(f"{flag} is of a run on a cluster: add --on ray.")
+        if stated := [flag for flag, value in flags.items() if value is not None]:
+            raise click.UsageError(f"{stated[0]} is of a run on a cluster: add --on ray.")
         return None
     from fusionbench.runs.resources import Resources, parse_size
 
-    return Resources(gpus, cpus, parse_size(memory) if memory else None)
+    gpus, cpus, memory = flags.values()
+    return Resources(gpus, cpus, None if memory is None else parse_size(memory))

@@ -1,4 +1,4 @@
-"""What fusionbench sweep says: the plan, what to expect, failures, and the table."""
+"""What fusionbench run and sweep say: the plan, what to expect, failures, and the table."""
 
 from __future__ import annotations
 
@@ -6,36 +6,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusionbench.config.run_config import Execution
+from fusionbench.config.wording import duration, plural
 
 if TYPE_CHECKING:
-    from fusionbench.runs import Forecast, Job, Plan, SweepOutcome
+    from fusionbench.runs import Forecast, Outcome, Plan
     from fusionbench.tables import Overrides, Table
 
 
-def summary(
-    name: str, found: Plan, outcome: SweepOutcome, expected: Forecast | None = None
-) -> dict[str, Any]:
+def summary(name: str, outcome: Outcome, expected: Forecast) -> dict[str, Any]:
     """What --json prints. A run's state: done (earlier), finished (now), elsewhere (meanwhile, by
     another process), failed (now or earlier) or missing."""
-    finished = {record.run_id for record in outcome.records}
-    failed = {failure.run_id for failure in outcome.failures}
-
-    def state(job: Job) -> str:
-        for value, runs in (
-            *(("finished", finished), ("elsewhere", {*outcome.elsewhere}), ("failed", failed)),
-        ):
-            if job.run_id in runs:
-                return value
-        return job.state
-
+    states = {job.run_id: str(job.state) for job in outcome.plan.jobs}
+    states |= {failure.run_id: "failed" for failure in outcome.failures}
+    states |= dict.fromkeys(outcome.elsewhere, "elsewhere")
+    states |= {record.run_id: "finished" for record in outcome.records}
     return {
         "table": name,
-        "expected": None
-        if expected is None
-        else {
+        "expected": {
             "seconds": expected.seconds,
             "runs_unknown": expected.unknown,
-            "bytes": expected.record_bytes + expected.weight_bytes,
+            "bytes": expected.weight_bytes,
         },
         "runs": [
             {
@@ -43,110 +33,91 @@ def summary(
                 "fold": job.fold,
                 "seed": job.config.seed,
                 "run_id": job.run_id,
-                "state": state(job),
+                "state": states[job.run_id],
             }
-            for job in found.jobs
+            for job in outcome.plan.jobs
         ],
-        "failures": [
-            {
-                "label": failure.label,
-                "fold": failure.fold,
-                "seed": failure.seed,
-                "message": failure.message,
-                "run_id": failure.run_id or None,
-                "earlier": failure.before,
-            }
-            for failure in outcome.failures
-        ],
+        "failures": failures_of(outcome),
     }
 
 
-def print_plan(found: Plan, expected: Forecast, retry_failed: bool) -> None:
-    """Rows x folds: what is there, and what would run; how long, and how much disk."""
-    from rich import box
-    from rich.table import Table as Grid
-    from rich.text import Text
+def failures_of(outcome: Outcome) -> list[dict[str, Any]]:
+    """The same for run and sweep. `fold` null: all of the row; `run_id` null: nothing is recorded,
+    because the row was refused or the process that computed the fold was killed."""
+    return [
+        {
+            "label": failure.label,
+            "fold": failure.fold,
+            "seed": failure.seed,
+            "message": failure.message,
+            "run_id": failure.run_id or None,
+            "earlier": failure.before,
+        }
+        for failure in outcome.failures
+    ]
 
+
+def print_plan(planned: Plan, expected: Forecast, retry_failed: bool) -> None:
+    """Rows x folds: what is there, and what would run; how long, and how much disk."""
     from fusionbench.cli import terminal
 
-    folds = sorted({job.fold for job in found.jobs})
-    several = len({job.config.seed for job in found.jobs}) > 1
-    grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    grid.add_column("Row", overflow="fold")
-    grid.add_column("Method", overflow="fold")
-    if several:
-        grid.add_column("seed", justify="right")
-    for k in folds:
-        grid.add_column(f"fold {k}", justify="right", no_wrap=True)
+    folds = [f"fold {k}" for k in sorted({job.fold for job in planned.jobs})]
+    several = len({job.config.seed for job in planned.jobs}) > 1
+    headings = ["Row", "Method", *(["seed"] if several else []), *folds]
     shown = {"done": "done", "failed": "retry" if retry_failed else "failed", "missing": "to run"}
-    rows: dict[tuple[int, int], dict[int, str]] = {}
-    first: dict[tuple[int, int], Job] = {}
-    for job in found.jobs:
-        key = (job.row, job.config.seed)
-        rows.setdefault(key, {})[job.fold] = shown[job.state]
-        first.setdefault(key, job)
-    for key in sorted(rows):
-        identity = first[key].study.method_identity
+    rows: dict[tuple[int, int], dict[str, object]] = {}
+    for job in sorted(planned.jobs, key=lambda job: job.key):
+        identity = job.study.method_identity
         names = (identity.fusion.name, identity.backbone, identity.loss)
         method = ", ".join(name for name in names if name)
-        seed = [str(first[key].config.seed)] if several else []
-        cells = [rows[key].get(k, "") for k in folds]
-        grid.add_row(Text(first[key].label), Text(method), *seed, *cells)
+        first = {"Row": job.label, "Method": method, "seed": job.config.seed}
+        rows.setdefault(job.key, first)[f"fold {job.fold}"] = shown[job.state]
+    cells = [[row.get(heading, "") for heading in headings] for row in rows.values()]
     out = terminal.out()
-    out.print(grid)
-    done, failed = (sum(j.state == state for j in found.jobs) for state in ("done", "failed"))
-    todo = len(found.todo(retry_failed=retry_failed))
+    out.print(terminal.grid(headings, cells, right=headings[2:], fixed=folds))
+    done, failed = (sum(j.state == state for j in planned.jobs) for state in ("done", "failed"))
+    todo = len(planned.todo(retry_failed=retry_failed))
     counts = [f"{done} done", *([f"{failed} failed before"] if failed else []), f"{todo} to run"]
-    out.print(f"{len(found.jobs)} runs: {', '.join(counts)}.")
+    out.print(f"{plural(len(planned.jobs), 'run')}: {', '.join(counts)}.")
     if text := expectation(expected):
         out.print(text)
 
 
 def expectation(expected: Forecast) -> str:
-    """As in "About 3 h 20 min of computing (from 12 like runs; unknown for 2), 4 MB on disk …"."""
-    from fusionbench.cli.progress import duration
+    """As in "About 3 h 20 min of computing (from 12 like runs; unknown for 2). Disk: …"."""
+    from rich.filesize import decimal
 
     if not (expected.seconds or expected.unknown):
         return ""
-    unknown = f"unknown for {expected.unknown} runs"
+    unknown = f"unknown for {plural(expected.unknown, 'run')}"
     if expected.seconds:
-        basis = f"from {expected.sources} like runs"
+        basis = f"from {plural(expected.sources, 'like run')}"
         time = f"About {duration(expected.seconds)} of computing"
         time += f" ({basis}; {unknown})" if expected.unknown else f" ({basis})"
     else:
         time = "How long is unknown: nothing like it was run into this store"
-    disk = f"{size_of(expected.record_bytes)} of records"
-    if expected.weight_bytes:
-        disk += f", {size_of(expected.weight_bytes)} of weights"
+    if not (expected.weight_bytes or expected.unknown_weights):
+        return f"{time}."
+    disk = [f"{decimal(expected.weight_bytes)} of weights"] if expected.weight_bytes else []
     if expected.unknown_weights:
-        disk += f", weights of {expected.unknown_weights} runs"
-    if expected.free_bytes is not None:
-        disk += f"; {size_of(expected.free_bytes)} are free"
-    short = expected.free_bytes is not None and expected.free_bytes < (
-        expected.record_bytes + expected.weight_bytes
-    )
-    return f"{time}. Disk: {disk}{': NOT ENOUGH' if short else ''}."
+        disk += [f"weights of {plural(expected.unknown_weights, 'run')}"]
+    if expected.free_bytes is None:
+        return f"{time}. Disk: {', '.join(disk)}."
+    short = ": NOT ENOUGH" if expected.free_bytes < expected.weight_bytes else ""
+    return f"{time}. Disk: {', '.join(disk)}; {decimal(expected.free_bytes)} are free{short}."
 
 
-def size_of(count: int) -> str:
-    """Bytes as a person says them: 940 kB, 3.2 MB, 41 GB."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
-        if count >= factor:
-            return f"{count / factor:.{0 if count >= 10 * factor else 1}f} {unit}"
-    return f"{max(round(count / 1000), 1 if count else 0)} kB"
-
-
-def print_failures(outcome: SweepOutcome, store: Path) -> None:
-    """Every failure of now on a line; those of earlier sweeps in one."""
+def print_failures(outcome: Outcome, store: Path) -> None:
+    """Every failure on a line, and how to look at it."""
     from fusionbench.cli import terminal
 
     for failure in outcome.failures:
-        where = f" fold {failure.fold}," if failure.fold is not None else ""
+        fold = "" if failure.fold is None else f"fold {failure.fold}"
+        seed = f"seed {failure.seed}" if failure.label else ""
+        where = ", ".join(part for part in (failure.label, fold, seed) if part)
+        ended = "failed before: " if failure.before else "failed: " if failure.run_id else ""
         look = f"(fusionbench show {failure.run_id} --store {store})" if failure.run_id else ""
-        earlier = "failed before: " if failure.before else ""
-        terminal.print_error(
-            f"{failure.label},{where} seed {failure.seed}: {earlier}{failure.message}", look
-        )
+        terminal.print_error(f"{where}: {ended}{failure.message}", look)
     if any(failure.before for failure in outcome.failures):
         terminal.err().print("Runs that failed before were left; --retry-failed repeats them.")
 

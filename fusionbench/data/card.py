@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import tomllib
 from fnmatch import fnmatchcase
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from fusionbench.data.paths import unsafe_path
 from fusionbench.errors import DataError
@@ -201,29 +208,43 @@ class DatasetCard(_CardPart):
     # Further csv columns that may be there and are not read.
     ignore: tuple[str, ...] = ()
     subgroups: tuple[Subgroup, ...] = ()
-    protocols: tuple[ProtocolSpec, ...] = ()
+    # By default five folds by patient, where `group` is given, and five by image.
+    protocols: tuple[ProtocolSpec, ...] = Field(default=(), validate_default=True)
     default_protocol: str = ""
     expect: Expect = Expect()
-    # A generator that writes the dataset on first use ("synthetic"), instead of a download.
-    generator: str = ""
+    # A generator that writes the dataset on first use, instead of a download.
+    generator: Literal["", "synthetic"] = ""
     # What the generator is told; see its documentation.
     generator_options: dict[str, int | float] = {}
     folder: Path = Field(default=Path(), exclude=True)
 
+    @field_validator("protocols")
+    @classmethod
+    def _usual_ones(
+        cls, protocols: tuple[ProtocolSpec, ...], info: ValidationInfo
+    ) -> tuple[ProtocolSpec, ...]:
+        if protocols:
+            return protocols
+        leaks = ("patients",) if info.data.get("group") else ()
+        by_group = ProtocolSpec(
+            name="grouped-5fold", kind="grouped-kfold", file="splits/grouped-5fold.csv"
+        )
+        by_image = ProtocolSpec(
+            name="image-5fold", kind="image-kfold", file="splits/image-5fold.csv", leaks=leaks
+        )
+        return (by_group, by_image) if leaks else (by_image,)
+
     @model_validator(mode="after")
     def _consistent(self) -> DatasetCard:
-        names = [c.name for c in self.columns]
-        if len(set(names)) != len(names):
-            raise ValueError("columns repeat")
-        if len({v.name for v in self.views}) != len(self.views):
-            raise ValueError("views repeat")
-        if self.label.column in names:
+        for what in ("columns", "views", "subgroups"):
+            names = [part.name for part in getattr(self, what)]
+            if len(set(names)) != len(names):
+                raise ValueError(f"{what} repeat")
+        if self.label.column in {c.name for c in self.columns}:
             raise ValueError(f"the label column {self.label.column!r} is also a metadata column")
         known = {p.name for p in self.protocols}
         if self.default_protocol and self.default_protocol not in known:
             raise ValueError(f"default_protocol {self.default_protocol!r} is not declared")
-        if len({s.name for s in self.subgroups}) != len(self.subgroups):
-            raise ValueError("subgroups repeat")
         for subgroup in self.subgroups:
             self._check_subgroup(subgroup)
         return self
@@ -241,7 +262,7 @@ class DatasetCard(_CardPart):
         if column.values and (unknown := sorted(merged - set(column.values))):
             raise ValueError(f"{where}: no values of {column.name}: {', '.join(unknown)}")
 
-    @cached_property
+    @property
     def id_column(self) -> str:
         return self.id or self.views[0].column
 
@@ -251,13 +272,12 @@ class DatasetCard(_CardPart):
 
     def view(self, name: str | None = None) -> View:
         """The view of that name; the default view for None. Raises DataError."""
-        if name is None:
-            return self.views[0]
-        for view in self.views:
-            if view.name == name:
-                return view
-        have = ", ".join(v.name for v in self.views)
-        raise DataError(f"Dataset {self.name} has no view {name!r}.", f"It has: {have}.")
+        views = {view.name: view for view in self.views}
+        if name is not None and name not in views:
+            raise DataError(
+                f"Dataset {self.name} has no view {name!r}.", f"It has: {', '.join(views)}."
+            )
+        return self.views[0] if name is None else views[name]
 
 
 def read_card(path: Path) -> DatasetCard:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 from sklearn.preprocessing import StandardScaler
 
+from fusionbench.config.run_config import Encoding, Missing
 from fusionbench.data.card import Column
 from fusionbench.data.choices import refuse_forbidden
 from fusionbench.errors import DataError, UsageError
 
-Encoding = Literal["onehot", "ordinal"]
-Missing = Literal["zero", "indicator", "impute", "drop-rows"]
-
-ENCODINGS: tuple[Encoding, ...] = ("onehot", "ordinal")
-MISSING: tuple[Missing, ...] = ("zero", "indicator", "impute", "drop-rows")
+ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
+MISSING: tuple[Missing, ...] = get_args(Missing)
 # What a category that no training row had becomes in an ordinal code; not recorded is 0.
 UNSEEN = -1.0
 # What was learnt of a column, as plain JSON.

@@ -24,7 +24,8 @@ import numpy as np
 import PIL
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from fusionbench.data.images import DECODER, Resize, decode
+from fusionbench.config.run_config import Resize
+from fusionbench.data.images import DECODER, decode
 from fusionbench.data.paths import plain_name
 from fusionbench.data.threads import in_threads
 from fusionbench.errors import DataError
@@ -193,15 +194,7 @@ def _build(
             "Replace those files; `fusionbench data verify` checks all of them.",
             problems,
         )
-    manifest = {
-        "format": FORMAT,
-        "key": key,
-        "shape": list(shape),
-        "size": shape[1],
-        "resize": resize,
-        "pillow": PIL.__version__,
-        "crc32": sums.tolist(),
-    }
+    manifest = {"key": key, "size": shape[1], "resize": resize, "crc32": sums.tolist()}
     part.replace(target)
     write_atomically(target.with_suffix(".json"), json.dumps(manifest))
     journal.unlink(missing_ok=True)

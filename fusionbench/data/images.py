@@ -8,11 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from fusionbench.config.run_config import Resize
 from fusionbench.data.card import DatasetCard
 from fusionbench.data.paths import unsafe_path
 from fusionbench.data.threads import in_threads
@@ -25,8 +25,6 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # MPO (several JPEGs in one file) open
 MAX_PIXELS = 80_000_000
 # Part of every cache key: raise it when `decode` gives other pixels for the same file.
 DECODER = "1"
-
-Resize = Literal["squash", "crop"]
 
 
 @dataclass(frozen=True)

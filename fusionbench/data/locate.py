@@ -48,7 +48,9 @@ def find_data(card: DatasetCard, data: Path | None = None) -> Path:
     Raises DataError saying where it looked, where the data comes from and what to do.
     """
     if card.generator and data is None:
-        return generate(card)
+        from fusionbench.data.synthetic.generate import ensure  # drawing is needed by few
+
+        return ensure(card)
     looked: list[Path] = []
     for folder, shared in _places(card, data):
         looked.append(folder)
@@ -57,18 +59,6 @@ def find_data(card: DatasetCard, data: Path | None = None) -> Path:
             if root is not None:
                 return root
     raise _absent(card, data, looked)
-
-
-def generate(card: DatasetCard) -> Path:
-    """The data folder of a card with a generator. Raises DataError for a generator unknown here."""
-    if card.generator != "synthetic":
-        raise DataError(
-            f"The card of {card.name} names the generator {card.generator!r}; there is none.",
-            'The only one is "synthetic".',
-        )
-    from fusionbench.data.synthetic.generate import ensure  # drawing is needed by few
-
-    return ensure(card)
 
 
 def metadata_file(card: DatasetCard, root: Path) -> Path | None:
@@ -153,17 +143,14 @@ def _plain(name: str) -> str:
 def _find_ignoring_case(root: Path, relative: str) -> Path | None:
     if is_file(root / relative):
         return root / relative
-    here = root
+    paths = [root]
     for part in Path(relative).parts:
         try:
-            entries = sorted(entry.name for entry in here.iterdir())
+            below = sorted(child for path in paths for child in path.iterdir())
         except OSError:
             return None
-        match = next((e for e in entries if e.lower() == part.lower()), None)
-        if match is None:
-            return None
-        here = here / match
-    return here if here.is_file() else None
+        paths = [child for child in below if child.name.lower() == part.lower()][:1]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _header_fits(card: DatasetCard, root: Path) -> bool:
@@ -174,7 +161,7 @@ def _header_fits(card: DatasetCard, root: Path) -> bool:
             header = file.readline(65536)
     except OSError:
         return False
-    return all(name in header for name in (card.id_column, card.label.column))
+    return card.id_column in header and card.label.column in header
 
 
 def _absent(card: DatasetCard, data: Path | None, looked: list[Path]) -> DataError:

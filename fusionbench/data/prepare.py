@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from fusionbench.config.run_config import Resize
 from fusionbench.data import image_cache as cache
 from fusionbench.data.archive import unpack, unpack_inner
 from fusionbench.data.card import DatasetCard
 from fusionbench.data.csv_rows import Problem, read_rows
 from fusionbench.data.digests import file_digests
-from fusionbench.data.images import Resize, index_images, verify_images
+from fusionbench.data.images import index_images, verify_images
 from fusionbench.data.locate import default_folder, find_data, metadata_file
 from fusionbench.data.schema import check_rows, unlisted_columns
 from fusionbench.data.table import Table, load_table, match_images

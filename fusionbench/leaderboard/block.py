@@ -13,7 +13,7 @@ from fusionbench.config.identity import RowIdentity
 from fusionbench.metrics.names import describe
 
 if TYPE_CHECKING:
-    from fusionbench.stats import Spread
+    from fusionbench.stats.variance import VarianceParts
 
 __all__ = [
     "Block",
@@ -114,12 +114,12 @@ class PartStats:
         found = {key: metrics.get(metric) for key, metrics in self.runs.items()}
         return {key: value for key, value in found.items() if value is not None}
 
-    def spread(self, metric: str) -> Spread | None:
+    def spread(self, metric: str) -> VarianceParts | None:
         """How much of the metric's spread is the folds' and the seeds'; None for a single seed, or
         where they cannot be told apart."""
         if len({seed for seed, _ in self.runs}) < 2:
             return None
-        from fusionbench.stats import spread
+        from fusionbench.stats.variance import spread
 
         found = spread(self.values(metric))
         return None if found.fold is None else found

@@ -24,12 +24,12 @@ def alike(block: Block, metric: str) -> frozenset[str]:
     rivals = block.rivals(metric)
     if len(rivals) <= len(best):
         return frozenset()
-    from fusionbench.stats.resampled import differs, holm
+    from fusionbench.stats.resampled import holm, resampled_t
 
     top = next(row for row in rivals if row.key in best)
     values = top.parts["test"].values(metric)
     p_values = {
-        row.key: differs(values, row.parts["test"].values(metric), max(top.ratio, row.ratio))
+        row.key: resampled_t(values, row.parts["test"].values(metric), max(top.ratio, row.ratio)).p
         if top.ratio and row.ratio
         else math.nan
         for row in rivals

@@ -4,13 +4,13 @@
     probability_scores(y, probabilities) -> dict               nll, brier and ece alone
     confusion(y, probabilities, k) -> ndarray (K, K) int64     rows true class, columns prediction
     balanced_nll(y, probabilities) -> float                    to choose an epoch by
-    describe(name) -> Metric                                   also `recall/<CLASS>` and the like
-    METRICS: dict[str, Metric]                                 the table behind `list metrics`
+
+What they are called and mean stands in fusionbench.metrics.names.
 
 Per class: `recall/<CLASS>`, `precision/`, `f1/`, `auc/`, and `sens_at_spec80/`, `90/`, `95/`: the
 greatest sensitivity at a specificity of at least that many percent, the class against the rest. A
 photograph is called positive where the class's probability is at or above a threshold. Thresholds
-are the probabilities that occur, and one above them all (nobody is positive: sensitivity 0,
+are the probabilities that occur, and one above them all (none is positive: sensitivity 0,
 specificity 1), so equal probabilities are called together and nothing is interpolated: it is a
 point that can be had. Specificities are compared as whole counts, 100 * true negatives >= s *
 negatives, so that 9 of 10 are 90 %. The threshold is chosen on the rows that it is measured on, as
@@ -36,28 +36,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fusionbench.metrics.names import (
-    ECE_BINS,
-    METRICS,
-    PER_CLASS,
-    RECALL,
-    SPECIFICITIES,
-    Metric,
-    describe,
-)
-
-__all__ = [
-    "METRICS",
-    "RECALL",
-    "Metric",
-    "balanced_nll",
-    "checked",
-    "compute",
-    "confidence_bins",
-    "confusion",
-    "describe",
-    "probability_scores",
-]
+from fusionbench.metrics.names import ECE_BINS, METRICS, PER_CLASS, RECALL, SPECIFICITIES
 
 Labels = NDArray[np.int64]
 Floats = NDArray[np.float64]

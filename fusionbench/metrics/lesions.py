@@ -17,7 +17,7 @@ def by_lesion(
     not in its mean.
 
     Photographs under one key that carry different classes cannot be one lesion: each of them counts
-    as a lesion of its own, with its own probabilities. (Were they averaged per class instead, the
+    as one lesion, with its own probabilities. (Were they averaged per class instead, the
     label would say which photographs to average.) Raises ValueError where lengths differ.
     """
     labels = np.asarray(y, dtype=np.int64)
@@ -28,24 +28,16 @@ def by_lesion(
             f"Labels {labels.shape}, probabilities {probs.shape} and lesions {keys.shape} do not "
             "fit: expected (n,), (n, K) and (n,)."
         )
-    lesion = _numbered(keys)
-    lowest, highest = (np.full(len(keys), start) for start in (np.iinfo(np.int64).max, -1))
-    np.minimum.at(lowest, lesion, labels)
-    np.maximum.at(highest, lesion, labels)
-    torn = (lowest != highest)[lesion]
-    # A row of a torn lesion takes a number that no lesion has; then count anew in order.
-    lesion = _numbered(np.where(torn, len(keys) + np.arange(len(keys)), lesion))
+    from pandas import Series, factorize
+
+    # Numbered in the order in which they first occur.
+    lesion = factorize(keys, use_na_sentinel=False)[0]
+    torn = Series(labels).groupby(lesion).transform("nunique").to_numpy() > 1
+    # A row of a torn lesion takes a number that no lesion has; then count again in order.
+    lesion = factorize(np.where(torn, len(keys) + np.arange(len(keys)), lesion))[0]
     sizes = np.bincount(lesion).astype(np.int64)
     sums = np.zeros((len(sizes), probs.shape[1]))
     np.add.at(sums, lesion, probs)
     classes = np.zeros(len(sizes), dtype=np.int64)
     classes[lesion] = labels
     return classes, sums / sizes[:, None], sizes
-
-
-def _numbered(keys: NDArray[np.generic]) -> NDArray[np.int64]:
-    """(n,) numbers of the distinct keys, 0 for the one that occurs first."""
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    place = np.empty(len(first), dtype=np.int64)
-    place[np.argsort(first)] = np.arange(len(first))
-    return place[inverse.reshape(-1)]

@@ -16,84 +16,66 @@ class Metric:
 
     name: str
     title: str
-    better: Literal["high", "low"]
     definition: str
+    better: Literal["high", "low"] = "high"
     # A fraction of one that tables print times a hundred.
     percent: bool = True
+
+    @property
+    def scale(self) -> int:
+        """What a value is multiplied by to be printed."""
+        return 100 if self.percent else 1
+
+    @property
+    def axis(self) -> str:
+        """`BACC (%)`"""
+        return f"{self.title} (%)" if self.percent else self.title
+
+    def text(self, value: float, sign: str = "") -> str:
+        """As it is printed: `64.7` for a BACC of 0.6471, `0.912` for an NLL. `sign`: "+" or ""."""
+        digits = 1 if self.percent else 3
+        return f"{round(self.scale * value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: never "-0.0"
+
+    def difference(self, value: float) -> str:
+        """`+3.1 points`, `-0.021`."""
+        return self.text(value, "+") + (" points" if self.percent else "")
 
 
 METRICS: dict[str, Metric] = {
     m.name: m
     for m in (
-        Metric("acc", "ACC", "high", "share of photographs whose top class is right"),
-        Metric("bacc", "BACC", "high", "mean recall over the classes present in y"),
-        Metric(
-            "precision_weighted",
-            "Precision",
-            "high",
-            "precision per class, weighted by the class counts of y; zero_division=0",
-        ),
-        Metric(
-            "precision_macro",
-            "Precision (macro)",
-            "high",
-            "mean precision over classes present in y or predicted; zero_division=0",
-        ),
-        Metric(
-            "f1_weighted",
-            "F1",
-            "high",
-            "F1 per class, weighted by the class counts of y; zero_division=0",
-        ),
-        Metric(
-            "f1_macro",
-            "F1 (macro)",
-            "high",
-            "mean F1 over classes present in y or predicted; zero_division=0",
-        ),
-        Metric(
-            "auc_ovr_macro",
-            "AUC",
-            "high",
-            "area under ROC, each class against the rest, mean over classes present in y",
-        ),
-        Metric(
-            "auc_ovr_weighted",
-            "AUC (weighted)",
-            "high",
-            "area under ROC, each class against the rest, weighted by the class counts of y",
-        ),
-        Metric(
-            "nll",
-            "NLL",
-            "low",
-            "mean of -ln p(true class), natural logarithm, p clipped at 2.2e-16",
-            percent=False,
-        ),
-        Metric(
-            "brier",
-            "Brier",
-            "low",
-            "mean over photographs of the squared error summed over classes (0 to 2)",
-            percent=False,
-        ),
-        Metric(
-            "ece",
-            "ECE",
-            "low",
-            f"expected calibration error of the top class: {ECE_BINS} equal-width bins "
-            "((i-1)/15, i/15], sum of n_bin/n * |accuracy - mean confidence|",
-        ),
+        Metric("acc", "ACC", "share of photographs whose top class is right"),
+        Metric("bacc", "BACC", "mean recall over the classes present in y"),
+        Metric("precision_weighted", "Precision",
+               "precision per class, weighted by the class counts of y; zero_division=0"),
+        Metric("precision_macro", "Precision (macro)",
+               "mean precision over classes present in y or predicted; zero_division=0"),
+        Metric("f1_weighted", "F1",
+               "F1 per class, weighted by the class counts of y; zero_division=0"),
+        Metric("f1_macro", "F1 (macro)",
+               "mean F1 over classes present in y or predicted; zero_division=0"),
+        Metric("auc_ovr_macro", "AUC",
+               "area under ROC, each class against the rest, mean over classes present in y"),
+        Metric("auc_ovr_weighted", "AUC (weighted)",
+               "area under ROC, each class against the rest, weighted by the class counts of y"),
+        Metric("nll", "NLL", "mean of -ln p(true class), natural logarithm, p clipped at 2.2e-16",
+               "low", percent=False),
+        Metric("brier", "Brier",
+               "mean over photographs of the squared error summed over classes (0 to 2)",
+               "low", percent=False),
+        Metric("ece", "ECE",
+               f"expected calibration error of the top class: {ECE_BINS} equal-width bins "
+               "((i-1)/15, i/15], sum of n_bin/n * |accuracy - mean confidence|", "low"),
     )
-}
+}  # fmt: skip
 
 # After temperature scaling (metrics.calibration): the same numbers of softmax(logits / T).
 SCALED: dict[str, Metric] = {
     f"{name}_scaled": Metric(
         f"{name}_scaled",
         f"{METRICS[name].title} (scaled)",
-        "low",
         f"{name} after temperature scaling, the temperature fitted on inner validation rows",
+        "low",
         METRICS[name].percent,
     )
     for name in ("nll", "brier", "ece")
@@ -139,7 +121,7 @@ def describe(name: str) -> Metric:
     if not label:
         raise KeyError(name)
     title, definition = PER_CLASS[family + slash]
-    return Metric(name, title.replace("{}", label), "high", definition.replace("{}", label))
+    return Metric(name, title.replace("{}", label), definition.replace("{}", label))
 
 
 def is_known(name: str) -> bool:

@@ -9,7 +9,7 @@ copies stay independent.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from fusionbench.errors import BackboneError, FusionbenchError, PluginError, UsageError
+from fusionbench.errors import BackboneError, PluginError, UsageError
 from fusionbench.plugin.fusion import Stage
 from fusionbench.plugin.registry import unknown_name
 
@@ -34,7 +34,7 @@ class _Flow:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _TapLayout:
     """How a stage lays out its output: maps (NCHW, NHWC) or tokens behind `prefix` others."""
 
     kind: Literal["NCHW", "NHWC", "tokens"]
@@ -62,7 +62,7 @@ class _Layout:
 class _Tap:
     """A forward hook that replaces a stage's output. Identity while no forward of ours runs."""
 
-    def __init__(self, flow: _Flow, k: int, layout: _Layout) -> None:
+    def __init__(self, flow: _Flow, k: int, layout: _TapLayout) -> None:
         self.flow, self.k, self.layout = flow, k, layout
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
@@ -92,8 +92,16 @@ class Backbone(nn.Module):
     mean, std          of the input normalisation the weights expect (RGB, 0..1)
     """
 
+    _scale: Tensor
+    _shift: Tensor
+
     def __init__(
-        self, name: str, image_size: int, net: nn.Module, layouts: dict[str, _Layout], width: int
+        self,
+        name: str,
+        image_size: int,
+        net: nn.Module,
+        layouts: dict[str, _TapLayout],
+        width: int,
     ) -> None:
         super().__init__()
         self.name, self.image_size, self.width = name, image_size, width
@@ -101,10 +109,19 @@ class Backbone(nn.Module):
         self.stages = tuple(Stage(v.channels, v.grid) for v in layouts.values())
         config = timm.data.resolve_model_data_config(net)
         self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
+        scale = 1 / torch.tensor(self.std).view(1, 3, 1, 1)
+        self.register_buffer("_scale", scale, persistent=False)
+        self.register_buffer(
+            "_shift", -torch.tensor(self.mean).view(1, 3, 1, 1) * scale, persistent=False
+        )
         self.net = net
         self._flow = _Flow()
         for k, (module, layout) in enumerate(layouts.items()):
             net.get_submodule(module).register_forward_hook(_Tap(self._flow, k, layout))
+
+    def normalised(self, image: Tensor) -> Tensor:
+        """(B, 3, S, S) in 0..1 -> what `forward` takes, in new memory."""
+        return torch.addcmul(self._shift, image, self._scale)
 
     def forward(self, image: Tensor, stage: StageFn) -> tuple[Tensor, tuple[Tensor, ...]]:
         """(B, 3, S, S) -> pre-logits (B, D), and per stage what `stage(k, tokens)` returned."""
@@ -129,26 +146,19 @@ class Backbone(nn.Module):
         return features, tokens
 
 
-def build_backbone(
-    name: str, image_size: int, *, drop_rate: float = 0.0, drop_path_rate: float = 0.0
-) -> Backbone:
+def build_backbone(name: str, image_size: int, *, drop_path_rate: float = 0.0) -> Backbone:
     """Build and probe a timm model with random weights (load others with weights.load_weights).
 
     Raises UsageError for an unknown name and BackboneError, with the reason, for a model that
     cannot be tapped or does not accept the image size.
     """
-    net = create_net(name, image_size, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+    net = create_net(name, image_size, drop_path_rate=drop_path_rate)
     layouts, width = probe(name, net, image_size)
     return Backbone(name, image_size, net, layouts, width)
 
 
 def create_net(
-    name: str,
-    image_size: int,
-    *,
-    drop_rate: float = 0.0,
-    drop_path_rate: float = 0.0,
-    pretrained: bool = False,
+    name: str, image_size: int, *, drop_path_rate: float = 0.0, pretrained: bool = False
 ) -> nn.Module:
     """A timm model without classifier, for images of that size (pixels).
 
@@ -159,8 +169,6 @@ def create_net(
     if not timm.is_model(base):
         raise UsageError(*unknown_name("backbone", base, timm.list_models()))
     options: dict[str, Any] = {"num_classes": 0}
-    if drop_rate:
-        options["drop_rate"] = drop_rate
     if drop_path_rate:
         options["drop_path_rate"] = drop_path_rate
     config = timm.get_pretrained_cfg(base)
@@ -178,32 +186,8 @@ def create_net(
         ) from error
 
 
-@dataclass(frozen=True)
-class Surveyed:
-    """Whether a backbone can be tapped at an image size; `reason` where it cannot."""
-
-    model: str
-    image_size: int
-    stages: tuple[Stage, ...] = ()
-    width: int = 0
-    reason: str = ""
-
-
-def survey(names: Iterable[str], image_size: int | None = None) -> Iterator[Surveyed]:
-    """Build and probe each model in turn, at `image_size` or at its native one."""
-    for name in names:
-        config = timm.get_pretrained_cfg(name)
-        size = image_size or (config.input_size[-1] if config is not None else 224)
-        try:
-            backbone = build_backbone(name, size)
-        except FusionbenchError as error:
-            yield Surveyed(name, size, reason=" ".join(error.message.split()))
-        else:
-            yield Surveyed(name, size, backbone.stages, backbone.width)
-
-
 @torch.enable_grad()  # also for a caller who has switched gradients off
-def probe(name: str, net: nn.Module, image_size: int) -> tuple[dict[str, _Layout], int]:
+def probe(name: str, net: nn.Module, image_size: int) -> tuple[dict[str, _TapLayout], int]:
     """Tap candidates of a timm model, looked at in one forward and backward: module -> layout.
 
     At most four stages: of a pyramid the deepest ones, of an isotropic model evenly spaced blocks.
@@ -256,7 +240,7 @@ def probe(name: str, net: nn.Module, image_size: int) -> tuple[dict[str, _Layout
             handle.remove()
         net.train(training)
 
-    layouts: dict[str, _Layout] = {}
+    layouts: dict[str, _TapLayout] = {}
     reasons = [f"{m} returns a {type(out).__name__}" for m, out in seen.items() if m not in tensors]
     for (module, out), grad in zip(tensors.items(), grads, strict=True):
         layout = _layout(net, out, int(usable[module]["num_chs"]))
@@ -272,25 +256,25 @@ def probe(name: str, net: nn.Module, image_size: int) -> tuple[dict[str, _Layout
     return chosen, int(features.shape[1])
 
 
-def _layout(net: nn.Module, out: Tensor, channels: int) -> _Layout | None:
+def _layout(net: nn.Module, out: Tensor, channels: int) -> _TapLayout | None:
     if out.ndim == 4:
         first, last = out.shape[1] == channels, out.shape[-1] == channels
         if first and last:  # as many channels as columns: ask the model
             first = getattr(net, "output_fmt", "NCHW") != "NHWC"
         if first:
-            return _Layout("NCHW", (out.shape[2], out.shape[3]), channels)
+            return _TapLayout("NCHW", (out.shape[2], out.shape[3]), channels)
         if last:
-            return _Layout("NHWC", (out.shape[1], out.shape[2]), channels)
+            return _TapLayout("NHWC", (out.shape[1], out.shape[2]), channels)
     if out.ndim == 3 and out.shape[-1] == channels:
         # A class token may join only later (cait, convit): then there is no prefix here yet.
         for prefix in (int(getattr(net, "num_prefix_tokens", 0) or 0), 0):
             side = math.isqrt(max(out.shape[1] - prefix, 0))
             if side > 0 and side * side == out.shape[1] - prefix:
-                return _Layout("tokens", (side, side), channels, prefix)
+                return _TapLayout("tokens", (side, side), channels, prefix)
     return None
 
 
-def _choose(layouts: dict[str, _Layout], reductions: dict[str, Any]) -> dict[str, _Layout]:
+def _choose(layouts: dict[str, _TapLayout], reductions: dict[str, Any]) -> dict[str, _TapLayout]:
     names = list(layouts)
     if len(names) <= MAX_STAGES:
         return layouts

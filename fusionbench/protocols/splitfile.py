@@ -80,21 +80,24 @@ def read_indexes(card: DatasetCard, spec: ProtocolSpec, root: Path | None) -> di
 def check_fit(
     parts: Mapping[str, str], ids: Sequence[str], complete: bool, source: str, remedy: str
 ) -> None:
-    absent = [i for i in ids if i not in parts]
-    surplus = sorted(set(parts) - set(ids)) if complete else []
-    if not absent and not surplus:
-        return
-    said = [
-        f"{len(rows)} {what} ({', '.join(rows[:3])}{', …' if len(rows) > 3 else ''})"
-        for rows, what in ((absent, "of the table are not in it"), (surplus, "of it are no rows"))
-        if rows
-    ]
-    problems: list[dict[str, object]] = [
-        {"file": source, "id": i, "problem": what}
-        for rows, what in ((absent, "not in the split"), (surplus, "not in the table"))
-        for i in rows
-    ]
-    raise DataError(f"{source} was made for other rows: {' and '.join(said)}.", remedy, problems)
+    """Raises DataError where a row of the table has no part, or a part no row."""
+    odd = {"not in the split": [i for i in ids if i not in parts]}
+    odd["not in the table"] = sorted(set(parts) - set(ids)) if complete else []
+    if any(odd.values()):
+        some = [
+            f"{len(rows)} {what} ({', '.join(rows[:3])}{', …' if len(rows) > 3 else ''})"
+            for what, rows in odd.items()
+            if rows
+        ]
+        raise DataError(
+            f"{source} was made for other rows: {' and '.join(some)}.",
+            remedy,
+            [
+                {"file": source, "id": i, "problem": what}
+                for what, rows in odd.items()
+                for i in rows
+            ],
+        )
 
 
 def _part_names(spec: ProtocolSpec) -> tuple[str, ...]:

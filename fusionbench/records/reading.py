@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import stat
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,24 @@ def unfit_weights(path: Path) -> str:
             return ""
     except (SafetensorError, OSError, ValueError) as error:
         return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def unfit_checkpoint(path: Path) -> str:
+    """Why a file is no complete archive of torch.save, from all its checksums; "" where it is."""
+    if path.is_symlink() or not path.is_file():
+        return "it is no plain file"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            # torch.save compresses nothing, so that no file can claim more than it has.
+            if any(entry.compress_type for entry in entries):
+                return "it is compressed"
+            if sum(entry.file_size for entry in entries) > path.stat().st_size:
+                return "its parts overlap"
+            damaged = archive.testzip()
+    except Exception as error:  # whatever a damaged header leads zipfile to
+        return str(error).strip() or type(error).__name__
+    return f"{damaged} in it is damaged" if damaged else ""
 
 
 def _no_constant(name: str) -> Any:

@@ -34,7 +34,7 @@ KINDS = {
     "records": ".json",
     "predictions": ".csv",
     "weights": ".safetensors",
-    "checkpoints": ".safetensors",
+    "checkpoints": ".pt",
     "failed": ".json",
     "locks": ".lock",
 }

@@ -18,7 +18,13 @@ from fusionbench.metrics.lesions import by_lesion
 from fusionbench.progress import SILENT, Progress
 from fusionbench.records.leftovers import leftovers
 from fusionbench.records.predictions import Predictions
-from fusionbench.records.reading import Problem, read_conflict, read_record, unfit_weights
+from fusionbench.records.reading import (
+    Problem,
+    read_conflict,
+    read_record,
+    unfit_checkpoint,
+    unfit_weights,
+)
 from fusionbench.records.schema import Level, Result
 from fusionbench.records.store import CONFLICTS, KINDS, Store, is_run_name
 
@@ -76,12 +82,14 @@ def verify(store: Store, *, recompute: bool = False, progress: Progress = SILENT
             failures += 1
         except RecordError as error:
             problems.append(Problem(path, error.message, error.remedy))
-    tensors = {"weights": "Delete it.", "checkpoints": "Delete it: its run will start again."}
-    for kind, remedy in tensors.items():
-        for path in store.files(kind):
-            if path.stem not in running and (reason := unfit_weights(path)):
-                message = f"{path} is not a whole safetensors file: {reason}."
-                problems.append(Problem(path, message, remedy))
+    for path in store.files("weights"):
+        if path.stem not in running and (reason := unfit_weights(path)):
+            message = f"{path} is not a whole safetensors file: {reason}."
+            problems.append(Problem(path, message, "Delete it."))
+    for path in store.files("checkpoints"):
+        if path.stem not in running and (reason := unfit_checkpoint(path)):
+            message = f"{path} is no complete checkpoint: {reason}."
+            problems.append(Problem(path, message, "Delete it: its run will start again."))
     for path in store.files(CONFLICTS):
         try:
             message = (

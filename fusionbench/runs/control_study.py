@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from fusionbench.config.environment import describe_environment, peak_memory
-from fusionbench.config.identity import MethodIdentity, PluginIdentity, plain_json
-from fusionbench.config.plugin_settings import plugin_params
+from fusionbench.config.identity import MethodIdentity
 from fusionbench.config.run_config import Execution, RunConfig
-from fusionbench.errors import PluginError, RunFailedError, UsageError
+from fusionbench.errors import RunFailedError
 from fusionbench.plugin import registry
 from fusionbench.plugin.control import Control, Inputs
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
+from fusionbench.runs.loaded_plugin import LoadedPlugin, load_plugin
 from fusionbench.runs.study import FoldRows, Opened, Study, Trained, open_study
 
 
@@ -27,21 +27,14 @@ from fusionbench.runs.study import FoldRows, Opened, Study, Trained, open_study
 class ControlStudy(Study):
     """A resolved run of a control plugin."""
 
-    control: type[Control]
-    params: dict[str, Any]
-    source: str
+    control: LoadedPlugin[Control]
 
     @property
     def method_identity(self) -> MethodIdentity:
         return MethodIdentity(
-            fusion=PluginIdentity(
-                kind="controls",
-                name=self.config.method.fusion,
-                params=plain_json(self.params),
-                source=self.source,
-            ),
-            uses_images=self.control.uses_images,
-            uses_metadata=self.control.uses_metadata,
+            fusion=self.control.identity,
+            uses_images=self.control.cls.uses_images,
+            uses_metadata=self.control.cls.uses_metadata,
         )
 
 
@@ -61,7 +54,7 @@ class ControlTrainer:
         table, k = study.table, len(study.table.card.classes)
         metadata = study.metadata(fold, rows)
         encoder = study.encoder(metadata, rows.train)
-        control = study.control(**study.params)
+        control = study.control.build()
         given = metadata[[c.name for c in study.columns]]
         inputs = Inputs(encoder.transform(metadata), given, table.card.unknown)
         features = np.asarray(control.features(inputs), dtype=np.float64)
@@ -104,25 +97,13 @@ def setup(
 ) -> ControlStudy:
     """Resolve and check a run of a control. Raises UsageError, DataError or PluginError."""
     entry = registry.find("controls", config.method.fusion, execution.plugins)
-    control = registry.load(entry, Control)
     own = {k: v for k, v in config.method.params.items() if k.startswith("fusion.")}
-    raw = {key.removeprefix("fusion."): value for key, value in own.items()}
-    params = plugin_params(control, raw, f"control {entry.name}")
-    try:
-        control(**params).estimator(0)
-    except ValueError as error:  # how a plugin says that a setting does not fit
-        raise UsageError(f"The control {entry.name} refuses its settings: {error}.") from error
-    except Exception as error:
-        raise PluginError(
-            f"The control {entry.name} cannot be built: {type(error).__name__}: {error}."
-        ) from error
+    settings = {key.removeprefix("fusion."): value for key, value in own.items()}
+    control = load_plugin(entry, Control, settings)
+    with control.building():
+        control.build().estimator(0)
     study = open_study(config.changed(fusion=entry.name, params=own), execution, progress, opened)
-    return ControlStudy(
-        **study.resolved,
-        control=control,
-        params=params,
-        source=registry.source_hash(entry),
-    )
+    return ControlStudy(**study.resolved, control=control)
 
 
 def trainer(

@@ -1,7 +1,7 @@
-"""One fold of one configuration: opened, trained, evaluated and written down.
+"""One fold of one configuration: opened, trained and evaluated.
 
-runs.network_trainer trains a network, runs.control_study a control without images. PyTorch is
-loaded for the former only.
+What is trained is another module's business: runs.network_trainer's, or runs.control_study's for a
+control without images. PyTorch is loaded for the former only.
 """
 
 from __future__ import annotations
@@ -10,27 +10,20 @@ import time
 import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import Any
 
+from fusionbench import __version__
+from fusionbench.audit.examine import verdict_of
 from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import FusionbenchError, RunFailedError, UsageError
 from fusionbench.plugin import registry
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
-from fusionbench.records import Failure, Measured, Record, Store
+from fusionbench.records import Failure, Measured, Predictions, Record, Store
 from fusionbench.runs.evaluation import predictions_of, result_of
+from fusionbench.runs.job import Order
 from fusionbench.runs.study import Opened, Study, Trainer
-
-
-def carrier(config: RunConfig, execution: Execution) -> Any:
-    """The module that carries out runs of the config's method: it has `setup` and `trainer`."""
-    if not registry.find_method(config.method.fusion, execution.plugins).uses_images:
-        from fusionbench.runs import control_study as tabular
-
-        return tabular
-    from fusionbench.runs import network_trainer as network
-
-    return network
 
 
 def open_experiment(
@@ -44,117 +37,139 @@ def open_experiment(
     `opened` remembers data and splits for further configurations. Raises UsageError, DataError or
     PluginError.
     """
-    study: Study = carrier(config, execution).setup(config, execution, progress, opened)
+    study: Study = _carrier(config, execution).setup(config, execution, progress, opened)
     return study
 
 
-def build_images(study: Study, execution: Execution, progress: Progress) -> None:
-    """Decode its photographs into the cache, for processes that then need not wait for each
-    other; they map the one file into memory and share its pages."""
-    if study.uses_images:
-        study.images(execution.workers, progress)
+def verdict(study: Study, progress: Progress) -> str:
+    """The audit's, on the data, split and columns of the run; remembered on the disk."""
+    return verdict_of(study.table, study.protocol, study.columns, progress=progress)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a fold has come to, not yet in a store."""
+
+    record: Record
+    predictions: Predictions | None = None  # None for a failure
+    weights: bytes | None = None  # safetensors, where they are to be kept
+
+    def keep(self, store: Store) -> Record:
+        """Write it. Raises FusionbenchError where the store cannot be written."""
+        if self.predictions is None:
+            return store.write_failure(self.record)
+        if self.weights is not None:
+            store.write_weights(self.record.run_id, self.weights)
+        else:  # those of an earlier result, if any, are not this one's
+            store.delete(store.weights_path(self.record.run_id))
+        return store.write(self.record, self.predictions)
 
 
 def run_fold(
-    experiment: Study,
+    study: Study,
     trainer: Trainer,
     fold: Fold,
     verdict: str,
-    store: Store,
     execution: Execution,
     progress: Progress,
-) -> Record:
-    """Train and evaluate one fold; the record is in the store when this returns."""
-    identity, name = experiment.identity(fold), experiment.run_id(fold)
+) -> Computed:
+    """Train and evaluate one fold. What fails in training is a result, too.
+
+    Raises FusionbenchError for a setting that is refused before training.
+    """
     started, clock = datetime.now(UTC), time.perf_counter()
     try:
-        rows = experiment.rows(fold)
+        rows = study.rows(fold)
         trained = trainer.train(fold, rows, progress)
     except Exception as error:
         if isinstance(error, FusionbenchError) and not isinstance(error, RunFailedError):
-            raise  # nothing was trained: a refused setting, not a failed run
+            raise
         progress.note(f"fold {fold.index} failed: {error}")
-        failure = Failure(
-            type=type(error).__name__,
-            message=str(error),
-            traceback="".join(traceback.format_exception(error)),
-        )
-        return store.write_failure(Record.of(identity, failure, trainer.environment))
+        return failed(study, fold, error, trainer.environment)
 
-    predictions = predictions_of(experiment, fold, rows, trained)
     seconds = trained.train_seconds
     speed = trained.images_seen / max(seconds, 1e-9) if trained.images_seen else None
+    total = trained.seconds_before + time.perf_counter() - clock
+    predictions = predictions_of(study, fold, rows, trained)
     record = Record.of(
-        identity,
-        result_of(experiment, rows, trained, verdict),
+        study.identity(fold),
+        result_of(study, rows, trained, verdict),
         trainer.environment,  # now it knows which path its steps have taken
         Measured(
-            durations={
-                "train": seconds,
-                "total": trained.seconds_before + time.perf_counter() - clock,
-            },
+            durations={"train": seconds, "total": total},
             images_per_s=speed,
             started=started.isoformat(timespec="seconds"),
             peak_memory_bytes=trained.peak_memory,
         ),
     )
-    if execution.save_weights and trained.weights is not None:
-        store.write_weights(name, trained.weights())
-    else:  # those of an earlier result, if any, are not this one's
-        store.delete(store.weights_path(name))
-    return store.write(record, predictions)
+    weights = trained.weights() if execution.save_weights and trained.weights else None
+    return Computed(record, predictions, weights)
 
 
-@dataclass(frozen=True)
-class Order:
-    """One fold for another process, by names: it is opened there anew."""
+def failed(
+    study: Study, fold: Fold, error: Exception, environment: dict[str, Any], message: str = ""
+) -> Computed:
+    """The failure of a fold, with its traceback."""
+    failure = Failure(
+        type=type(error).__name__,
+        message=message or str(error),
+        traceback="".join(traceback.format_exception(error)),
+    )
+    return Computed(Record.of(study.identity(fold), failure, environment))
 
-    config: RunConfig
-    execution: Execution
-    fold: int
-    run_id: str  # as it is here; another one there would be another run
-    verdict: str
 
+class LastRow:
+    """What consecutive folds of a row share in the process that computes them: the opened run, and
+    its trainer, which holds the backbone, the images, and what was compiled for the first fold."""
 
-class LastTrainer:
-    """The trainer of the run that was asked for last, for consecutive folds of a configuration to
-    share it: the backbone, the images, and what was compiled for the first of them."""
-
-    def __init__(self) -> None:
+    def __init__(self, opened: Opened | None = None) -> None:
+        self._opened = opened or Opened()
+        self._ordered: tuple[RunConfig, Execution] | None = None
         self._study: Study | None = None
         self._trainer: Trainer | None = None
 
-    def of(self, study: Study, execution: Execution, progress: Progress) -> Trainer:
+    def trainer(self, study: Study, execution: Execution, progress: Progress) -> Trainer:
         """Raises UsageError or PluginError for what cannot be built."""
         if self._trainer is None or self._study is not study:
             self._study = self._trainer = None  # there may be no room for two
-            made = carrier(study.config, execution).trainer(study, execution, progress)
-            self._study, self._trainer = study, made
-        assert self._trainer is not None
+            carrier = _carrier(study.config, execution)
+            self._trainer = carrier.trainer(study, execution, progress)
+            self._study = study
         return self._trainer
 
+    def reopen(self, order: Order) -> Study:
+        """The run of an order. It says nothing: the process that gives the order has opened the
+        same before. Raises UsageError where it is something else here."""
+        if order.version != __version__:
+            raise UsageError(
+                f"The worker has fusionbench {__version__}, this is {order.version}.",
+                "Install the same one on every node.",
+            )
+        if self._study is None or self._ordered != (order.config, order.execution):
+            self._ordered = self._study = self._trainer = None
+            self._study = open_experiment(order.config, order.execution, SILENT, self._opened)
+            self._ordered = order.config, order.execution
+        return self._study
 
-class Reopened:
-    """In a worker process: the configuration of the last order, opened, and its trainer."""
+    def carry_out(self, order: Order, progress: Progress) -> Computed:
+        """Compute a job that was ordered. Raises as `reopen` and `run_fold` do."""
+        return self.compute(self.reopen(order), order, progress)
 
-    def __init__(self) -> None:
-        self.trainers = LastTrainer()
-        self._data = Opened()
-        self._key: tuple[RunConfig, Execution] | None = None
-        self._study: Study | None = None
-
-    def of(self, order: Order) -> tuple[Study, Fold]:
-        """Says nothing: who gave the order has opened the same before. Raises UsageError where it
-        is something else by now."""
-        if self._study is None or self._key != (order.config, order.execution):
-            self._key = self._study = None
-            self._study = open_experiment(order.config, order.execution, SILENT, self._data)
-            self._key = order.config, order.execution
-        study = self._study
+    def compute(self, study: Study, order: Order, progress: Progress) -> Computed:
+        """The same for a run that is open."""
         fold = next(f for f in study.protocol.folds if f.index == order.fold)
         if study.run_id(fold) != order.run_id:
             raise UsageError(
-                f"{order.run_id} has become {study.run_id(fold)} since it was planned.",
-                "Do not edit data or plugins while they are in use; give the command again.",
+                f"{order.run_id} is {study.run_id(fold)} for its worker: data or the source of a "
+                "plugin are not what they were when it was planned.",
+                "Do not edit them while they are in use, and have the same fusionbench everywhere.",
             )
-        return study, fold
+        trainer = self.trainer(study, order.execution, progress)
+        return run_fold(study, trainer, fold, order.verdict, order.execution, progress)
+
+
+def _carrier(config: RunConfig, execution: Execution) -> Any:
+    """The module that carries out runs of the config's method: it has `setup` and `trainer`."""
+    entry = registry.find_method(config.method.fusion, execution.plugins)
+    name = "network_trainer" if entry.uses_images else "control_study"
+    return import_module(f"fusionbench.runs.{name}")

@@ -1,10 +1,11 @@
-"""How long the rest of a sweep will take and what it will write, from what like runs took."""
+"""How long the rest of a sweep will take and how large its weights are, from like runs."""
 
 from __future__ import annotations
 
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -12,14 +13,10 @@ from statistics import median
 from fusionbench.config.identity import Identity
 from fusionbench.errors import RecordError
 from fusionbench.records import Record, Store
-from fusionbench.runs.plan import Job
-from fusionbench.runs.study import Study
+from fusionbench.runs.job import Job
 
 # Records read per method, backbone and dataset: enough for a median.
 ENOUGH = 8
-# Bytes of a record without its history, of an epoch in it, and of a row of predictions before and
-# per class. Measured on records of drawn lesions and of PAD-UFES-20.
-RECORD, EPOCH, ROW, CLASS = 5000, 120, 70, 22
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,6 @@ class Forecast:
     seconds: float  # of computing, of the runs for which it is known
     unknown: int  # runs whose method, backbone, dataset or size was never run here
     sources: int  # records that the seconds follow from
-    record_bytes: int  # records and predictions
     weight_bytes: int  # of the runs for which it is known; 0 where none are kept
     unknown_weights: int
     free_bytes: int | None  # on the store's disk
@@ -42,8 +38,7 @@ def forecast(todo: Sequence[Job], store: Store, *, save_weights: bool = False) -
     for path in store.files("records"):
         files[_kind(path.stem)].append(path.stem)
     known: dict[str, list[Record]] = {}
-    seconds, weights, size = 0.0, 0, 0
-    unknown = unknown_weights = 0
+    seconds, weights, unknown, unknown_weights = 0.0, 0, 0, 0
     used: set[str] = set()
     for job in todo:
         kind = _kind(job.run_id)
@@ -51,21 +46,17 @@ def forecast(todo: Sequence[Job], store: Store, *, save_weights: bool = False) -
             known[kind] = _read(store, files[kind][-ENOUGH:])
         alike = _alike(job, known[kind])
         used |= {record.run_id for record in alike}
-        paces = [pace for record in alike if (pace := _pace(record)) is not None]
-        if paces:
-            seconds += median(paces) * (_epochs(job.study) or 1)
+        epochs = job.study.config.training.epochs if job.study.uses_images else 0
+        if paces := [pace for record in alike if (pace := _pace(record)) is not None]:
+            seconds += median(paces) * (epochs or 1)
         else:
             unknown += 1
-        size += _written(job)
-        if save_weights and _epochs(job.study):
-            parameters = [r.result.parameters.get("total", 0) for r in alike if r.result]
-            if parameters:
+        if save_weights and epochs:
+            if parameters := [r.result.parameters.get("total", 0) for r in alike if r.result]:
                 weights += 4 * parameters[0]
             else:
                 unknown_weights += 1
-    return Forecast(
-        seconds, unknown, len(used), size, weights, unknown_weights, _free(store.folder)
-    )
+    return Forecast(seconds, unknown, len(used), weights, unknown_weights, _free(store.folder))
 
 
 def _kind(run_id: str) -> str:
@@ -74,13 +65,11 @@ def _kind(run_id: str) -> str:
 
 
 def _read(store: Store, names: Sequence[str]) -> list[Record]:
-    found = []
+    records = []
     for name in names:
-        try:
-            found.append(store.read(name))
-        except RecordError:
-            continue  # the leaderboard and `store verify` say so
-    return found
+        with suppress(RecordError):  # the leaderboard and `store verify` say so
+            records.append(store.read(name))
+    return records
 
 
 def _alike(job: Job, records: Sequence[Record]) -> list[Record]:
@@ -99,17 +88,6 @@ def _pace(record: Record) -> float | None:
     if total is None or record.result is None:
         return None
     return total / max(record.result.epochs_run, 1)
-
-
-def _epochs(study: Study) -> int:
-    """0 for a method that does not train by epochs."""
-    return study.config.training.epochs if study.uses_images else 0
-
-
-def _written(job: Job) -> int:
-    fold, classes = job.split, len(job.study.table.card.classes)
-    rows = len(fold.test) + sum(len(part) for part in fold.extra.values())
-    return RECORD + EPOCH * _epochs(job.study) + rows * (ROW + CLASS * classes)
 
 
 def _free(folder: Path) -> int | None:

@@ -8,29 +8,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 
-from fusionbench.config.identity import (
-    MethodIdentity,
-    PluginIdentity,
-    TrainingIdentity,
-    plain_json,
-)
-from fusionbench.config.plugin_settings import (
-    literal_params,
-    plugin_params,
-    plugin_schema,
-    split_params,
-)
+from fusionbench.config.identity import MethodIdentity, TrainingIdentity, plain_json
+from fusionbench.config.plugin_settings import literal_params, plugin_schema, split_params
 from fusionbench.config.recipe import own_params
 from fusionbench.config.run_config import Execution, Param, RunConfig
 from fusionbench.data.encoder import MetadataEncoder
 from fusionbench.data.image_cache import open_or_build
-from fusionbench.errors import FusionbenchError, PluginError, UsageError
+from fusionbench.errors import UsageError
 from fusionbench.models import weights
 from fusionbench.models.backbones import Backbone, build_backbone
 from fusionbench.models.fusion_model import FusionModel, build_spec
@@ -38,19 +30,18 @@ from fusionbench.plugin import registry
 from fusionbench.plugin.fusion import Fusion
 from fusionbench.plugin.loss import CombinedLoss, Loss
 from fusionbench.progress import SILENT, Progress
-from fusionbench.runs.study import Opened, Study, open_study
+from fusionbench.protocols import Fold
+from fusionbench.runs.loaded_plugin import LoadedPlugin, load_plugin
+from fusionbench.runs.study import FoldRows, Opened, Study, open_study
+from fusionbench.training.feed import Arrays
 
 
 @dataclass(frozen=True)
 class LoadedMethod:
-    """The plugins of a run, loaded, with every parameter resolved."""
+    """The plugins of a run, and the arguments of timm's factories."""
 
-    fusion: type[Fusion]
-    fusion_params: dict[str, Any]
-    fusion_source: str
-    losses: dict[str, type[Loss]]
-    loss_params: dict[str, dict[str, Any]]
-    loss_sources: dict[str, str]
+    fusion: LoadedPlugin[Fusion]
+    losses: dict[str, LoadedPlugin[Loss]]  # by name
     optimizer_args: dict[str, Any]
     schedule_args: dict[str, Any]
 
@@ -61,31 +52,20 @@ class NetworkStudy(Study):
 
     method: LoadedMethod
     weights: str  # identity of the starting weights
+    # Decoded photographs, where they came from another machine: uint8 (n, S, S, 3).
+    pixels: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def method_identity(self) -> MethodIdentity:
         method, settings = self.method, self.config.method
         return MethodIdentity(
-            fusion=PluginIdentity(
-                kind="fusions",
-                name=settings.fusion,
-                params=plain_json(method.fusion_params),
-                source=method.fusion_source,
-            ),
-            uses_images=method.fusion.uses_images,
-            uses_metadata=method.fusion.uses_metadata,
+            fusion=method.fusion.identity,
+            uses_images=method.fusion.cls.uses_images,
+            uses_metadata=method.fusion.cls.uses_metadata,
             backbone=settings.backbone,
             weights=self.weights,
             reducer=settings.reducer,
-            losses=tuple(
-                PluginIdentity(
-                    kind="losses",
-                    name=name,
-                    params=plain_json(method.loss_params[name]),
-                    source=method.loss_sources[name],
-                )
-                for name in method.losses
-            ),
+            losses=tuple(loss.identity for loss in method.losses.values()),
         )
 
     @property
@@ -98,49 +78,68 @@ class NetworkStudy(Study):
 
     def images(self, workers: int | None, progress: Progress) -> torch.Tensor:
         """uint8 (n, S, S, 3), memory-mapped from the cache, which is built on first use."""
-        cache = open_or_build(
-            self.table.images[self.view],
-            self.table.digests[self.view],
-            self.config.training.image_size,
-            resize=self.config.training.resize,
-            name=f"{self.table.card.name}-{self.view}",
-            workers=workers,
-            progress=progress,
-        )
+        array = self.pixels
+        if array is None:
+            array = open_or_build(
+                self.table.images[self.view],
+                self.table.digests[self.view],
+                self.config.training.image_size,
+                resize=self.config.training.resize,
+                name=f"{self.table.card.name}-{self.view}",
+                workers=workers,
+                progress=progress,
+            ).array
         with warnings.catch_warnings():  # torch warns of read-only memory; nobody writes to it
             warnings.simplefilter("ignore", UserWarning)
-            return torch.from_numpy(cache.array)
+            return torch.from_numpy(array)
 
-    def backbone(self) -> Backbone:
-        """The backbone with its starting weights; random ones from torch's seed."""
+    def backbone(self, *, loaded: bool = True) -> Backbone:
+        """The backbone with its starting weights, or with random ones from torch's seed."""
         method, training = self.config.method, self.config.training
         backbone = build_backbone(
             method.backbone, training.image_size, drop_path_rate=training.drop_path
         )
-        weights.load_weights(backbone.net, method.backbone, method.weights, training.image_size)
+        if loaded:
+            weights.load_weights(backbone.net, method.backbone, method.weights, training.image_size)
         return backbone
 
     def model(
-        self, backbone: Backbone, encoder: MetadataEncoder, counts: tuple[int, ...]
+        self, backbone: Backbone, encoder: MetadataEncoder, train: np.ndarray
     ) -> tuple[FusionModel, CombinedLoss]:
-        """Model and loss on this backbone. Raises UsageError / FusionRefused with the reason."""
+        """Model and loss on this backbone; `train` are positions of the rows to train on, whose
+        classes the loss may count. Raises UsageError / FusionRefused with the reason."""
+        classes = len(self.table.card.classes)
         spec = build_spec(
-            backbone,
-            metadata=encoder.n_features,
-            classes=len(self.table.card.classes),
-            groups=encoder.groups,
+            backbone, metadata=encoder.n_features, classes=classes, groups=encoder.groups
         )
-        method = self.method
-        fusion = _construct(
-            f"fusion {self.config.method.fusion}", method.fusion, spec, method.fusion_params
-        )
+        fusion = self.method.fusion.build(spec)
         model = FusionModel(backbone, fusion, self.config.method.reducer)
-        with_counts = replace(model.spec, counts=counts)
-        losses = {
-            name: _construct(f"loss {name}", cls, with_counts, method.loss_params[name])
-            for name, cls in method.losses.items()
-        }
+        counts = np.bincount(self.table.labels[train], minlength=classes)
+        spec = replace(model.spec, counts=tuple(counts.tolist()))
+        losses = {name: loss.build(spec) for name, loss in self.method.losses.items()}
         return model, CombinedLoss(losses)
+
+    def fold_data(
+        self, fold: Fold, rows: FoldRows, images: torch.Tensor, device: torch.device
+    ) -> FoldData:
+        """What the fold trains on and is evaluated on; its encoder sees training rows only."""
+        metadata = self.metadata(fold, rows)
+        encoder = self.encoder(metadata, rows.train)
+        arrays = Arrays(
+            images,
+            torch.from_numpy(encoder.transform(metadata)).to(device),
+            torch.from_numpy(self.table.labels).to(device),
+        )
+        return FoldData(metadata, encoder, arrays)
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """All rows of the table, as one fold sees them."""
+
+    metadata: pd.DataFrame
+    encoder: MetadataEncoder  # fitted on the training rows
+    arrays: Arrays
 
 
 def setup(
@@ -162,11 +161,7 @@ def setup(
         params=own_params(config, method.losses),
     )
     study = open_study(own, execution, progress, opened)
-    return NetworkStudy(
-        **study.resolved,
-        method=method,
-        weights=starting,
-    )
+    return NetworkStudy(**study.resolved, method=method, weights=starting)
 
 
 def load_method(config: RunConfig, plugins: tuple[Path, ...] = ()) -> LoadedMethod:
@@ -177,23 +172,19 @@ def load_method(config: RunConfig, plugins: tuple[Path, ...] = ()) -> LoadedMeth
     if len(set(names)) != len(names):
         raise UsageError(f"--loss {config.method.loss} names a loss twice.")
     entries = {name: registry.find("losses", name, plugins) for name in names}
-    losses = {name: registry.load(e, Loss) for name, e in entries.items()}
-    raw = split_params(own_params(config, names), names)
+    settings = split_params(own_params(config, names), names)
+    of_losses = _loss_params({n: registry.load(e, Loss) for n, e in entries.items()}, settings)
     return LoadedMethod(
-        fusion,
-        plugin_params(fusion, raw["fusion"], f"fusion {entry.name}"),
-        registry.source_hash(entry),
-        losses,
-        _loss_params(losses, raw),
-        {name: registry.source_hash(e) for name, e in entries.items()},
-        literal_params(raw["optimizer"], "optimizer"),
-        literal_params(raw["schedule"], "schedule"),
+        load_plugin(entry, Fusion, settings["fusion"]),
+        {name: load_plugin(entries[name], Loss, of_losses[name]) for name in names},
+        literal_params(settings["optimizer"], "optimizer"),
+        literal_params(settings["schedule"], "schedule"),
     )
 
 
 def _loss_params(
     losses: Mapping[str, type[Loss]], raw: Mapping[str, Mapping[str, Param]]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, Param]]:
     """`loss.NAME=VALUE` goes to the one loss that has NAME; `loss.<loss>.NAME` says which."""
     given = {name: dict(raw[f"loss.{name}"]) for name in losses}
     for key, value in raw["loss"].items():
@@ -205,17 +196,4 @@ def _loss_params(
                 f"Say which: {' or '.join(f'loss.{n}.{key}' for n in owners or losses)}.",
             )
         given[owners[0]][key] = value
-    return {name: plugin_params(cls, given[name], f"loss {name}") for name, cls in losses.items()}
-
-
-def _construct(what: str, cls: Any, spec: Any, params: Mapping[str, Any]) -> Any:
-    try:
-        return cls(spec, **params)
-    except FusionbenchError:
-        raise
-    except ValueError as error:  # how a plugin says that a setting does not fit
-        raise UsageError(f"The {what} refuses its settings: {error}.") from error
-    except Exception as error:
-        raise PluginError(
-            f"The {what} cannot be built: {type(error).__name__}: {error}."
-        ) from error
+    return given

@@ -22,11 +22,10 @@ from fusionbench.records import Store
 from fusionbench.runs.network_study import NetworkStudy, setup
 from fusionbench.runs.study import FoldRows, Trained
 from fusionbench.training.augment import AUGMENTATIONS
-from fusionbench.training.checkpoint_file import CheckpointError
-from fusionbench.training.checkpoints import Keeper, place_of
-from fusionbench.training.feed import Arrays, place
+from fusionbench.training.checkpoints import CheckpointError, Keeper, place_of
+from fusionbench.training.feed import place
 from fusionbench.training.loop import fit, predict
-from fusionbench.training.metadata_dropout import withholding
+from fusionbench.training.metadata_dropout import MetadataDropout
 from fusionbench.training.placement import choose_device, choose_path, choose_placement, prepare
 from fusionbench.training.step import TrainingStep
 
@@ -37,7 +36,10 @@ class NetworkTrainer:
     """Holds what the folds share: the probed backbone, the decoded images, and the training step
     with all that was compiled and recorded for it."""
 
-    def __init__(self, experiment: NetworkStudy, execution: Execution, progress: Progress) -> None:
+    def __init__(
+        self, experiment: NetworkStudy, execution: Execution, progress: Progress = SILENT
+    ) -> None:
+        """Raises UsageError for a device that is not there."""
         device = choose_device(execution.device)
         path = choose_path(execution.step, device)
         method = experiment.config.method
@@ -80,18 +82,10 @@ class NetworkTrainer:
         # Random starting weights are other ones in every fold.
         random = experiment.config.method.weights == "none"
         backbone = experiment.backbone() if random else copy.deepcopy(self.backbone)
-        metadata = experiment.metadata(fold, rows)
-        encoder = experiment.encoder(metadata, rows.train)
-        counts = np.bincount(table.labels[rows.train], minlength=len(table.card.classes))
-        step = self._step_for(
-            *experiment.model(backbone, encoder, tuple(int(c) for c in counts)), progress
-        )
+        data = experiment.fold_data(fold, rows, self.images, placement.device)
+        arrays = data.arrays
+        step = self._step_for(*experiment.model(backbone, data.encoder, rows.train), progress)
         model = step.model
-        arrays = Arrays(
-            self.images,
-            torch.from_numpy(encoder.transform(metadata)).to(placement.device),
-            torch.from_numpy(table.labels).to(placement.device),
-        )
         watched = rows.watch
 
         def score(candidate: FusionModel) -> float:
@@ -114,13 +108,15 @@ class NetworkTrainer:
                 seed=seed,
                 optimizer_args=experiment.method.optimizer_args,
                 schedule_args=experiment.method.schedule_args,
-                withholding=withholding(
-                    encoder,
-                    metadata.iloc[rows.train],
+                dropout=MetadataDropout.fitted(
+                    data.encoder,
+                    data.metadata.iloc[rows.train],
                     config.metadata_dropout,
                     config.block_dropout,
                     placement.device,
-                ),
+                )
+                if config.metadata_dropout or config.block_dropout
+                else None,
                 watch=score if watched is not None else None,
                 task=task,
                 keep=keeper.keep,
@@ -188,11 +184,8 @@ class NetworkTrainer:
         )
 
 
-def trainer(
-    experiment: NetworkStudy, execution: Execution, progress: Progress = SILENT
-) -> NetworkTrainer:
-    """What carries its folds out. Raises UsageError for a device that is not there."""
-    return NetworkTrainer(experiment, execution, progress)
+# What carries a study's folds out.
+trainer = NetworkTrainer
 
 
 def _serialised(model: FusionModel) -> bytes:

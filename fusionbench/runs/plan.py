@@ -2,57 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from fusionbench.config.run_config import Execution, RunConfig
-from fusionbench.errors import DataError, FusionbenchError
+from fusionbench.config.run_config import Execution
+from fusionbench.errors import DataError, FusionbenchError, UsageError
 from fusionbench.progress import SILENT, Progress
-from fusionbench.protocols import Fold
 from fusionbench.records import Store
 from fusionbench.runs.fold import open_experiment
+from fusionbench.runs.job import Failed, Job, seen
 from fusionbench.runs.study import Opened, Study
 from fusionbench.tables import Declared, Overrides, Table, apply, expand
-
-State = Literal["done", "failed", "missing"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One fold of one row under one seed."""
-
-    row: int  # position in the table
-    label: str
-    config: RunConfig
-    fold: int
-    run_id: str
-    state: State  # in the store when the plan was made; failed: recorded, and without a success
-    study: Study = field(repr=False, compare=False)  # opened once for all folds of a row
-
-    @property
-    def done(self) -> bool:
-        return self.state == "done"
-
-    @property
-    def title(self) -> str:
-        return f"{self.label}, fold {self.fold}, seed {self.config.seed}"
-
-    @property
-    def split(self) -> Fold:
-        return next(f for f in self.study.protocol.folds if f.index == self.fold)
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A run without a result, or a row that was refused before any of its runs."""
-
-    label: str
-    seed: int
-    fold: int | None  # None: every fold
-    message: str
-    run_id: str = ""  # of the record that holds the traceback; "" where there is none
-    before: bool = False  # it failed in an earlier sweep and was not repeated
 
 
 @dataclass(frozen=True)
@@ -60,24 +20,22 @@ class Plan:
     """All runs of a table in the order in which they are carried out, and what cannot run."""
 
     jobs: tuple[Job, ...]
-    refused: tuple[Failed, ...]
+    refused: tuple[Failed, ...] = ()
 
     @property
     def missing(self) -> tuple[Job, ...]:
         """Neither done nor failed."""
-        return self._of("missing")
+        return tuple(job for job in self.jobs if job.state == "missing")
 
     @property
     def failed(self) -> tuple[Job, ...]:
         """Failed in an earlier sweep."""
-        return self._of("failed")
+        return tuple(job for job in self.jobs if job.state == "failed")
 
     def todo(self, *, retry_failed: bool = False) -> tuple[Job, ...]:
         """What a sweep computes."""
-        return self._of("missing", "failed") if retry_failed else self.missing
-
-    def _of(self, *states: State) -> tuple[Job, ...]:
-        return tuple(job for job in self.jobs if job.state in states)
+        wanted = ("missing", "failed") if retry_failed else ("missing",)
+        return tuple(job for job in self.jobs if job.state in wanted)
 
 
 def plan(
@@ -109,33 +67,40 @@ def plan_of(
     they share what was prepared for the first, and a whole row can be ranked.
     """
     declared = list(declared)
-    store = Store(execution.store)
-    opened: dict[int, Study | Failed] = {}
-    data = Opened()  # rows on the same data hold the same table: hundreds need no more than one
+    store, data = Store(execution.store), Opened()
+    rows: dict[int, Study | Failed] = {}
     jobs: list[Job] = []
     refused: list[Failed] = []
-    rows = len({one.row for one in declared})
-    with progress.task("planning", total=rows, unit="row") as task:
+    with progress.task("planning", total=len({one.row for one in declared}), unit="row") as task:
         for one in declared:
-            seed = one.config.seed
-            if one.row not in opened:
-                opened[one.row] = _opened(one, execution, progress, data)
+            if one.row not in rows:
+                rows[one.row] = _opened(one, execution, progress, data)
                 task.advance()
-            study = opened[one.row]
+            study = rows[one.row]
             if isinstance(study, Failed):
-                refused.append(replace(study, seed=seed))
+                refused.append(replace(study, seed=one.config.seed))
                 continue
-            if study.config.seed != seed:  # all else is the row's
-                own = study.config.model_copy(update={"seed": seed})
-                study = replace(study, config=own)
-            for fold in study.protocol.folds:
-                if not folds or fold.index in folds:
-                    name = study.run_id(fold)
-                    state = _state(store, name)
-                    jobs.append(Job(one.row, one.label, one.config, fold.index, name, state, study))
+            if study.config.seed != one.config.seed:  # all else is the row's
+                config = study.config.model_copy(update={"seed": one.config.seed})
+                study = replace(study, config=config)
+            there = [f.index for f in study.protocol.folds if not folds or f.index in folds]
+            jobs += jobs_of(one, study, store, there)
     place = {seed: i for i, seed in enumerate(dict.fromkeys(d.config.seed for d in declared))}
     jobs.sort(key=lambda job: (place[job.config.seed], job.row, job.fold))
     return Plan(tuple(jobs), tuple(refused))
+
+
+def jobs_of(one: Declared, study: Study, store: Store, folds: Sequence[int]) -> Iterator[Job]:
+    """A job for each of `folds`, in that order. Raises UsageError for one that there is not."""
+    there = {fold.index: fold for fold in study.protocol.folds}
+    for k in folds:
+        if k not in there:
+            raise UsageError(
+                f"{study.protocol.spec.name} has no fold {k}.",
+                f"It has folds {min(there)} to {max(there)}; --fold all runs them all.",
+            )
+        run_id = study.run_id(there[k])
+        yield Job(one.row, one.label, one.config, k, run_id, seen(store, run_id), study)
 
 
 def _opened(
@@ -147,9 +112,3 @@ def _opened(
         raise  # no other row could do better
     except FusionbenchError as error:
         return Failed(one.label, one.config.seed, None, str(error))
-
-
-def _state(store: Store, name: str) -> State:
-    if store.has(name):
-        return "done"
-    return "failed" if store.has_failure(name) else "missing"

@@ -15,16 +15,22 @@ from fusionbench.errors import UsageError
 from fusionbench.progress import Progress
 
 LOCAL = "ray"
+# A cluster of one machine listens on the loopback interface only. By Ray's name this is for desktop
+# systems; it does so on each, if it is set before Ray is imported.
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @contextmanager
-def connected(address: str, progress: Progress) -> Iterator[tuple[Any, bool]]:
+def connected(address: str, progress: Progress) -> Iterator[Any]:
     """Ray, joined or started: "ray" (the cluster of $RAY_ADDRESS, else one on this machine that
     ends with the sweep), "auto" (the one running on this machine), "HOST:PORT" or "ray://HOST:PORT".
 
-    Yields the module, and whether the connection outlives the block: one that this process has
-    already is used, and left as it is. Raises UsageError where Ray is not installed or not there.
+    Yields the module. A connection that this process has already is used, and left as it is. Raises
+    UsageError where Ray is not installed or not there.
     """
+    joined = address if address != LOCAL else os.environ.get("RAY_ADDRESS", "")
+    if not joined:
+        os.environ.update(ALONE)
     # Ray tells its makers what it is used for unless told not to.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -34,9 +40,8 @@ def connected(address: str, progress: Progress) -> Iterator[tuple[Any, bool]]:
             "Ray is not installed.", "pip install 'fusionbench[ray]', on every node."
         ) from None
     if ray.is_initialized():
-        yield ray, True
+        yield ray
         return
-    joined = address if address != LOCAL else os.environ.get("RAY_ADDRESS", "")
     _reachable(joined)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     progress.note(f"joining Ray at {joined}" if joined else "starting Ray on this machine")
@@ -55,7 +60,7 @@ def connected(address: str, progress: Progress) -> Iterator[tuple[Any, bool]]:
             "for a token: RAY_AUTH_MODE=token, and the cluster's own in RAY_AUTH_TOKEN.",
         ) from error
     try:
-        yield ray, False
+        yield ray
     finally:
         ray.shutdown()
 

@@ -1,121 +1,155 @@
-"""What a Ray worker does: one task is one fold of one run. The driver alone writes to the store."""
+"""What travels to a Ray worker, and what it does: one task is one fold of one run.
+
+There goes an order, and with it all that the worker would read from files: the table and the split
+(once per dataset), the decoded photographs (once per dataset and size), the source of the plugins,
+and starting weights where they are a file here. What comes with fusionbench is the worker's own.
+The worker opens the run from that; its run_id, which hashes data, plugins and weights, must be the
+planned one. Both directions are the engine's own: it runs code by its nature.
+"""
 
 from __future__ import annotations
 
+import math
 import os
-import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fusionbench.config.run_config import Execution
-from fusionbench.errors import FusionbenchError
-from fusionbench.progress import Progress, Task
-from fusionbench.runs import shipping
-from fusionbench.runs.shipping import Delivery, Files, Order, Shared
+from fusionbench.data.table import Table
+from fusionbench.plugin import registry
+from fusionbench.progress import Progress
+from fusionbench.protocols import Split
+from fusionbench.runs.fold import Computed, LastRow
+from fusionbench.runs.job import Order
+from fusionbench.runs.study import Opened, Study
+from fusionbench.runs.worker import Telling, attempt, set_threads
 
-# Between two messages of a worker about how far it is.
-PAUSE = 1.0  # seconds
+# Of each path of --plugins: its last two names, and (path inside, source) of the files.
+Sources = tuple[tuple[str, tuple[tuple[str, bytes], ...]], ...]
 
-# Plugins that this process has written down, so that each is imported once.
-_unfolded: dict[Files, tuple[tempfile.TemporaryDirectory[str], tuple[Path, ...]]] = {}
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of starting weights."""
+
+    identity: str  # as the driver's record has it
+    name: str
+    content: bytes
+
+
+class Shipped(Opened):
+    """The data and the split that came along, whatever the configuration calls them."""
+
+    def __init__(self, data: tuple[Table, Split]) -> None:
+        super().__init__()
+        self.data = data
+
+    def of(self, *_: object) -> tuple[Table, Split]:
+        return self.data
 
 
 def work(
     order: Order,
-    study: bytes,
-    shared: Shared,
-    plugins: Files,
+    threads: int,
+    data: tuple[Table, Split],
+    sources: Sources,
     pixels: Any,  # uint8 (n, S, S, 3) in the node's shared memory; None for a control
-    weights: tuple[str, bytes] | None,  # name and content of the file to start from
+    weights: Weights | None,
     board: Any,  # actor that is told how far the run is
-) -> Delivery:
+) -> Computed | Exception:
     """Compute one fold from what was shipped."""
     # The node's own would come on top of those that were shipped.
     os.environ.pop("FUSIONBENCH_PLUGINS", None)
-    progress = BoardProgress(board, order.run_id)
-    with _threads(order.threads), tempfile.TemporaryDirectory(prefix="fusionbench-") as folder:
-        paths = _paths(plugins)
-        execution = Execution(plugins=paths, device=order.device, step=order.step)
-        try:
-            opened = shipping.unpack(study, shared, paths)
-        except FusionbenchError as error:
-            return Delivery(order.run_id, refused=str(error))
-        if pixels is not None:
-            opened = shipping.with_pixels(opened, pixels)
-        if weights is not None:
-            opened = shipping.with_weights(opened, *weights, Path(folder))
-        return shipping.fill(order, opened, execution, progress)
+    set_threads(threads)  # as many as on the driver: sums in another order have other last bits
+    progress = Telling(lambda *message: board.hear.remote(order.run_id, *message))
+    with tempfile.TemporaryDirectory(prefix="fusionbench-") as folder:
 
+        def computed(order: Order, progress: Progress) -> Computed:
+            row = LastRow(Shipped(data))  # not kept: memory is the next task's, of any row
+            config = order.config
+            if weights is not None:
+                path = Path(folder, weights.name)
+                path.write_bytes(weights.content)
+                config = config.changed(weights=str(path))
+            # The store is the driver's: no record is written here, and no checkpoint, which would
+            # go with the worker.
+            execution = replace(
+                order.execution,
+                plugins=_unfolded(sources)[1],
+                store=Path(folder, "none"),
+                checkpoint_every=math.inf,
+            )
+            here = replace(order, config=config, execution=execution)
+            study: Any = row.reopen(here)
+            if pixels is not None:
+                study = replace(study, pixels=pixels)
+            if weights is not None:
+                study = replace(study, weights=weights.identity)
+            return row.compute(study, here, progress)
 
-def own_threads() -> int:
-    """How many threads this process computes with; results may depend on it in the last bits."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        return int(torch.get_num_threads())
-    from threadpoolctl import threadpool_info
-
-    return max((pool["num_threads"] for pool in threadpool_info()), default=os.cpu_count() or 1)
+        result: Computed | Exception = attempt(computed, order, progress)
+        return result
 
 
 class Board:
     """Where workers leave how far they are, and the driver reads it. A Ray actor."""
 
     def __init__(self) -> None:
-        self.said: dict[str, float] = {}
+        self.shares: dict[str, float] = {}
 
-    def say(self, run_id: str, share: float) -> None:
-        self.said[run_id] = share
+    def hear(self, run_id: str, what: str, *said: Any) -> None:
+        if what == "at":
+            self.shares[run_id] = said[0] / max(said[1], 1)
 
     def read(self, running: list[str]) -> dict[str, float]:
         """Shares done of those runs that have said anything."""
-        self.said = {run: self.said[run] for run in running if run in self.said}
-        return self.said
+        self.shares = {run: self.shares[run] for run in running if run in self.shares}
+        return self.shares
 
 
-class BoardProgress(Progress):
-    """Tells a board now and then; the share is that of the outermost task that is long."""
+def starting_weights(study: Study) -> Weights | None:
+    """The file that the run starts from, where it is one on this machine."""
+    if not study.uses_images or study.config.method.weights == "none":
+        return None
+    from fusionbench.models.weights import offline_file, weights_identity
 
-    def __init__(self, board: Any, run_id: str) -> None:
-        self.board, self.run_id, self.last = board, run_id, 0.0
-
-    @contextmanager
-    def task(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
-        yield _BoardTask(self, total)
-
-    def say(self, share: float) -> None:
-        now = time.monotonic()
-        if now - self.last >= PAUSE:
-            self.last = now
-            self.board.say.remote(self.run_id, share)
+    name, backbone = study.config.method.weights, study.config.method.backbone
+    path = offline_file(backbone) if name == "imagenet" else Path(name)
+    if path is None:  # each machine asks timm's hub
+        return None
+    return Weights(weights_identity(backbone, name), path.name, path.read_bytes())
 
 
-class _BoardTask(Task):
-    def __init__(self, progress: BoardProgress, total: int) -> None:
-        self.progress, self.total, self.done = progress, max(total, 1), 0
-
-    def advance(self, steps: int = 1, **info: object) -> None:
-        self.done += steps
-        self.progress.say(self.done / self.total)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """As many as on the driver: sums in another order have other last bits."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=count):
-        if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(count)
-        os.environ["OMP_NUM_THREADS"] = str(count)  # for a PyTorch that is loaded later
-        yield
+def plugin_sources(plugins: Sequence[Path]) -> Sources:
+    """Of what `--plugins` and $FUSIONBENCH_PLUGINS name, the files that the registry would read."""
+    found = []
+    for root in registry.plugin_paths(plugins):
+        paths = [root]
+        if root.is_dir():
+            folders = [root, *(root / kind for kind in registry.KINDS)]
+            paths = sorted(path for folder in folders for path in folder.glob("*.py"))
+        files = tuple((str(path.relative_to(root)), path.read_bytes()) for path in paths)
+        if files:
+            found.append((f"{root.parent.name or 'plugins'}/{root.name}", files))
+    return tuple(found)
 
 
-def _paths(plugins: Files) -> tuple[Path, ...]:
-    if plugins not in _unfolded:
-        folder = tempfile.TemporaryDirectory(prefix="fusionbench-plugins-")
-        _unfolded[plugins] = (folder, shipping.unfold(plugins, Path(folder.name)))
-    return _unfolded[plugins][1]
+def unfold(sources: Sources, folder: Path) -> tuple[Path, ...]:
+    """Write those files below `folder`; the paths to give as --plugins."""
+    roots = [folder / str(i) / name for i, (name, _) in enumerate(sources)]
+    for root, (_, files) in zip(roots, sources, strict=True):
+        for inside, source in files:
+            path = root / inside
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(source)
+    return tuple(roots)
+
+
+@cache
+def _unfolded(sources: Sources) -> tuple[Any, tuple[Path, ...]]:
+    """Once in a process, so that each plugin is imported once; the folder goes with the first."""
+    folder = tempfile.TemporaryDirectory(prefix="fusionbench-plugins-")
+    return folder, unfold(sources, Path(folder.name))

@@ -1,13 +1,12 @@
-"""What one run of a sweep asks of a cluster, and how its wishes are written."""
+"""What one run of a sweep asks of a cluster."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-from fusionbench.errors import UsageError
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+from fusionbench.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,11 @@ class Resources:
 
 
 def parse_size(text: str) -> int:
-    """ "8G", "512 MB", "1.5GiB" -> bytes, by powers of 1,024. Raises UsageError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
-    if not found or not float(found[1]):
+    """ "8G", "512 MB", "1.5GiB" -> bytes. Raises UsageError."""
+    try:
+        size = int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        size = 0
+    if size <= 0:
         raise UsageError(f"{text!r} is no amount of memory.", "Write it as in 8G or 512M.")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    return size

@@ -216,9 +216,8 @@ def open_study(
 ) -> Study:
     """Resolve and check data, columns and split. Raises UsageError or DataError."""
     data = config.data
-    card = open_card(data.dataset, plugins=execution.plugins)
-    columns = input_columns(card, data.columns or None, forbidden=data.allow_forbidden)
     table, protocol = (opened or Opened()).of(data, execution, progress)
+    columns = input_columns(table.card, data.columns or None, forbidden=data.allow_forbidden)
     keep = _encoder(data, table, columns).keeps(table.metadata)
     return Study(config, table, columns, protocol, keep)
 

@@ -24,8 +24,9 @@ What the numbers are:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +40,10 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A metric of pooled predictions with its percentile interval; NaN where undefined."""
+class Resampling:
+    """The percentile interval of a number under resampled patients; NaN where undefined."""
 
     metric: str
-    value: float  # of the rows as they are
     low: float
     high: float
     confidence: float
@@ -55,22 +55,20 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Paired:
+class Interval(Resampling):
+    """A metric of pooled predictions."""
+
+    value: float  # of the rows as they are
+
+
+@dataclass(frozen=True)
+class Paired(Resampling):
     """a minus b on the same patients."""
 
-    metric: str
     value_a: float
     value_b: float
     difference: float
-    low: float
-    high: float
     p: float  # two-sided: twice the smaller tail of the differences beyond 0, at most 1
-    confidence: float
-    n_rows: int
-    n_patients: int
-    n_resamples: int
-    lacking_class: int
-    undefined: int
 
 
 def draw(n_patients: int, n_resamples: int, seed: int = 0) -> NDArray[np.int64]:
@@ -95,23 +93,8 @@ def intervals(
     """
     weights = draw(pooled.n_patients, n_resamples, seed)
     values, resampled = estimates(pooled, metrics), evaluate(pooled, metrics, weights)
-    lacking = int(vanished(pooled, weights).sum())
-    found = {}
-    for name in metrics:
-        low, high, undefined = _percentiles(resampled[name], confidence)
-        found[name] = Interval(
-            metric=name,
-            value=values[name],
-            low=low,
-            high=high,
-            confidence=confidence,
-            n_rows=len(pooled.rows),
-            n_patients=pooled.n_patients,
-            n_resamples=n_resamples,
-            lacking_class=lacking,
-            undefined=undefined,
-        )
-    return found
+    facts = _resamplings(pooled, weights, resampled, confidence)
+    return {name: Interval(value=values[name], **facts[name]) for name in metrics}
 
 
 def paired(
@@ -132,29 +115,22 @@ def paired(
     if problem := difference(a, b):
         raise RecordError(f"The predictions cannot be paired: {problem}.")
     weights = draw(a.n_patients, n_resamples, seed)
-    values = [estimates(one, metrics) for one in (a, b)]
-    resampled = [evaluate(one, metrics, weights) for one in (a, b)]
-    lacking = int(vanished(a, weights).sum())
-    found = {}
-    for name in metrics:
-        differences = resampled[0][name] - resampled[1][name]
-        low, high, undefined = _percentiles(differences, confidence)
-        found[name] = Paired(
-            metric=name,
-            value_a=values[0][name],
-            value_b=values[1][name],
-            difference=values[0][name] - values[1][name],
-            low=low,
-            high=high,
-            p=two_sided(differences),
-            confidence=confidence,
-            n_rows=len(a.rows),
-            n_patients=a.n_patients,
-            n_resamples=n_resamples,
-            lacking_class=lacking,
-            undefined=undefined,
+    (values_a, values_b), (resampled_a, resampled_b) = (
+        [estimates(one, metrics) for one in (a, b)],
+        [evaluate(one, metrics, weights) for one in (a, b)],
+    )
+    differences = {name: resampled_a[name] - resampled_b[name] for name in metrics}
+    facts = _resamplings(a, weights, differences, confidence)
+    return {
+        name: Paired(
+            value_a=values_a[name],
+            value_b=values_b[name],
+            difference=values_a[name] - values_b[name],
+            p=two_sided(differences[name]),
+            **facts[name],
         )
-    return found
+        for name in metrics
+    }
 
 
 def two_sided(differences: Floats) -> float:
@@ -167,12 +143,26 @@ def two_sided(differences: Floats) -> float:
     return min(1.0, 2 * (1 + min(tails)) / (1 + len(known)))
 
 
-def _percentiles(values: Floats, confidence: float) -> tuple[float, float, int]:
+def _resamplings(
+    pooled: Pooled, weights: NDArray[np.int64], resampled: Mapping[str, Floats], confidence: float
+) -> dict[str, dict[str, Any]]:
+    """Metric -> the fields of its Resampling."""
     if not 0 < confidence < 1:
         raise ValueError(f"A confidence must lie between 0 and 1, not {confidence}.")
-    known = values[~np.isnan(values)]
-    if not len(known):
-        return math.nan, math.nan, len(values)
+    facts = {
+        "confidence": confidence,
+        "n_rows": len(pooled.rows),
+        "n_patients": pooled.n_patients,
+        "n_resamples": len(weights),
+        "lacking_class": int(vanished(pooled, weights).sum()),
+    }
     tail = (1 - confidence) / 2
-    low, high = np.quantile(known, [tail, 1 - tail])
-    return float(low), float(high), len(values) - len(known)
+    fields = {}
+    for name, values in resampled.items():
+        known = values[~np.isnan(values)]
+        low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (math.nan, math.nan)
+        undefined = len(values) - len(known)
+        fields[name] = facts | {
+            "metric": name, "low": float(low), "high": float(high), "undefined": undefined
+        }  # fmt: skip
+    return fields

@@ -43,7 +43,7 @@ class Pooled:
 def pool(runs: Mapping[int, Sequence[Predictions]], part: str = "test") -> Pooled:
     """Put the folds of each seed together. `runs`: seed -> the predictions of its folds.
 
-    A row without a patient counts as a patient of its own. Raises RecordError where there is
+    A row without a patient counts as another patient. Raises RecordError where there is
     nothing of `part`, and where seeds disagree about rows, labels, patients or classes.
     """
     found = [_one_seed(folds, part, seed) for seed, folds in sorted(runs.items())]

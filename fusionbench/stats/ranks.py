@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,13 +72,9 @@ def friedman(
     order = sorted(range(k), key=lambda i: (ranks[i], methods[i]))
     names = [methods[i] for i in order]
     by_rank = [float(ranks[i]) for i in order]
-    pairs = {
-        (names[i], names[j]): float(
-            stats.studentized_range.sf((by_rank[j] - by_rank[i]) / unit * math.sqrt(2), k, np.inf)
-        )
-        for i in range(k)
-        for j in range(i + 1, k)
-    }
+    gaps = np.abs(np.subtract.outer(by_rank, by_rank)) / unit * math.sqrt(2)
+    p = stats.studentized_range.sf(gaps, k, np.inf)
+    pairs = {(names[i], names[j]): float(p[i, j]) for i in range(k) for j in range(i + 1, k)}
     return Friedman(
         ranks=dict(zip(names, by_rank, strict=True)),
         n_datasets=n,
@@ -131,7 +127,7 @@ def diagram(result: Friedman, path: Path, title: str = "") -> None:
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         scikit_posthocs.critical_difference_diagram(
-            _drawable(result.ranks),
+            {_escaped(name): rank for name, rank in result.ranks.items()},
             p.rename(index=_escaped, columns=_escaped),
             alpha=result.alpha,
             ax=axes,
@@ -148,10 +144,6 @@ def diagram(result: Friedman, path: Path, title: str = "") -> None:
         date = {"Date": None} if path.suffix.lower() == ".svg" else {"Software": "fusionbench"}
         figure.savefig(picture, format=path.suffix.lower()[1:], dpi=200, metadata=date)
     write_output(path, picture.getvalue())
-
-
-def _drawable(ranks: Mapping[str, float]) -> dict[str, float]:
-    return {_escaped(name): rank for name, rank in ranks.items()}
 
 
 def _escaped(name: str) -> str:

@@ -14,11 +14,13 @@ seeds still help: they take the seed's part out of every fold's difference.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+
+from fusionbench.config.wording import plural
 
 Values = Mapping[tuple[int, int], float]  # (seed, fold) -> a metric of that run
 Key = TypeVar("Key", bound=Hashable)
@@ -65,7 +67,7 @@ def resampled_t(a: Values, b: Values, ratio: float, *, confidence: float = 0.95)
     if n < 2:
         nan = math.nan
         mean = float(d[0]) if n else nan
-        why = f"{n} fold{'' if n == 1 else 's'} in common: no spread to test against"
+        why = f"{plural(n, 'fold')} in common: no spread to test against"
         return ResampledT(mean, nan, nan, n - 1, nan, nan, nan, n, ratio, confidence, why)
     mean = float(d.mean())
     if np.abs(d).max() <= EQUAL:
@@ -86,17 +88,6 @@ def fold_means(values: Values) -> dict[int, float]:
     return {fold: math.fsum(found) / len(found) for fold, found in by_fold.items()}
 
 
-def test_train_ratio(n_test: Iterable[int], n_train: Iterable[int]) -> float:
-    """Mean over runs of n_test / n_train. Raises ValueError where there is none or one is 0."""
-    pairs = list(zip(n_test, n_train, strict=True))
-    if not pairs or any(test < 1 or train < 1 for test, train in pairs):
-        raise ValueError(f"Numbers of rows must be positive, and there must be some: {pairs}.")
-    return math.fsum(test / train for test, train in pairs) / len(pairs)
-
-
-test_train_ratio.__test__ = False  # type: ignore[attr-defined]  # a name that pytest collects
-
-
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """Adjusted p-values that keep the family-wise error rate (Holm, Scand. J. Statist. 6, 1979).
 
@@ -111,27 +102,3 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
         highest = max(highest, min(1.0, (len(tested) - done) * p))
         adjusted[key] = highest
     return adjusted
-
-
-def differs(best: Values, values: Values, ratio: float) -> float:
-    """Two-sided p of the corrected resampled t-test; NaN with fewer than two folds in common."""
-    return resampled_t(best, values, ratio).p
-
-
-def against_best(best: Values, others: Mapping[Key, Values], ratio: float) -> dict[Key, float]:
-    """Row -> p of its difference from the best row, Holm-adjusted over the rows.
-
-    `others`: without the best row itself. The best was chosen by looking at the same values, which
-    no correction here undoes: a small p against it is a little too small.
-    """
-    return holm({key: differs(best, values, ratio) for key, values in others.items()})
-
-
-def not_different(
-    best: Values, others: Mapping[Key, Values], ratio: float, alpha: float = 0.05
-) -> frozenset[Key]:
-    """The rows that do not differ significantly from the best: adjusted p >= alpha.
-
-    A row that cannot be tested (fewer than two folds in common) is not among them.
-    """
-    return frozenset(key for key, p in against_best(best, others, ratio).items() if p >= alpha)

@@ -21,7 +21,7 @@ from fusionbench.stats.resampled import Values
 
 
 @dataclass(frozen=True)
-class Spread:
+class VarianceParts:
     """Standard deviations, in the metric's unit. All None where `note` says there is no layout."""
 
     fold: float | None
@@ -39,7 +39,7 @@ class Spread:
         return math.hypot(self.seed, self.rest)
 
 
-def spread(values: Values) -> Spread:
+def spread(values: Values) -> VarianceParts:
     """Split the variance of (seed, fold) values.
 
     Only a full rectangle has mean squares: a seed that lacks a fold (or has NaN there) is left out
@@ -54,14 +54,14 @@ def spread(values: Values) -> Spread:
     if len(folds) < 2 or len(whole) < 2:
         why = f"{len(folds)} fold(s) by {len(whole)} seed(s): two of each at least"
         why += f" ({note})" if note else ""
-        return Spread(None, None, None, len(folds), len(whole), why)
+        return VarianceParts(None, None, None, len(folds), len(whole), why)
     x = np.array([[cells[seed, fold] for seed in whole] for fold in folds])
     f, s = x.shape
     by_fold, by_seed = x.mean(axis=1, keepdims=True), x.mean(axis=0, keepdims=True)
     ms_fold = s * float(((by_fold - x.mean()) ** 2).sum()) / (f - 1)
     ms_seed = f * float(((by_seed - x.mean()) ** 2).sum()) / (s - 1)
     ms_rest = float(((x - by_fold - by_seed + x.mean()) ** 2).sum()) / ((f - 1) * (s - 1))
-    return Spread(
+    return VarianceParts(
         fold=math.sqrt(max(0.0, (ms_fold - ms_rest) / s)),
         seed=math.sqrt(max(0.0, (ms_seed - ms_rest) / f)),
         rest=math.sqrt(ms_rest),

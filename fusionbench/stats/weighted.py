@@ -2,7 +2,7 @@
 
 A resample is a whole-number weight for each patient; the metric of a resample is what
 metrics.compute gives for the rows repeated that often. Counts and means are matrix products with
-the weights, AUCs are weighted rank sums; what is neither is computed row by row, slowly.
+the weights, AUCs are weighted rank sums.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from fusionbench.metrics.compute import compute, confidence_bins
+from fusionbench.metrics.compute import confidence_bins
 from fusionbench.metrics.names import ECE_BINS, SPECIFICITIES
 from fusionbench.stats.pooled import Floats, Ints, Pooled
 
@@ -86,18 +86,18 @@ class Resampled:
 
     @cached_property
     def recall(self) -> Floats:
-        return _ratio(self.right, self.support, np.nan)
+        return _ratio(self.right, self.support)
 
     @cached_property
     def precision(self) -> Floats:
         """(B, K), 0 for a class that is never predicted, NaN where it is not there either."""
         claimed = self.counts.sum(axis=1)
         never = np.where(self.support > 0, 0.0, np.nan)
-        return np.where(claimed > 0, _ratio(self.right, claimed, np.nan), never)
+        return np.where(claimed > 0, _ratio(self.right, claimed), never)
 
     @cached_property
     def f1(self) -> Floats:
-        return _ratio(2 * self.right, self.support + self.counts.sum(axis=1), np.nan)
+        return _ratio(2 * self.right, self.support + self.counts.sum(axis=1))
 
     @cached_property
     def auc(self) -> Floats:
@@ -134,7 +134,7 @@ class Resampled:
         known = ~np.isnan(per_class)
         weights = np.where(known, self.support, 0.0)
         total = weights.sum(axis=1)
-        return _ratio((np.where(known, per_class, 0.0) * weights).sum(axis=1), total, np.nan)
+        return _ratio((np.where(known, per_class, 0.0) * weights).sum(axis=1), total)
 
     def nll(self) -> Floats:
         truth = np.take_along_axis(self.p, self.y[:, None], axis=1)[:, 0]
@@ -149,16 +149,6 @@ class Resampled:
         right = self.p.argmax(axis=1) == self.y
         gaps[np.arange(len(top)), confidence_bins(top)] = right - top
         return np.abs(self.totals(gaps)).sum(axis=1) / self.n
-
-    def slowly(self, metrics: Sequence[str]) -> dict[str, Floats]:
-        """Any metric, by compute() on the repeated rows."""
-        found: dict[str, list[float]] = {name: [] for name in metrics}
-        for weights in self.weights.astype(np.int64):
-            rows = np.repeat(np.arange(len(self.y)), weights[self.patients])
-            numbers = compute(self.y[rows], self.p[rows], self.classes)
-            for name in metrics:
-                found[name].append(numbers[name])
-        return {name: np.array(values) for name, values in found.items()}
 
 
 class _Order:
@@ -180,7 +170,7 @@ class _Order:
         negative = _running(np.where(self.positive, 0.0, weights))
         positive = weights[:, self.positive]
         won = (positive * (negative[:, self.below] + negative[:, self.upto])).sum(axis=1) / 2
-        return _ratio(won, positive.sum(axis=1) * negative[:, -1], np.nan)
+        return _ratio(won, positive.sum(axis=1) * negative[:, -1])
 
     def sensitivity(self, rows: Floats, specificity: int) -> Floats:
         """(b, n) weights -> (b,): the greatest one at that specificity in percent and more."""
@@ -192,7 +182,7 @@ class _Order:
         lowest = (100 * below >= specificity * negative[:, -1:]).argmax(axis=1)
         total = positive[:, -1]
         called = total - positive[np.arange(len(rows)), self.thresholds[lowest]]
-        return np.where(negative[:, -1] > 0, _ratio(called, total, np.nan), np.nan)
+        return np.where(negative[:, -1] > 0, _ratio(called, total), np.nan)
 
 
 WHOLE: Mapping[str, Callable[[Resampled], Floats]] = {
@@ -210,31 +200,24 @@ WHOLE: Mapping[str, Callable[[Resampled], Floats]] = {
 }
 
 
-def _sensitivity(resampled: Resampled, c: int, specificity: int) -> Floats:
-    return resampled.sensitivity(c, specificity)
-
-
 OF_CLASS: Mapping[str, Callable[[Resampled, int], Floats]] = {
     "recall": lambda r, c: r.recall[:, c],
     "precision": lambda r, c: r.precision[:, c],
     "f1": lambda r, c: r.f1[:, c],
     "auc": lambda r, c: r.auc[:, c],
-    **{f"sens_at_spec{s}": partial(_sensitivity, specificity=s) for s in SPECIFICITIES},
+    **{f"sens_at_spec{s}": partial(Resampled.sensitivity, specificity=s) for s in SPECIFICITIES},
 }
 
 
 def _evaluate_seed(resampled: Resampled, metrics: Sequence[str]) -> dict[str, Floats]:
     found: dict[str, Floats] = {}
-    slow = []
     for name in metrics:
         kind, _, label = name.partition("/")
-        if name in WHOLE:
-            found[name] = WHOLE[name](resampled)
-        elif kind in OF_CLASS and label in resampled.classes:
+        if label in resampled.classes:
             found[name] = OF_CLASS[kind](resampled, resampled.classes.index(label))
         else:
-            slow.append(name)
-    return found | (resampled.slowly(slow) if slow else {})
+            found[name] = WHOLE[name](resampled)
+    return found
 
 
 def _running(weights: Floats) -> Floats:
@@ -244,10 +227,11 @@ def _running(weights: Floats) -> Floats:
     return sums
 
 
-def _ratio(above: Floats, below: Floats, otherwise: float) -> Floats:
-    return np.divide(above, below, out=np.full(np.shape(above), otherwise), where=below > 0)
+def _ratio(above: Floats, below: Floats) -> Floats:
+    """NaN where there is nothing below."""
+    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
 
 
 def _mean_of_known(per_class: Floats) -> Floats:
     known = ~np.isnan(per_class)
-    return _ratio(np.where(known, per_class, 0.0).sum(axis=1), known.sum(axis=1), np.nan)
+    return _ratio(np.where(known, per_class, 0.0).sum(axis=1), known.sum(axis=1))

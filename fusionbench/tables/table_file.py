@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from fusionbench.config.wording import plural
 from fusionbench.data.paths import given_path, is_file
 from fusionbench.errors import DataError, UsageError
 from fusionbench.plugin import registry
@@ -51,7 +52,7 @@ def read_table(name: str | Path, *, plugins: Sequence[str | Path] = ()) -> Table
     if found or table is None:
         found = list(dict.fromkeys(found))
         raise DataError(
-            f"{path} has {len(found)} problem{'s' * (len(found) > 1)}: "
+            f"{path} has {plural(len(found), 'problem')}: "
             f"{found[0][0]}: {found[0][1]}" + ("; …" if len(found) > 1 else "."),
             "leaderboards/README.md describes the format.",
             [{"file": path.name, "field": where, "problem": text} for where, text in found],

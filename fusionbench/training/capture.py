@@ -1,7 +1,7 @@
 """Work on a GPU, recorded once as a CUDA graph and replayed without Python.
 
-    recorded = record(work, inputs)      runs `work(*inputs)` a few times, then records it
-    recorded.outputs                     the tensors that each replay fills anew
+    recorded = recorder(work, inputs)     runs `work(*inputs)` a few times, then records it
+    recorded.outputs                     the tensors that each replay fills again
     recorded(*other_inputs)              copies them into the recorded inputs, replays
 
 PyTorch's notes: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
@@ -9,10 +9,10 @@ PyTorch's notes: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graph
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ WARM_UP = 3
 
 @dataclass(frozen=True)
 class Recorded:
-    """`inputs` and `outputs` stay where they are in memory; `replay` computes the latter anew."""
+    """`inputs` and `outputs` stay where they are in memory; `replay` computes the latter again."""
 
     inputs: tuple[Tensor, ...]
     outputs: Any
@@ -36,10 +36,8 @@ class Recorded:
         return self.outputs
 
 
-class Record(Protocol):
-    """Records `work`, which is called with the tensors it will find its inputs in."""
-
-    def __call__(self, work: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Recorded: ...
+# Records (work, inputs); `work` is called with the tensors it will find its inputs in.
+Recorder = Callable[[Callable[..., Any], tuple[Tensor, ...]], Recorded]
 
 
 class CudaGraphs:
@@ -58,7 +56,7 @@ class CudaGraphs:
         with torch.cuda.stream(side):
             for i in range(WARM_UP):
                 # The first run may wait, for set-up; a wait in the last is one of every run.
-                with _no_waiting() if i == WARM_UP - 1 else _as_it_is():
+                with _no_waiting() if i == WARM_UP - 1 else nullcontext():
                     work(*own)
         torch.cuda.current_stream(self.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
@@ -69,7 +67,7 @@ class CudaGraphs:
 
 
 @contextmanager
-def _no_waiting() -> Any:
+def _no_waiting() -> Iterator[None]:
     """A call that makes the host wait raises RuntimeError, with the place where it stands."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
@@ -77,8 +75,3 @@ def _no_waiting() -> Any:
         yield
     finally:
         torch.cuda.set_sync_debug_mode(before)
-
-
-@contextmanager
-def _as_it_is() -> Any:
-    yield

@@ -1,22 +1,24 @@
-"""Where training stands after an epoch, kept in a file, so that a run that was stopped goes on.
+"""Where training stands after an epoch, in a file, so that a run that was stopped goes on.
 
     parts = Parts(trained, optimizer, scheduler, ema, device)
     parts.capture(state) -> State       after an epoch: everything that the next one depends on
     parts.restore(state)                in a new process, before its first epoch
     keeper = Keeper(store, run, place)
-    keeper.keep(state)                  writes it: all of the file or none, whenever we are killed
-    keeper.find() -> State | None       reads it, if it is whole and was made for this very run
+    keeper.keep(state)                  writes all of the file or none, whenever we are killed
+    keeper.find() -> State | None       reads it, if it is complete and was made for this very run
 
-Each run has one file, `checkpoints/<run_id>.safetensors` (training.checkpoint_file): one
-rename replaces one epoch's state by the next.
+Each run has one file, `checkpoints/<run_id>.pt`, written by torch.save. Every checksum in it is
+compared before torch.load reads it, which builds tensors and plain values and runs no code.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,17 +29,21 @@ from torch.utils._pytree import tree_leaves
 from fusionbench.errors import FusionbenchError
 from fusionbench.progress import SILENT, Progress
 from fusionbench.records import Store
-from fusionbench.training.checkpoint_file import CheckpointError, pieces, read
+from fusionbench.records.reading import unfit_checkpoint
 from fusionbench.training.optimizers import Plateau
 
 Tensors = dict[str, Tensor]
 
-FORMAT = 1
-# What checkpoints may take of the time, where nobody says how often they are written: on a GPU an
+FORMAT = 2
+# What checkpoints may take of the time, unless the user says how often to write them: on a GPU an
 # epoch may be shorter than the writing of its checkpoint.
 SHARE = 0.02
 # How fast the first is taken to be written, in bytes per second; from then on it is known.
 RATE = 500e6
+
+
+class CheckpointError(FusionbenchError):
+    """A checkpoint that cannot be used."""
 
 
 @dataclass
@@ -144,22 +150,22 @@ class Keeper:
         self._complained = False
 
     def find(self) -> State | None:
-        """What to go on from. None, with a note where there is a file: to be started anew."""
+        """What to go on from. None where there is no checkpoint, or, with a note, where it cannot
+        be used."""
         path = self.store.checkpoint_path(self.run)
         if not path.exists() and not path.is_symlink():
             return None
         try:
-            content = read(path)
-            state, place = State(**content["state"]), dict(content["place"])
-        except (CheckpointError, KeyError, TypeError, ValueError) as error:
+            state, place = read(path)
+        except CheckpointError as error:
             self.reject(error)
             return None
         for key in sorted({*place, *self.place}):
             there, here = place.get(key, "nothing"), self.place.get(key, "nothing")
             if there != here:
                 self.progress.note(
-                    f"{self.label} starts anew: its checkpoint of epoch {state.epoch} was made "
-                    f"with {key} {there}, not {here}"
+                    f"{self.label} starts from the beginning: its checkpoint of epoch "
+                    f"{state.epoch} was made with {key} {there}, not {here}"
                 )
                 return None
         self.seconds_before = state.seconds
@@ -173,8 +179,9 @@ class Keeper:
             return
         state = replace(state, seconds=self.seconds_before + now - self._began)
         try:
-            content = {f.name: getattr(state, f.name) for f in fields(state)}
-            self.store.write_checkpoint(self.run, pieces({"place": self.place, "state": content}))
+            file = io.BytesIO()
+            torch.save({"place": self.place, "state": vars(state)}, file)
+            self.store.write_checkpoint(self.run, [file.getbuffer()])
             self._last = time.perf_counter()
             self.cost = self._last - now
         except FusionbenchError as error:
@@ -189,9 +196,25 @@ class Keeper:
         return since * SHARE >= cost
 
     def reject(self, error: Exception) -> None:
-        """Say that a checkpoint is no good."""
+        """Say that a checkpoint cannot be used."""
         self.seconds_before = 0.0
-        self.progress.note(f"{self.label} starts anew: its checkpoint is no good. {error}")
+        self.progress.note(
+            f"{self.label} starts from the beginning: its checkpoint cannot be used. {error}"
+        )
+
+
+def read(path: Path) -> tuple[State, dict[str, Any]]:
+    """State and place of a checkpoint. Raises CheckpointError for a damaged or foreign file."""
+    if reason := unfit_checkpoint(path):
+        raise CheckpointError(f"{path} cannot be read: {reason}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return State(**content["state"]), dict(content["place"])
+    except Exception as error:  # of many types, from the file's pickle and from what it builds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise CheckpointError(
+            f"{path} cannot be read: {type(error).__name__}: {reason[:200]}."
+        ) from error
 
 
 def place_of(environment: Mapping[str, Any], run: str) -> dict[str, Any]:

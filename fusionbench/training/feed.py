@@ -2,7 +2,7 @@
 
 Images stay uint8 in one table. Where they lie on the model's device, a batch is one gather there.
 Where they do not (a table larger than a GPU's memory, mapped from the disk), threads gather the
-next batches into pinned host memory and a stream of its own copies them, while the step runs.
+next batches into pinned host memory and a separate stream copies them, while the step runs.
 
 The threads never call CUDA: an allocation or an event query beside a capture invalidates the
 capture, which is also why torch's DataLoader with its pin_memory thread would not do. (Without a
@@ -146,7 +146,7 @@ def _streamed(
 
 
 class _Copies:
-    """Copies to the GPU on a stream of their own.
+    """Copies to the GPU on a separate stream.
 
     Memory stays bounded by two rules. Pinned buffers come from torch's caching host allocator,
     which gives one out again only after the copy from it has ended. And the host does not run more

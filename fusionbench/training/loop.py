@@ -24,7 +24,7 @@ from fusionbench.models.fusion_model import FusionModel
 from fusionbench.progress import Task
 from fusionbench.training.checkpoints import Parts, State
 from fusionbench.training.feed import Arrays, batches, sizes
-from fusionbench.training.metadata_dropout import Withholding
+from fusionbench.training.metadata_dropout import MetadataDropout
 from fusionbench.training.optimizers import (
     Plateau,
     higher_is_better,
@@ -33,7 +33,7 @@ from fusionbench.training.optimizers import (
 )
 from fusionbench.training.placement import Placement, by_rule
 from fusionbench.training.sampling import epoch_rows
-from fusionbench.training.step import Terms, TrainingStep, as_float
+from fusionbench.training.step import TrainingStep, as_float
 
 # Photographs of a batch in evaluation. A model's bits may depend on it.
 EVALUATED = 64
@@ -58,7 +58,7 @@ def fit(
     seed: int,
     optimizer_args: dict[str, Any] | None = None,
     schedule_args: dict[str, Any] | None = None,
-    withholding: Withholding | None = None,
+    dropout: MetadataDropout | None = None,
     watch: Callable[[FusionModel], float] | None = None,
     task: Task | None = None,
     resume: State | None = None,
@@ -66,7 +66,7 @@ def fit(
 ) -> Fitted:
     """Train the model of `step` in place on `rows` of `arrays`.
 
-    withholding   which metadata a training step does not get to see; None: it sees all
+    dropout       which metadata a training step does not get to see; None: it sees all
     watch         called after each epoch: the value of the metric `config.watch`. The epoch where
                   it is best is kept (the first of equals). None: the last epoch is kept.
     keep          called after each epoch with where training stands, in the model's own tensors
@@ -104,7 +104,7 @@ def fit(
                 break
             started = time.perf_counter()
             mean_loss = _train_epoch(
-                step, arrays, rows, config, optimizer, scheduler, ema, withholding,
+                step, arrays, rows, config, optimizer, scheduler, ema, dropout,
                 seed=seed, epoch=epoch, steps=steps, task=task,
             )  # fmt: skip
             at.train_seconds += time.perf_counter() - started
@@ -178,9 +178,7 @@ def predict(
 
 def evaluated(image: Tensor, model: FusionModel) -> Tensor:
     """(B, 3, S, S) uint8 -> what the model takes where nothing is augmented."""
-    mean = torch.tensor(model.backbone.mean, device=image.device).view(1, 3, 1, 1)
-    std = torch.tensor(model.backbone.std, device=image.device).view(1, 3, 1, 1)
-    return (as_float(image) - mean) / std
+    return model.backbone.normalised(as_float(image))
 
 
 def _train_epoch(
@@ -191,7 +189,7 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     scheduler: Any,
     ema: ModelEmaV3 | None,
-    withholding: Withholding | None,
+    dropout: MetadataDropout | None,
     *,
     seed: int,
     epoch: int,
@@ -204,12 +202,14 @@ def _train_epoch(
     generator = torch.Generator().manual_seed(int(order.integers(2**62)))
     labels = arrays.labels.cpu().numpy()[rows]
     drawn = epoch_rows(rows, labels, config.sampler, order)
-    hidden = withholding.draw(len(drawn), seed, epoch) if withholding is not None else None
+    hidden = dropout.draw(len(drawn), seed, epoch) if dropout is not None else None
     trained = [p for group in optimizer.param_groups for p in group["params"]]
-    meter = _Meter(device)
+    seen: list[Tensor] = []  # each step's terms, on the device: a GPU does not wait for Python
     step.begin_epoch(epoch, config.epochs)
     for i, batch in enumerate(batches(arrays, drawn, config.batch_size, device)):
-        meta = batch.meta if hidden is None else hidden.apply(batch.meta, batch.start)
+        meta = batch.meta
+        if dropout is not None and hidden is not None:
+            meta = dropout.apply(meta, hidden[batch.start : batch.start + len(meta)])
         augmented_by = step.augment.draw(len(batch.target), generator)
         terms = step(batch.image, augmented_by, meta, batch.target)
         if config.clip_grad:
@@ -220,39 +220,15 @@ def _train_epoch(
             scheduler.step_update(update)
         if ema is not None:
             ema.update(step.model, step=update)
-        meter.add(terms)
+        seen.append(torch.stack([term.double() for term in terms.values()]))
         task.advance(len(batch.target))
-    means, bad = meter.read()
-    if bad is not None:
+    losses = dict(zip(terms, torch.stack(seen, dim=1).cpu(), strict=True))
+    if len(bad := torch.where(~losses["loss"].isfinite())[0]):
         raise RunFailedError(
-            f"The loss is not finite in epoch {epoch}, step {bad + 1} of {steps}.",
+            f"The loss is not finite in epoch {epoch}, step {int(bad[0]) + 1} of {steps}.",
             "Lower --lr, set --clip-grad 1, or use --precision fp32.",
         )
-    return means
-
-
-class _Meter:
-    """The loss terms of an epoch, summed on the device: read once, so that a GPU is never made to
-    wait for Python."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.names: tuple[str, ...] = ()
-        self.sums = torch.zeros((), dtype=torch.float64, device=device)
-        self.steps = torch.zeros((), dtype=torch.int64, device=device)
-        self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
-
-    def add(self, terms: Terms) -> None:
-        self.names = tuple(terms)
-        self.sums = self.sums + torch.stack([term.double() for term in terms.values()])
-        bad = (self.first_bad < 0) & ~torch.isfinite(terms["loss"])
-        self.first_bad = torch.where(bad, self.steps, self.first_bad)
-        self.steps = self.steps + 1
-
-    def read(self) -> tuple[dict[str, float], int | None]:
-        """The mean of each term, and the first step (from 0) whose loss was not finite."""
-        means = (self.sums / self.steps).tolist()
-        bad = int(self.first_bad)
-        return dict(zip(self.names, means, strict=True)), bad if bad >= 0 else None
+    return {name: float(values.mean()) for name, values in losses.items()}
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -26,12 +26,12 @@ STREAM = 30
 
 
 @dataclass(frozen=True)
-class Withholding:
+class MetadataDropout:
     """What is withheld how often, of encoded metadata with M features of C columns.
 
     blank    (M,) float32, on the device of training: what a row without any record encodes to
     column   (M,) which of the C columns a feature belongs to
-    blocks   (blocks, C) which columns each block has
+    blocks   (blocks, C) bool, which columns each block has
     """
 
     blank: Tensor
@@ -40,47 +40,35 @@ class Withholding:
     cell_rate: float
     block_rate: float
 
-    def draw(self, n: int, seed: int, epoch: int) -> Hidden:
-        """For an epoch of n photographs. The same for the same seed and epoch, on any device."""
+    @classmethod
+    def fitted(
+        cls,
+        encoder: MetadataEncoder,
+        train: pd.DataFrame,
+        cell_rate: float,
+        block_rate: float,
+        device: torch.device,
+    ) -> MetadataDropout:
+        """For an encoder that was fitted on the training rows `train`.
+
+        The blocks are those of the training rows (fusionbench.data.blocks); where no columns go
+        unrecorded together there, all columns are one block.
+        """
+        names = [c.name for c in encoder.columns]
+        blocks = recorded_together(train[names]) or (tuple(names),)
+        members = np.array([[name in block for name in names] for block in blocks], dtype=bool)
+        blank = torch.from_numpy(encoder.blank()).to(device)
+        return cls(blank, encoder.sources, members, cell_rate, block_rate)
+
+    def draw(self, n: int, seed: int, epoch: int) -> Tensor:
+        """(n, M) bool, what an epoch's n photographs go without, in the order they come. The same
+        for the same seed and epoch, on any device."""
         rng = np.random.default_rng([seed, epoch, STREAM])
         cells = rng.random((n, self.blocks.shape[1])) < self.cell_rate
         taken = rng.random((n, len(self.blocks))) < self.block_rate
         cells |= (taken[:, :, None] & self.blocks).any(axis=1)
-        return Hidden(torch.from_numpy(cells[:, self.column]).to(self.blank.device), self.blank)
+        return torch.from_numpy(cells[:, self.column]).to(self.blank.device)
 
-
-@dataclass(frozen=True)
-class Hidden:
-    """What an epoch's photographs go without: `features` (n, M) bool, in the order they come."""
-
-    features: Tensor
-    blank: Tensor
-
-    def apply(self, meta: Tensor, start: int) -> Tensor:
-        """(B, M) metadata of the photographs from `start` on, with what is hidden left blank."""
-        return torch.where(self.features[start : start + len(meta)], self.blank, meta)
-
-
-def withholding(
-    encoder: MetadataEncoder,
-    train: pd.DataFrame,
-    cell_rate: float,
-    block_rate: float,
-    device: torch.device,
-) -> Withholding | None:
-    """For an encoder that was fitted on the training rows `train`; None where both rates are 0.
-
-    The blocks are those of the training rows (fusionbench.data.blocks); where no columns go
-    unrecorded together there, all columns are one block.
-    """
-    if not (cell_rate or block_rate):
-        return None
-    names = [c.name for c in encoder.columns]
-    blocks = recorded_together(train[names]) or (tuple(names),)
-    return Withholding(
-        blank=torch.from_numpy(encoder.blank()).to(device),
-        column=encoder.sources,
-        blocks=np.array([[name in block for name in names] for block in blocks], dtype=bool),
-        cell_rate=cell_rate,
-        block_rate=block_rate,
-    )
+    def apply(self, meta: Tensor, hidden: Tensor) -> Tensor:
+        """(B, M) metadata with what is `hidden`, their rows of `draw`, left blank."""
+        return torch.where(hidden, self.blank, meta)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import timm.optim
@@ -22,10 +24,11 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     if config.optimizer not in timm.optim.list_optimizers():
         raise UsageError(*unknown_name("optimizer", config.optimizer, timm.optim.list_optimizers()))
-    on_gpu = any(parameter.is_cuda for parameter in trained.parameters())
-    if on_gpu and "foreach" not in extra and _has_fused(config.optimizer):
-        extra = {"fused": True, **extra}  # one kernel for all parameters
-    try:
+    made_by = timm.optim.get_optimizer_class(config.optimizer, bind_defaults=False)
+    if "foreach" not in extra and "fused" in inspect.signature(made_by).parameters:
+        # One kernel: on a CPU it halves the time of AdamW, on a GPU it also makes fewer launches.
+        extra = {"fused": True, **extra}
+    with _settings_of(f"optimizer {config.optimizer}"):
         return timm.optim.create_optimizer_v2(
             trained,
             opt=config.optimizer,
@@ -33,15 +36,6 @@ def make_optimizer(
             weight_decay=config.weight_decay,
             **extra,
         )
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"The optimizer {config.optimizer} does not take these settings: {error}."
-        ) from error
-
-
-def _has_fused(optimizer: str) -> bool:
-    made_by = timm.optim.get_optimizer_class(optimizer, bind_defaults=False)
-    return "fused" in inspect.signature(made_by).parameters
 
 
 def make_scheduler(
@@ -61,29 +55,30 @@ def make_scheduler(
     warmup = min(config.warmup_epochs, max(config.epochs - 1, 0))
     if config.schedule == "plateau":
         mode: Literal["min", "max"] = "max" if watched and higher_is_better(config) else "min"
-        try:
+        with _settings_of(
+            "schedule plateau",
+            "It takes those of torch.optim.lr_scheduler.ReduceLROnPlateau: factor, patience, "
+            "min_lr, threshold, threshold_mode, cooldown, eps.",
+        ):
             return Plateau(optimizer, mode, warmup, **extra)
-        except (TypeError, ValueError) as error:
-            raise UsageError(
-                f"The schedule plateau does not take these settings: {error}.",
-                "It takes those of torch.optim.lr_scheduler.ReduceLROnPlateau: factor, patience, "
-                "min_lr, threshold, threshold_mode, cooldown, eps.",
-            ) from error
     arguments: dict[str, Any] = {"warmup_epochs": warmup, "warmup_lr": config.lr * 0.01, **extra}
-    try:
-        scheduler, _ = timm.scheduler.create_scheduler_v2(
+    with _settings_of(f"schedule {config.schedule}"):
+        return timm.scheduler.create_scheduler_v2(
             optimizer,
             sched=config.schedule,
             num_epochs=config.epochs,
             step_on_epochs=False,
             updates_per_epoch=steps,
             **arguments,
-        )
+        )[0]
+
+
+@contextmanager
+def _settings_of(what: str, remedy: str = "") -> Iterator[None]:
+    try:
+        yield
     except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"The schedule {config.schedule} does not take these settings: {error}."
-        ) from error
-    return scheduler
+        raise UsageError(f"The {what} does not take these settings: {error}.", remedy) from error
 
 
 def higher_is_better(config: TrainingSettings) -> bool:

@@ -40,7 +40,7 @@ def prepare(device: torch.device) -> None:
     """PyTorch's switches of this process for training on the device: on a CPU the same bits every
     time; on a GPU the fastest kernels for batches of one size.
 
-    Deterministic mode also fills every new tensor with NaN, so that nobody reads what was not
+    Deterministic mode also fills every new tensor with NaN, so that no code reads what was not
     written. It has no part in the result, and took 3 to 5 % of a ResNet-18 step (128 px, fp32).
     """
     if device.type == "cuda":

@@ -28,7 +28,7 @@ from fusionbench.models.fusion_model import FusionModel
 from fusionbench.plugin.loss import CombinedLoss, total
 from fusionbench.progress import SILENT, Progress
 from fusionbench.training.augment import Augmentation
-from fusionbench.training.capture import CudaGraphs, Record
+from fusionbench.training.capture import CudaGraphs, Recorder
 from fusionbench.training.placement import Placement, by_rule
 from fusionbench.training.plain_state import plain_state, restore, same
 
@@ -57,25 +57,22 @@ class TrainingStep:
         progress: Progress = SILENT,
         *,
         compiler: str = "inductor",
-        record: Record | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
-        """`compiler`: a backend of torch.compile; `record`: what captures, CUDA graphs if None."""
+        """`compiler`: a backend of torch.compile; `recorder`: CUDA graphs if None."""
         device = placement.device
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.loss = loss.to(device)
         self.trained = nn.ModuleDict({"model": self.model, "loss": self.loss})
+        self._made = _made_for_a_fold(self.trained)
         self.augment, self.placement, self.progress = augment, placement, progress
         self.path = path
-        self._compiler, self._record = compiler, record
-        if self._record is None and path.endswith("captured"):
-            self._record = CudaGraphs(device)
+        self._compiler, self._recorder = compiler, recorder
+        if self._recorder is None and path.endswith("captured"):
+            self._recorder = CudaGraphs(device)
         if path.startswith("compiled"):
             # Kept with our other caches, so that another process finds what was compiled.
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder(None) / "compiled"))
-        self._mean, self._std = (
-            torch.tensor(values, device=device).view(1, 3, 1, 1)
-            for values in (model.backbone.mean, model.backbone.std)
-        )
         self._ways: dict[int, Way] = {}  # by batch size
         self._full: int | None = None
         self._begun = plain_state(loss)
@@ -113,14 +110,12 @@ class TrainingStep:
     def reinitialise(self, model: FusionModel, loss: CombinedLoss) -> bool:
         """Start again from the values of a freshly built model and loss, on what was compiled and
         recorded for the old ones. False, with nothing changed, where they are not alike in all but
-        their values: they need a step of their own."""
+        their values: they need a new step."""
         fresh = nn.ModuleDict({"model": model, "loss": loss})
-        if _kinds(fresh) != _kinds(self.trained):
-            return False
-        if not all(map(same, _plain_parts(fresh), _plain_parts(self.trained))):
+        if not same(_all_but_values(fresh), _all_but_values(self.trained)):
             return False
         with torch.no_grad():
-            for old, new in zip(_tensors(self.trained), _tensors(fresh), strict=True):
+            for (_, old), (_, new) in zip(_tensors(self.trained), _tensors(fresh), strict=True):
                 old.copy_(new)
         self.release_gradients()
         return True
@@ -137,7 +132,7 @@ class TrainingStep:
     def _forward(self, image: Tensor, drawn: Tensor, meta: Tensor, target: Tensor) -> Terms:
         if self.augment.static:
             image = self.augment.apply(as_float(image), drawn)
-        image = (image - self._mean) / self._std
+        image = self.model.backbone.normalised(image)
         with self.placement.autocast():
             terms = self.loss(self.model(image, meta), target)
             return {"loss": total(terms), **terms}
@@ -175,10 +170,9 @@ class TrainingStep:
     def _try_plainly(self, inputs: tuple[Tensor, ...]) -> None:
         """Raises RuntimeError for a plugin that remembers in Python what its next step depends on:
         that would be built into the step. Seen before minutes are spent on compiling it."""
-        plugins = (self.model.fusion, self.loss)
-        before = [plain_state(plugin) for plugin in plugins]
+        before = plain_state(self._made)
         self._gradients(self._forward, *inputs)
-        if not same(before, [plain_state(plugin) for plugin in plugins]):
+        if not same(before, plain_state(self._made)):
             raise RuntimeError("a plugin changes its Python attributes while it trains")
 
     def _built(self, inputs: tuple[Tensor, ...]) -> Way:
@@ -191,8 +185,8 @@ class TrainingStep:
             )
         way = partial(self._gradients, forward)
         if captured:
-            assert self._record is not None
-            return self._record(way, inputs)
+            assert self._recorder is not None
+            return self._recorder(way, inputs)
         if compiled:
             way(*inputs)  # it is compiled when it is first called
         return way
@@ -200,20 +194,16 @@ class TrainingStep:
     @contextmanager
     def _undone(self) -> Iterator[None]:
         """What is done inside leaves no trace in buffers, gradients, random state and plugins."""
-        buffers = list(self.trained.buffers())
-        kept = [buffer.clone() for buffer in buffers]
-        plugins = (self.model.fusion, self.loss)
-        before = [plain_state(plugin) for plugin in plugins]
-        device = self.placement.device
+        buffers = [(buffer, buffer.clone()) for buffer in self.trained.buffers()]
+        before, device = plain_state(self._made), self.placement.device
         devices = [device] if device.type == "cuda" else []
         try:
             with torch.random.fork_rng(devices=devices):
                 yield
         finally:
-            for plugin, state in zip(plugins, before, strict=True):
-                restore(plugin, state)
+            restore(self._made, before)
             with torch.no_grad():
-                for buffer, value in zip(buffers, kept, strict=True):
+                for buffer, value in buffers:
                     buffer.copy_(value)
             self.release_gradients()
 
@@ -223,23 +213,21 @@ def as_float(image: Tensor) -> Tensor:
     return image.float().div_(255)
 
 
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
 
 
-def _kinds(module: nn.Module) -> list[Any]:
-    """What two modules must share for one to take the other's values."""
-    named = (*module.named_parameters(), *module.named_buffers())
-    return [
-        *((name, type(part)) for name, part in module.named_modules()),
-        *((name, t.shape, t.dtype, t.requires_grad) for name, t in named),
-    ]
+def _made_for_a_fold(trained: nn.ModuleDict) -> nn.ModuleDict:
+    """All but the backbone, whose settings are the run's."""
+    parts = dict(trained["model"].named_children()) | {"loss": trained["loss"]}
+    return nn.ModuleDict({name: part for name, part in parts.items() if name != "backbone"})
 
 
-def _plain_parts(trained: nn.ModuleDict) -> Iterator[dict[str, Any]]:
-    """Of everything that is built for a fold; the backbone is not: its settings are the run's."""
-    for name, child in trained["model"].named_children():
-        if name != "backbone":
-            yield plain_state(child)
-    yield plain_state(trained["loss"])
+def _all_but_values(trained: nn.ModuleDict) -> tuple[Any, ...]:
+    """What two models and losses must share for one to take the other's values."""
+    return (
+        [(name, type(part)) for name, part in trained.named_modules()],
+        [(name, t.shape, t.dtype, t.requires_grad) for name, t in _tensors(trained)],
+        plain_state(_made_for_a_fold(trained)),
+    )

@@ -93,6 +93,8 @@ class _CSF(nn.Module):
         bias = self.weigh_c.bias - self.weigh_s.bias
         on_c = torch.matmul(x, (w_c * g).transpose(1, 2))  # (B, N, R)
         r = torch.sigmoid(on_c - s * torch.matmul(x, w_s.t()) + bias)
+        # Under autocast r and s are float32, and would make all products with x so, too.
+        r, s = r.to(x.dtype), s.to(x.dtype)
         return x * (r * g + (1 - r) * s)
 
 

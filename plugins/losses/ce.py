@@ -2,16 +2,15 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fusionbench.plugin.fusion import Spec
-from fusionbench.plugin.loss import Loss, Output
+from fusionbench.plugin.loss import Loss, Output, balanced_weights
 
 
 class CrossEntropy(Loss):
-    """class_weights "balanced": n / (K n_k) from the training rows (scikit-learn's rule).
+    """class_weights "balanced": fusionbench.plugin.loss.balanced_weights of the training rows.
 
     The weighted mean divides by the sum of the weights in the batch, as PyTorch does.
     """
@@ -30,10 +29,7 @@ class CrossEntropy(Loss):
             raise ValueError(f"label_smoothing={label_smoothing} is outside 0 <= value < 1")
         weights = None
         if class_weights == "balanced":
-            if len(spec.counts) != spec.classes:
-                raise ValueError("class_weights=balanced needs the training class counts")
-            counts = torch.tensor(spec.counts, dtype=torch.float32).clamp(min=1)
-            weights = counts.sum() / (spec.classes * counts)
+            weights = balanced_weights(spec)
         self.register_buffer("weights", weights)
         self.label_smoothing = label_smoothing
 

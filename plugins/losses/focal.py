@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fusionbench.plugin.fusion import Spec
-from fusionbench.plugin.loss import Loss, Output, class_counts
+from fusionbench.plugin.loss import Loss, Output, balanced_weights
 
 
 class Focal(Loss):
     """-alpha_y (1 - p_y)^gamma log p_y, in the softmax form: p = softmax(logits).
 
     gamma 0 is cross-entropy. Alone it weighs by difficulty, not by rarity; class_weights
-    "balanced" is the paper's alpha: n / (K n_k) from the training rows. The weighted mean divides
-    by the sum of the alphas in the batch, as the cross-entropy `ce` does.
+    "balanced" sets the paper's alpha to fusionbench.plugin.loss.balanced_weights of the training
+    rows. The weighted mean divides by the sum of the alphas in the batch, as the loss `ce` does.
     """
 
     alpha: Tensor | None
@@ -36,8 +36,7 @@ class Focal(Loss):
             raise ValueError(f"gamma={gamma} must not be negative")
         alpha = None
         if class_weights == "balanced":
-            counts = class_counts(spec)
-            alpha = (counts.sum() / (spec.classes * counts)).float()
+            alpha = balanced_weights(spec)
         self.register_buffer("alpha", alpha)
         self.gamma = gamma
 

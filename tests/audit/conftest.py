@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusionbench.audit import Audit, audit
+from fusionbench.audit.examine import audit
+from fusionbench.audit.findings import Audit
 from fusionbench.data.card import Column, DatasetCard, Expect, ProtocolSpec
 from fusionbench.data.locate import open_card
 from fusionbench.data.synthetic.generate import Knobs, generate
@@ -47,7 +48,7 @@ class Plot:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
-        card = self.card.changed(columns=(*self.card.columns, *self.columns))
+        card = self.card.model_copy(update={"columns": (*self.card.columns, *self.columns)})
         return load_table(card, self.folder, photographs="optional", cache_dir=self.cache)
 
     def audit(self, kind: str = "grouped-kfold") -> Audit:

@@ -13,20 +13,15 @@ from fusionbench.data.card import Column
 MALIGNANT = ("BCC", "SCC", "MEL")
 
 
-def seen(part) -> bool:
-    measures = (part.auc, part.bacc, part.told and part.told.auc)
-    return any(m is not None and m.found for m in measures)
-
-
 def told(audit: Audit) -> set[str]:
     """Everything that the sections call found, whatever its strength."""
     names = {g.columns[0] for s in (audit.missingness.not_recorded,) for g in s.columns
-             if seen(g)}  # fmt: skip
+             if g.telling}  # fmt: skip
     names |= {f"unknown {g.columns[0]}" for g in audit.missingness.unknown.columns
-              if seen(g)}  # fmt: skip
+              if g.telling}  # fmt: skip
     assert audit.confounds is not None
     names |= {f"image {c.fact}" for c in audit.confounds.facts if not c.lesion_too
-              and seen(c)}  # fmt: skip
+              and c.telling}  # fmt: skip
     return names | set(audit.proxies.unlisted)
 
 

@@ -12,12 +12,12 @@ from made_up_records import CLASSES, record
 from msgspec import structs
 from scipy import stats
 
-from fusionbench.analysis.comparison import choose, compare
+from fusionbench.analysis.pair import choose, compare
 from fusionbench.leaderboard import blocks
 from fusionbench.metrics.compute import compute
 from fusionbench.records import Predictions, Store
-from fusionbench.stats import pool
 from fusionbench.stats.bootstrap import draw
+from fusionbench.stats.pooled import pool
 
 N = 60  # photographs a fold, two of each patient
 
@@ -155,7 +155,7 @@ def test_what_stands_on_the_rows_is_said(cli, tmp_path: Path) -> None:
     put(kept, 1, result=subset | {"flags": ("optimistic: test-best",), "verdict": ""})
     put(kept, 1, noise=1, result=subset | {"verdict": "leaky: patients 54 %"}, **NONE)
     text = cli("compare", "sgmc", "none", "--store", kept.folder).out
-    assert "on a subset of 300 of its 400 photographs (these are not results on synthetic)" in text
+    assert "subset: 300 of 400 photographs (not synthetic)" in text
     assert (
         "Note on sgmc@resnet18 (ce+self-contrastive): optimistic: test-best; not audited." in text
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import timm
 
-from fusionbench.metrics.compute import METRICS
+from fusionbench.metrics.names import METRICS
 from fusionbench.plugin import registry
 
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from fusionbench.cli import progress as progress_module
-from fusionbench.cli.progress import BarProgress, LineProgress, duration
+from fusionbench.cli.progress import BarProgress, LineProgress
 
 
 class Clock:
@@ -173,12 +173,3 @@ def test_a_task_of_nothing_is_whole() -> None:
     with LineProgress().task("nothing", 0) as task:
         task.advance(0)
     assert progress_module.Counter(LineProgress(), "nothing", 0, "img", None).share == 1.0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1 min 00 s"),
-     (3599.4, "59 min 59 s"), (3599.6, "1 h 00 min"), (7500, "2 h 05 min")],
-)  # fmt: skip
-def test_durations_as_a_person_says_them(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

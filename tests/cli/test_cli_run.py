@@ -36,7 +36,7 @@ def test_json_is_one_object_with_folds_and_their_mean_and_spread(
     data = answer.json  # nothing else is on stdout
     assert data["config"]["fusion"] == "concat" and data["config"]["epochs"] == 1
     assert [fold["fold"] for fold in data["folds"]] == [0, 1, 2]
-    assert data["failed"] == []
+    assert data["failures"] == []
     store = Store(tmp_path / "store")
     for fold in data["folds"]:
         raw = json.loads((store.folder / "records" / f"{fold['run_id']}.json").read_text())
@@ -99,10 +99,10 @@ def test_a_failed_fold_ends_with_1_and_says_how_to_look(
     answer = cli(*tiny_run, "--fusion", "explodes", "--plugins", plugin, "--fold", "0", "--json")
     assert answer.code == 1
     assert answer.json["folds"] == [] and answer.json["mean"] == {}
-    (failed,) = answer.json["failed"]
+    (failed,) = answer.json["failures"]
     assert failed["fold"] == 0
     last = answer.err.splitlines()[-1]
-    assert last.startswith("Error: Fold 0 failed: The loss is not finite in epoch 1, step 1")
+    assert last.startswith("Error: fold 0: failed: The loss is not finite in epoch 1, step 1")
     assert f"fusionbench show {failed['run_id']}" in last
     assert "Traceback" not in answer.err
     shown = cli("show", failed["run_id"], "--store", tmp_path / "store")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fusionbench.cli.stress import FORMATS
+from fusionbench.analysis.stress.stress_text import FORMATS
 from fusionbench.records import Store
 
 

@@ -82,7 +82,7 @@ def test_a_row_that_is_not_there_is_named(cli, finished: Path, tmp_path: Path) -
 
 
 def test_the_default_minimum_is_the_librarys() -> None:
-    from fusionbench.analysis.subgroups import MIN_N
+    from fusionbench.analysis.subgroups.gaps import MIN_N
     from fusionbench.cli.subgroups import subgroups_command
 
     option = next(p for p in subgroups_command.params if p.name == "min_n")
@@ -90,18 +90,18 @@ def test_the_default_minimum_is_the_librarys() -> None:
 
 
 def test_what_is_told_apart_is_named_beside_the_widest_gap() -> None:
-    from fusionbench.analysis.subgroups import Gap, Pair, Share
+    from fusionbench.analysis.subgroups.gaps import Pair, RecallGap, Share
     from fusionbench.cli.subgroups import _sentence
 
     chance = Pair("tiny", "FEMALE", 0.31, -0.02, 0.55)
     real = Pair("MALE", "FEMALE", 0.2, 0.12, 0.28)
     low, high = Share(0.4, 0.2, 0.6, 20, 11), Share(0.71, 0.6, 0.8, 1200, 900)
     groups = ("FEMALE", "MALE", "tiny")
-    text = _sentence(Gap(low, high, chance, (real,), 3, groups))
+    text = _sentence(RecallGap(low, high, chance, (real,), 3, groups))
     assert text == (
         "lowest tiny 40.0 (n 20, 11 patients), highest FEMALE 71.0 (n 1,200, 900 patients): gap "
         "31.0 points [-2.0, 55.0], corrected for 3 pairs. Told apart: MALE below FEMALE by 20.0 "
         "points [12.0, 28.0]."
     )
-    none = _sentence(Gap(low, high, chance, (), 1, groups[1:]))
+    none = _sentence(RecallGap(low, high, chance, (), 1, groups[1:]))
     assert none.endswith("[-2.0, 55.0], not distinguishable from none.")

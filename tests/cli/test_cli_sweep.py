@@ -36,7 +36,7 @@ def test_a_grid_on_the_command_line(
     assert planned.code == 0, planned.err
     assert "8 runs: 0 done, 8 to run." in planned.out
     assert sum("concat, test_vit" in line for line in planned.out.splitlines()) == 2  # seeds
-    assert "How long is unknown" in planned.out and "kB of records" in planned.out
+    assert "How long is unknown" in planned.out
     assert not (tmp_path / "store").exists()
 
     controls = ("sweep", "--fusion", "metadata-logistic,missingness", "--fold", "0,2", *where)

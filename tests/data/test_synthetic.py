@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from planted_accuracies import bayes_accuracies, joint
 from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
 
 from fusionbench.data.card import read_card
 from fusionbench.data.synthetic import generate as synthetic
-from fusionbench.data.synthetic.generate import Knobs, bayes_accuracies, ensure, generate
-from fusionbench.data.synthetic.truth import CLASSES, joint, sample
+from fusionbench.data.synthetic.generate import Knobs, ensure, generate
+from fusionbench.data.synthetic.truth import CLASSES, sample
 from fusionbench.errors import DataError, UsageError
 from fusionbench.plugin.registry import builtin_root
 from fusionbench.protocols import load_protocol

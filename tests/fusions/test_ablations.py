@@ -33,8 +33,8 @@ def build(
     method = load_method(config)
     spec = build_spec(backbone, metadata=METADATA, classes=CLASSES, counts=(3, 2, 1))
     torch.manual_seed(0)
-    model = FusionModel(copy.deepcopy(backbone), method.fusion(spec, **method.fusion_params))
-    losses = {n: cls(model.spec, **method.loss_params[n]) for n, cls in method.losses.items()}
+    model = FusionModel(copy.deepcopy(backbone), method.fusion.build(spec))
+    losses = {name: loss.build(model.spec) for name, loss in method.losses.items()}
     return model, CombinedLoss(losses)
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from made_up_records import failed, finished
 from msgspec import structs
 from safetensors.numpy import save
+from thorough import times
 
 from fusionbench.errors import RecordError
 from fusionbench.records import Problem, Record, Store, read_record
@@ -36,7 +37,7 @@ def test_mutated_records(attempts: Attempts) -> None:
     draw = random.Random(1)
     record = whole_record()
     good, path = record.to_json().encode(), Path(f"{record.run_id}.json")
-    for _ in range(700):
+    for _ in range(times(700)):
         path.write_bytes(mutated(draw, good))
         if attempts(lambda: read_record(path), path.name):
             # What is let through is a record of the same run, and says so in plain JSON.
@@ -57,7 +58,7 @@ def test_the_quick_way_answers_as_the_strict_one(attempts: Attempts) -> None:
         except RecordError as error:
             return str(error)
 
-    for case in range(600):
+    for case in range(times(600)):
         data = good
         if case % 2:  # a key that some dict may have already
             at = draw.choice([i for i, byte in enumerate(good) if byte == ord("{")]) + 1
@@ -77,7 +78,7 @@ def test_records_with_other_values(attempts: Attempts) -> None:
     draw = random.Random(2)
     record = whole_record()
     plain, path = json.loads(record.to_json()), Path(f"{record.run_id}.json")
-    for _ in range(700):
+    for _ in range(times(700)):
         path.write_text(json.dumps(changed(draw, plain)), encoding="utf-8")
         if attempts(lambda: read_record(path), path.name):
             read_record(path).reproducible()
@@ -118,7 +119,9 @@ def test_any_json_in_a_record(attempts: Attempts) -> None:
 
     @given(st.sampled_from([*plain]), IDENTITIES)
     @settings(
-        deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture]
+        deadline=None,
+        max_examples=times(80),
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
     def check(key: str, value: Any) -> None:
         path.write_text(json.dumps(plain | {key: value}), encoding="utf-8")
@@ -137,7 +140,7 @@ def test_mutated_predictions_with_a_sha_that_fits(attempts: Attempts) -> None:
     store = Store("store")
     record = store.write(made, predictions)
     good, path = predictions.to_csv().encode(), Path(f"store/predictions/{made.run_id}.csv")
-    for _ in range(500):
+    for _ in range(times(500)):
         data = mutated(draw, good)
         path.write_bytes(data)
         lied = structs.replace(record, predictions_sha256=hashlib.sha256(data).hexdigest())
@@ -174,7 +177,7 @@ def test_stores_full_of_anything_are_verified_merged_and_tidied(attempts: Attemp
         "b" * 240 + ".json",
         "-.csv",
     ]
-    for case in range(150):
+    for case in range(times(150)):
         other = Store(f"other{case}")
         for name, data in files.items():
             path = other.folder / name

@@ -14,6 +14,7 @@ from attempts import Attempts, changed, mutated, toml_file
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_up_data import CARD, Pebbles, photo
+from thorough import times
 
 from fusionbench.config import recipe as recipes
 from fusionbench.config.recipe import read_recipe, recipe_names
@@ -51,7 +52,7 @@ def test_mutated_metadata(attempts: Attempts) -> None:
     draw = random.Random(1)
     data = pebbles(Path())
     card, good = data.card(), data.csv.read_bytes()
-    for case in range(500):
+    for case in range(times(500)):
         data.csv.write_bytes(mutated(draw, good))
         attempts(lambda: read_rows(data.csv), "pebbles.csv")
         if case % 12 == 0:
@@ -74,7 +75,9 @@ def test_any_text_in_any_cell(attempts: Attempts) -> None:
 
     @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([*rows[0]]), CELLS), max_size=4))
     @settings(
-        deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+        deadline=None,
+        max_examples=times(60),
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
     def check(changes: list[tuple[int, str, str]]) -> None:
         data.rows = copy.deepcopy(rows)
@@ -149,7 +152,7 @@ def test_mutated_cards(attempts: Attempts) -> None:
     good = toml_file(card_data()).encode()
     path.write_bytes(good)
     assert attempts(lambda: use_card(path, data.folder))
-    for _ in range(500):
+    for _ in range(times(500)):
         path.write_bytes(mutated(draw, good))
         attempts(lambda: read_card(path), "dataset.toml")
     attempts.finish(500, refused=200)
@@ -161,7 +164,7 @@ def test_cards_with_other_values(attempts: Attempts) -> None:
     data = pebbles(Path())
     path = Path("card/dataset.toml")
     path.parent.mkdir()
-    for case in range(400):
+    for case in range(times(400)):
         path.write_text(toml_file(changed(draw, card_data())), encoding="utf-8")
         attempts(lambda: read_card(path), "dataset.toml")
         if case % 5 == 0:  # what a command does with it takes longer
@@ -241,7 +244,7 @@ def test_mutated_tables(attempts: Attempts) -> None:
     draw = random.Random(4)
     names = sorted(builtin_tables().values())
     path = Path("mine.toml")
-    for _ in range(120):
+    for _ in range(times(120)):
         path.write_bytes(mutated(draw, draw.choice(names).read_bytes()))
         attempts(lambda: read_table(path), "mine.toml")
     attempts.finish(120, refused=50)
@@ -252,7 +255,7 @@ def test_tables_with_other_values(attempts: Attempts) -> None:
     draw = random.Random(5)
     raws = [tomllib.loads(p.read_text("utf-8")) for p in sorted(builtin_tables().values())]
     path = Path("mine.toml")
-    for _ in range(120):
+    for _ in range(times(120)):
         path.write_text(toml_file(changed(draw, draw.choice(raws))), encoding="utf-8")
         attempts(lambda: expand(read_table(path)), "mine.toml", "mine,")
     attempts.finish(120, refused=50)
@@ -275,7 +278,7 @@ def test_mutated_recipes(attempts: Attempts) -> None:
     files = [folder / f"{name}.toml" for name in recipe_names()]
     raws = [tomllib.loads(p.read_text("utf-8")) for p in files]
     path = Path("mine.toml")
-    for _ in range(250):
+    for _ in range(times(250)):
         path.write_bytes(mutated(draw, draw.choice(files).read_bytes()))
         attempts(lambda: read_recipe.__wrapped__(path), "mine.toml")
         path.write_text(toml_file(changed(draw, draw.choice(raws))), encoding="utf-8")
@@ -292,7 +295,7 @@ def test_mutated_splits(attempts: Attempts) -> None:
     spec = ProtocolSpec(name="three", kind="kfold-holdout", folds=3, file="s.csv")
     good = "id,part\n" + "".join(f'"PAT_{i}.png",{i % 3}\n' for i in range(30)) + "x,holdout\n"
     path = Path("s.csv")
-    for _ in range(500):
+    for _ in range(times(500)):
         path.write_bytes(mutated(draw, good.encode()))
         attempts(lambda: read_split(path, spec), "s.csv")
     attempts.finish(500, refused=150)
@@ -309,7 +312,7 @@ def test_mutated_index_files(attempts: Attempts) -> None:
     path.write_text(toml_file(raw))
     card = read_card(path)
     (data.folder / "test.csv").write_text("indexes\n3\n")
-    for _ in range(300):
+    for _ in range(times(300)):
         (data.folder / "train.csv").write_bytes(mutated(draw, b"indexes\n0\n1\n2\n"))
         attempts(lambda: read_indexes(card, card.protocols[0], data.folder), "train.csv",
                  "test.csv")  # fmt: skip
@@ -327,7 +330,7 @@ def test_mutated_published_numbers(
     draw = random.Random(name)
     lines = (builtin_root() / "leaderboards" / name).read_bytes().splitlines(keepends=True)
     path = Path(name)
-    for _ in range(200):
+    for _ in range(times(200)):
         few = [lines[0], *draw.sample(lines[1:], min(6, len(lines) - 1))]
         path.write_bytes(mutated(draw, b"".join(few)))
         attempts(lambda: read(path), name)

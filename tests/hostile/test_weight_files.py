@@ -15,6 +15,7 @@ import pytest
 import torch
 from attempts import WORDS, Attempts, changed, mutated
 from safetensors.torch import save
+from thorough import times
 
 from fusionbench.models.backbones import create_net
 from fusionbench.models.weights import load_weights, read_weights
@@ -116,11 +117,11 @@ def test_mutated_weights(attempts: Attempts) -> None:
     }
     for name, good in files.items():
         path = Path(name)
-        for _ in range(120):
+        for _ in range(times(120)):
             path.write_bytes(mutated(draw, good))
             attempts(lambda p=path: read_weights(p), name)
     path = Path("header.safetensors")
-    for _ in range(200):
+    for _ in range(times(200)):
         path.write_bytes(safetensors(changed(draw, header), bytes(36)))
         attempts(lambda: read_weights(path), path.name)
         path.write_bytes(safetensors(draw.choice(WORDS), draw.choice(WORDS)))

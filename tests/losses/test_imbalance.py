@@ -14,7 +14,7 @@ from torch import Tensor
 from fusionbench.contract import LOSS_CHECKS, assert_ok, check_loss
 from fusionbench.plugin import registry
 from fusionbench.plugin.fusion import Spec, Stage
-from fusionbench.plugin.loss import CombinedLoss, Loss, Output
+from fusionbench.plugin.loss import CombinedLoss, Loss, Output, balanced_weights
 
 COUNTS = (120, 5, 52, 900)
 TARGET = [0, 1, 3, 3, 2, 0, 3]
@@ -246,6 +246,24 @@ def test_a_class_without_training_images_counts_as_the_rarest_one(name: str) -> 
         value_of(absent, logits, without), value_of(alike, logits, without), rtol=1e-2, atol=0
     )
     assert torch.isfinite(value_of(absent, logits, [2] * 7))
+
+
+WEIGHTED = [n for n, e in registry.discover("losses").items() if "class_weights" in e.defaults]
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+@pytest.mark.parametrize("counts", [(90, 10, 0, 40), (7, 0, 0, 7), (120, 5, 52, 900)])
+def test_balanced_weights_are_one_rule(name: str, counts: tuple[int, ...]) -> None:
+    """scikit-learn's over the classes that are there; an absent one as the rarest of them."""
+    present = np.flatnonzero(counts)
+    rows = np.repeat(np.arange(4), counts)
+    want = np.full(4, compute_class_weight("balanced", classes=present, y=rows).max())
+    want[present] = compute_class_weight("balanced", classes=present, y=rows)
+    assert balanced_weights(spec(counts)).tolist() == pytest.approx(want.tolist(), rel=1e-6)
+    assert any(
+        torch.equal(buffer, balanced_weights(spec(counts)))
+        for buffer in build(name, counts=counts, class_weights="balanced").buffers()
+    )
 
 
 @pytest.mark.parametrize("counts", [(), (0, 0, 0, 0), (1, 2, 3)])

@@ -72,7 +72,7 @@ def test_balanced_weights_are_scikit_learns_and_need_counts() -> None:
     assert loss.weights.tolist() == pytest.approx(want.tolist(), rel=1e-6)
     assert loss_class("ce")(SPEC).weights is None
     without = Spec(stages=SPEC.stages, width=6, metadata=3, classes=4, embedding=6)
-    with pytest.raises(ValueError, match="counts"):
+    with pytest.raises(ValueError, match="training images per class"):
         loss_class("ce")(without, class_weights="balanced")
 
 

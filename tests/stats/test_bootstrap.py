@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from fusionbench.errors import RecordError
 from fusionbench.metrics.compute import compute
 from fusionbench.records import Predictions
-from fusionbench.stats import intervals, paired, pool
-from fusionbench.stats.bootstrap import draw, two_sided
-from fusionbench.stats.pooled import Pooled
+from fusionbench.stats.bootstrap import draw, intervals, paired, two_sided
+from fusionbench.stats.pooled import Pooled, pool
 from fusionbench.stats.weighted import estimates, evaluate, vanished
 
 CLASSES = ("ACK", "BCC", "MEL")
@@ -78,17 +77,11 @@ def test_weights_of_one_are_the_metrics_themselves() -> None:
         assert value == pytest.approx((plain[0][name] + plain[1][name]) / 2, rel=1e-12)
 
 
-def test_what_has_no_fast_way_is_computed_by_compute(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fusionbench.stats import weighted
-
+def test_an_unknown_metric_is_an_error() -> None:
     pooled = made_up(4, 60, 30)
-    weights = draw(pooled.n_patients, 7)
-    fast = evaluate(pooled, ["bacc"], weights)
-    monkeypatch.setattr(weighted, "WHOLE", {})
-    slow = evaluate(pooled, ["bacc"], weights)
-    np.testing.assert_allclose(slow["bacc"], fast["bacc"], rtol=1e-12)
-    with pytest.raises(KeyError):
-        evaluate(pooled, ["auc"], weights)
+    for name in ("auc", "recall/XYZ", "mcc/MEL"):
+        with pytest.raises(KeyError):
+            evaluate(pooled, [name], draw(pooled.n_patients, 7))
 
 
 def test_an_interval_is_the_percentiles_of_plain_resampling() -> None:

@@ -22,8 +22,9 @@ import pytest
 from scipy import stats
 
 from fusionbench.metrics.compute import compute
-from fusionbench.stats import intervals, paired, resampled_t
+from fusionbench.stats.bootstrap import intervals, paired
 from fusionbench.stats.pooled import Pooled
+from fusionbench.stats.resampled import resampled_t
 
 RUNS, PATIENTS, PER, FOLDS, SEEDS, K = 1000, 100, 2, 5, 3, 3
 CLASSES = ("A", "B", "C")

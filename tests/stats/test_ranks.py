@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from fusionbench.errors import UsageError
-from fusionbench.stats import diagram, friedman
+from fusionbench.stats.ranks import diagram, friedman
 
 # Demšar (JMLR 7, 2006), Table 6: AUC of four versions of C4.5 on 14 datasets, as ranks (the paper
 # prints AUCs with three decimals, and ranks the ones behind them).

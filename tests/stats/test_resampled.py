@@ -10,16 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from fusionbench.stats import (
-    against_best,
-    differs,
-    holm,
-    not_different,
-    resampled_t,
-    smallest_difference,
-    spread,
-    test_train_ratio,
-)
+from fusionbench.stats.power import smallest_difference
+from fusionbench.stats.resampled import holm, resampled_t
+from fusionbench.stats.variance import spread
 
 
 def one_seed(values: list[float]) -> dict[tuple[int, int], float]:
@@ -102,13 +95,6 @@ def test_seeds_are_averaged_within_their_fold() -> None:
     assert found.difference == pytest.approx(once.difference) and found.p == pytest.approx(once.p)
 
 
-def test_ratio() -> None:
-    assert test_train_ratio([20, 30], [80, 60]) == pytest.approx(0.375)
-    for test, train in (([], []), ([0], [5]), ([5], [0])):
-        with pytest.raises(ValueError, match="positive"):
-            test_train_ratio(test, train)
-
-
 def test_holm_by_hand() -> None:
     """.01, .04, .03, .005 of four: .005*4, .01*3, .03*2, then not below what came before."""
     found = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005, "e": math.nan})
@@ -125,20 +111,6 @@ def test_holm_is_that_of_statsmodels(n: int) -> None:
     p[n // 2 :] = np.round(p[n // 2 :], 1)  # ties
     expected = multipletests(p, method="holm")[1]
     assert list(holm(dict(enumerate(p))).values()) == pytest.approx(list(expected))
-
-
-def test_rows_that_do_not_differ_from_the_best() -> None:
-    best = one_seed([0.80, 0.82, 0.81, 0.79, 0.83])
-    others = {
-        "near": one_seed([0.79, 0.83, 0.80, 0.80, 0.82]),
-        "far": one_seed([0.60, 0.63, 0.60, 0.60, 0.62]),
-        "alone": {(0, 0): 0.8},
-    }
-    p = against_best(best, others, 0.25)
-    assert p["far"] == pytest.approx(2 * differs(best, others["far"], 0.25))  # two could be tested
-    assert p["near"] > 0.05 > p["far"] and math.isnan(p["alone"])
-    assert not_different(best, others, 0.25) == {"near"}
-    assert not_different(best, others, 0.25, alpha=1e-9) == {"near", "far"}
 
 
 @pytest.mark.parametrize(("folds", "power"), [(2, 0.5), (5, 0.8), (10, 0.9)])

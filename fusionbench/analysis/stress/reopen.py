@@ -13,7 +13,6 @@ from fusionbench.config.run_config import Execution
 from fusionbench.data.encoder import MetadataEncoder
 from fusionbench.data.locate import open_card
 from fusionbench.errors import RecordError, UsageError
-from fusionbench.models.backbones import build_backbone
 from fusionbench.models.fusion_model import FusionModel
 from fusionbench.plugin import registry
 from fusionbench.progress import SILENT, Progress
@@ -114,14 +113,8 @@ def trained_model(
     if not path.is_file():
         raise no_weights([record.run_id], store)
     training = experiment.config.training
-    backbone = build_backbone(
-        experiment.config.method.backbone, training.image_size, drop_path_rate=training.drop_path
-    )
-    counts = torch.bincount(
-        torch.from_numpy(experiment.table.labels[rows.train]),
-        minlength=len(experiment.table.card.classes),
-    )
-    model, _ = experiment.model(backbone, encoder, tuple(counts.tolist()))
+    backbone = experiment.backbone(loaded=False)
+    model, _ = experiment.model(backbone, encoder, rows.train)
     try:
         model.load_state_dict(load_file(path))
     except (SafetensorError, OSError, RuntimeError) as error:

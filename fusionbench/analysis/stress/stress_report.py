@@ -1,16 +1,13 @@
-"""Metrics of every scenario and run -> the numbers of a report. No torch."""
+"""The numbers of a stress test. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fusionbench.analysis.stress.scenarios import SHARES, Scenario
-from fusionbench.errors import UsageError
-from fusionbench.metrics.names import describe
+from fusionbench.analysis.row_facts import RowFacts
 
 Floats = NDArray[np.float64]
 
@@ -27,7 +24,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Spread:
+class Averaged:
     """Mean over runs (and mask seeds). `masks`: sample standard deviation over mask seeds of the
     mean over runs; `runs`: over runs of the mean over mask seeds; None for a single one."""
 
@@ -41,8 +38,8 @@ class Point:
     """The metric where each cell was withheld with chance `share`."""
 
     share: float
-    value: Spread
-    by_run: tuple[float, ...]  # in the order of Report.runs, mean over mask seeds
+    value: Averaged
+    by_run: tuple[float, ...]  # in the order of StressReport.runs, mean over mask seeds
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,8 @@ class Effect:
 
     columns: tuple[str, ...]
     recorded: float  # share of cells that held anything
-    value: Spread
-    worse: Spread
+    value: Averaged
+    worse: Averaged
 
 
 @dataclass(frozen=True)
@@ -72,36 +69,24 @@ class Reference:
     """The same network without metadata, on the same folds and seeds."""
 
     key: str  # of its row on the leaderboard
-    value: Spread
+    value: Averaged
 
 
 @dataclass(frozen=True)
-class Report:
+class StressReport(RowFacts):
     """`area` is the trapezoidal integral of the metric over the withheld share from 0 to 1."""
 
-    key: str
-    fusion: str
-    backbone: str | None
-    loss: str | None
-    dataset: str
-    protocol: str
-    data_fingerprint: str
-    split_hash: str
-    complete_data: bool
-    n_rows_used: int
-    n_rows_dataset: int
     folds_expected: int
     metadata_dropout: float
     block_dropout: float
-    flags: tuple[str, ...]
     verdict: str  # of the audit; "" where none was made
     metric: str
     mask_seeds: int
     runs: tuple[Run, ...]
     undefined: tuple[str, ...]  # runs left out, where the metric is not defined
-    base: Spread
+    base: Averaged
     curve: tuple[Point, ...]
-    area: Spread
+    area: Averaged
     everything: Effect
     blocks: tuple[Effect, ...]
     columns: tuple[Effect, ...]  # the most needed first
@@ -115,50 +100,23 @@ class Report:
         """Test rows, each counted once per seed that was trained."""
         return sum(run.n for run in self.runs)
 
-
-@dataclass(frozen=True)
-class Curve:
-    """(runs, mask seeds, shares) of the metric."""
-
-    values: Floats
-
-    def points(self) -> tuple[Point, ...]:
-        return tuple(
-            Point(share, spread(self.values[:, :, i]), tuple(self.values[:, :, i].mean(1).tolist()))
-            for i, share in enumerate(SHARES)
-        )
-
-    def area(self) -> Spread:
-        return spread(np.asarray(np.trapezoid(self.values, SHARES, axis=2)))
+    @property
+    def effects(self) -> list[tuple[str, Effect]]:
+        """Kind and effect of everything that was withheld from every row, the greatest first."""
+        return [
+            ("everything", self.everything),
+            *(("block", block) for block in self.blocks),
+            *(("column", column) for column in self.columns),
+        ]
 
 
-def curve(scenarios: Sequence[Scenario], values: Floats, masks: int) -> Curve:
-    """`values` (runs, scenarios) -> the curve; its ends, where nothing is drawn, serve every mask
-    seed."""
-    place = {(s.share, s.mask_seed): i for i, s in enumerate(scenarios) if s.kind == "cells"}
-    order = [
-        [place.get((share, seed), place.get((share, None), -1)) for share in SHARES]
-        for seed in range(masks)
-    ]
-    return Curve(values[:, np.array(order)])
-
-
-def spread(values: Floats) -> Spread:
+def spread(values: Floats) -> Averaged:
     """Of (runs, mask seeds)."""
     runs, masks = values.shape
-    return Spread(
+    return Averaged(
         mean=float(values.mean()),
         masks=float(values.mean(0).std(ddof=1)) if masks > 1 else None,
         runs=float(values.mean(1).std(ddof=1)) if runs > 1 else None,
-    )
-
-
-def effect(columns: tuple[str, ...], recorded: float, values: Floats, base: Floats, metric: str,
-) -> Effect:  # fmt: skip
-    """`values` and `base`: (runs,) of the metric without the columns and with them."""
-    sign = 1 if describe(metric).better == "high" else -1
-    return Effect(
-        columns, recorded, spread(values[:, None]), spread(sign * (base - values)[:, None])
     )
 
 
@@ -182,13 +140,3 @@ def flip(
         to_malignant=int((~was & is_now).sum()) if known else None,
         to_benign=int((was & ~is_now).sum()) if known else None,
     )
-
-
-def defined(values: Floats, metric: str) -> NDArray[np.bool_]:
-    """(runs,): where the metric is defined in every scenario. Raises UsageError for nowhere."""
-    good = np.asarray(np.isfinite(values).all(axis=1), dtype=bool)
-    if not good.any():
-        raise UsageError(
-            f"{metric} is not defined in any of these runs.", "fusionbench list metrics names more."
-        )
-    return good

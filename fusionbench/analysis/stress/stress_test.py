@@ -19,8 +19,8 @@ from fusionbench.analysis.stress.reopen import (
     trained_model,
 )
 from fusionbench.analysis.stress.scenarios import INVERSE, Cells, scenarios
-from fusionbench.analysis.stress.stress_report import Report, Run
-from fusionbench.analysis.stress.summary import Measured, summarise
+from fusionbench.analysis.stress.stress_report import Run, StressReport
+from fusionbench.analysis.stress.summary import StressedRun, summarise
 from fusionbench.config.run_config import Execution
 from fusionbench.data.blocks import recorded_together
 from fusionbench.errors import FusionbenchError, RecordError, UsageError
@@ -46,7 +46,7 @@ def stress(
     dataset: str = "",
     progress: Progress = SILENT,
     problems: list[Problem] | None = None,
-) -> Report:
+) -> StressReport:
     """Evaluate finished runs of `store` again, with metadata withheld and inverted.
 
     text         what no other finished run's name contains: that run. Else a row of the
@@ -110,7 +110,7 @@ def _measure(
     mask_seeds: int,
     metric: str,
     progress: Progress,
-) -> Measured:
+) -> StressedRun:
     fold, table = fold_of(experiment, record), experiment.table
     rows = experiment.rows(fold)
     metadata = experiment.metadata(fold, rows)
@@ -129,15 +129,16 @@ def _measure(
     labels = table.labels[test]
     temperature = record.result.temperature if record.result is not None else None
     wanted = dict.fromkeys((*METRICS, *(SCALED if temperature is not None else ()), metric))
-    metrics = []
+    metrics: list[dict[str, float | None]] = []
     for scenario, p in zip(todo, found, strict=True):
         if scenario.kind == "flip":
             continue  # (they come last) whether the diagnosis would be the same is not known
         values = dict(compute(labels, p, table.card.classes))
         if temperature is not None:
             values |= scaled(labels, p, temperature)
-        metrics.append({name: float(values.get(name, np.nan)) for name in wanted})
-    return Measured(
+        numbers = {name: float(values.get(name, np.nan)) for name in wanted}
+        metrics.append({name: v if np.isfinite(v) else None for name, v in numbers.items()})
+    return StressedRun(
         Run(record.run_id, fold.index, experiment.config.seed, len(test), difference),
         todo,
         metrics,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from fusionbench.analysis.stress.stress_report import Effect, Report, Spread
+from fusionbench.analysis.row_facts import place
+from fusionbench.analysis.stress.stress_report import Averaged, StressReport
+from fusionbench.config.wording import plural
 from fusionbench.errors import UsageError
 from fusionbench.metrics.names import describe
 
@@ -25,89 +26,54 @@ HEADER = [
 ]
 
 
-def render(report: Report, format_: str) -> bytes:
+def render(report: StressReport, format_: str) -> bytes:
     """The content of a file. Raises UsageError for an unknown format."""
     if format_ not in FORMATS:
         raise UsageError(f"No format {format_!r}.", f"Known: {', '.join(FORMATS)}.")
     return FORMATS[format_](report)
 
 
-def to_data(report: Report) -> dict[str, Any]:
+def to_data(report: StressReport) -> dict[str, Any]:
     """Everything, as JSON values; null for what is not defined."""
     return {"version": VERSION, "area_is": AREA, **asdict(report)}
 
 
-def title(report: Report) -> str:
-    """`concat@resnet18`"""
-    return f"{report.fusion}@{report.backbone}"
-
-
-def basis(report: Report) -> str:
+def basis(report: StressReport) -> str:
     """Dataset, protocol, subset, folds, seeds: what any of the numbers rests on."""
-    data = f"{report.dataset} / {report.protocol}"
-    if not report.complete_data:
-        data += (
-            f", subset: {report.n_rows_used:,} of {report.n_rows_dataset:,} photographs "
-            f"(not {report.dataset})"
-        )
-    folds = sorted({run.fold for run in report.runs})
-    seeds = {run.seed for run in report.runs}
-    which = f"fold {folds[0]}" if len(folds) == 1 else f"{len(folds)} folds"
-    runs = f"{which} of {report.folds_expected}"
-    if len(seeds) > 1:
-        runs += f", {len(seeds)} seeds"
-    masks = f"{report.mask_seeds} mask seed{'' if report.mask_seeds == 1 else 's'}"
-    return f"{data}; {runs}; {report.n:,} test rows; {masks}"
+    folds, seeds = ({getattr(run, name) for run in report.runs} for name in ("fold", "seed"))
+    which = f"fold {min(folds)}" if len(folds) == 1 else plural(len(folds), "fold")
+    more = f", {plural(len(seeds), 'seed')}" if len(seeds) > 1 else ""
+    masks = plural(report.mask_seeds, "mask seed")
+    runs = f"{which} of {report.folds_expected}{more}"
+    return f"{place(report)}; {runs}; {report.n:,} test rows; {masks}"
 
 
-def _json(report: Report) -> bytes:
-    return (json.dumps(_finite(to_data(report)), indent=1, allow_nan=False) + "\n").encode()
+def _json(report: StressReport) -> bytes:
+    return (json.dumps(to_data(report), indent=1, allow_nan=False) + "\n").encode()
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and value != value:
-        return None
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _csv(report: Report) -> bytes:
+def _csv(report: StressReport) -> bytes:
     """One line per number shown; `share` is that of withheld cells."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, HEADER, lineterminator="\n")
-    writer.writeheader()
+    import pandas as pd
 
-    def line(kind: str, spread: Spread | None = None, **more: object) -> None:
-        shown = {} if spread is None else {
-            "value": spread.mean, "sd_masks": spread.masks, "sd_runs": spread.runs
-        }  # fmt: skip
-        writer.writerow({"kind": kind, **shown, **more})
+    def line(kind: str, value: Averaged, **more: object) -> dict[str, object]:
+        numbers = {"value": value.mean, "sd_masks": value.masks, "sd_runs": value.runs}
+        return {"kind": kind, **numbers, **more}
 
-    for point in report.curve:
-        line("cells", point.value, share=point.share)
-    line("area", report.area)
-    for kind, effects in _effects(report):
-        for e in effects:
-            line(kind, e.value, columns=" ".join(e.columns), recorded=e.recorded,
-                 worse_by=e.worse.mean)  # fmt: skip
-    for f in report.flips:
-        line("flip", columns=f.column, n=f.n, changed=f.changed, to_malignant=f.to_malignant,
-             to_benign=f.to_benign)  # fmt: skip
+    lines = [line("cells", point.value, share=point.share) for point in report.curve]
+    lines.append(line("area", report.area))
+    for kind, e in report.effects:
+        columns = " ".join(e.columns)
+        more = {"columns": columns, "recorded": e.recorded, "worse_by": e.worse.mean}
+        lines.append(line(kind, e.value, **more))
+    lines += [{"kind": "flip", "columns": f.column} | asdict(f) for f in report.flips]
     if report.reference is not None:
-        line("image only", report.reference.value)
-    return text.getvalue().encode()
+        lines.append(line("image only", report.reference.value))
+    frame = pd.DataFrame(lines, columns=HEADER, dtype=object)
+    return frame.to_csv(index=False, lineterminator="\n").encode()
 
 
-def _effects(report: Report) -> list[tuple[str, tuple[Effect, ...]]]:
-    return [
-        ("everything", (report.everything,)),
-        ("block", report.blocks),
-        ("column", report.columns),
-    ]
-
-
-def _picture(report: Report, format_: str) -> bytes:
+def _picture(report: StressReport, format_: str) -> bytes:
     """The curve, and what each characteristic is worth."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -124,23 +90,23 @@ def _picture(report: Report, format_: str) -> bytes:
         _draw_columns(report, right)
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)
-        figure.suptitle(f"{title(report)}\n{basis(report)}", fontsize=9, x=0.01, ha="left")
+        figure.suptitle(f"{report.name}\n{basis(report)}", fontsize=9, x=0.01, ha="left")
         figure.savefig(file, format=format_, dpi=150, metadata={"Date": None} if format_ == "svg"
                        else {"Software": None})  # fmt: skip
     return file.getvalue()
 
 
-def _draw_curve(report: Report, axes: Axes) -> None:
-    scale = scale_of(report.metric)
+def _draw_curve(report: StressReport, axes: Axes) -> None:
+    metric = describe(report.metric)
     shares = [100 * p.share for p in report.curve]
-    mean = [scale * p.value.mean for p in report.curve]
+    mean = [metric.scale * p.value.mean for p in report.curve]
     if len(report.runs) > 1:
         for i in range(len(report.runs)):
-            runs = [scale * p.by_run[i] for p in report.curve]
+            runs = [metric.scale * p.by_run[i] for p in report.curve]
             axes.plot(shares, runs, color=QUIET, alpha=0.5, linewidth=0.7,
                       label="each fold" if i == 0 else None)  # fmt: skip
     if report.mask_seeds > 1:
-        sd = [scale * (p.value.masks or 0) for p in report.curve]
+        sd = [metric.scale * (p.value.masks or 0) for p in report.curve]
         low = [m - s for m, s in zip(mean, sd, strict=True)]
         high = [m + s for m, s in zip(mean, sd, strict=True)]
         axes.fill_between(shares, low, high, color=INK, alpha=0.2, linewidth=0,
@@ -148,40 +114,28 @@ def _draw_curve(report: Report, axes: Axes) -> None:
     axes.plot(shares, mean, color=INK, marker="o", markersize=3, label="random cells")
     for i, block in enumerate(report.blocks):
         x = 100 * len(block.columns) / len(report.columns)
-        axes.plot(x, scale * block.value.mean, "D", color=MARK, markersize=6,
+        axes.plot(x, metric.scale * block.value.mean, "D", color=MARK, markersize=6,
                   label=f"{len(block.columns)} recorded together" if i == 0 else None)  # fmt: skip
-    axes.plot(100, scale * report.everything.value.mean, "s", color=MARK, label="everything")
+    axes.plot(100, metric.scale * report.everything.value.mean, "s", color=MARK, label="everything")
     if report.reference is not None:
-        axes.axhline(scale * report.reference.value.mean, color=QUIET, linestyle="--",
+        axes.axhline(metric.scale * report.reference.value.mean, color=QUIET, linestyle="--",
                      linewidth=1, label="trained without metadata")  # fmt: skip
-    axes.set(xlabel="metadata cells withheld (%)", ylabel=axis_of(report.metric), xlim=(-2, 102))
-    axes.set_title(f"area under the curve {scale * report.area.mean:.3g}", fontsize=9)
+    axes.set(xlabel="metadata cells withheld (%)", ylabel=metric.axis, xlim=(-2, 102))
+    axes.set_title(f"area under the curve {metric.scale * report.area.mean:.3g}", fontsize=9)
     axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
 
 
-def _draw_columns(report: Report, axes: Axes) -> None:
-    scale = scale_of(report.metric)
-    effects = report.columns[::-1]
-    axes.barh([e.columns[0] for e in effects], [scale * e.worse.mean for e in effects], color=INK,
-              height=0.7)  # fmt: skip
+def _draw_columns(report: StressReport, axes: Axes) -> None:
+    metric = describe(report.metric)
+    worse = {e.columns[0]: metric.scale * e.worse.mean for e in report.columns[::-1]}
+    axes.barh(list(worse), list(worse.values()), color=INK, height=0.7)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_title("each characteristic withheld alone", fontsize=9)
-    axes.set_xlabel(f"{axis_of(report.metric)}: worse by")
+    axes.set_xlabel(f"{metric.axis}: worse by")
     axes.margins(y=0.01)
 
 
-def scale_of(metric: str) -> int:
-    """What a number is multiplied by to be shown."""
-    return 100 if describe(metric).percent else 1
-
-
-def axis_of(metric: str) -> str:
-    """`BACC (%)`"""
-    found = describe(metric)
-    return f"{found.title} (%)" if found.percent else found.title
-
-
-FORMATS: dict[str, Callable[[Report], bytes]] = {
+FORMATS: dict[str, Callable[[StressReport], bytes]] = {
     "json": _json,
     "csv": _csv,
     "png": lambda report: _picture(report, "png"),

@@ -1,7 +1,8 @@
 """A finished run looked at group by group: Fitzpatrick type, sex, age, body region.
 
-    report(store, row, records, table) -> Report           of one row of the leaderboard
-    attributes(pooled, table) -> tuple[Attribute, ...]     of pooled out-of-fold predictions
+    by_subgroup.report(store, block, row, table) -> SubgroupReport    of one row of the leaderboard
+    by_subgroup.attributes(pooled, table) -> tuple[Attribute, ...]    of out-of-fold predictions
+    gaps.compare(pooled, values, order, name, column) -> Attribute    of one attribute
 
 The groups are those that the dataset's card declares. This package imports no torch.
 
@@ -28,41 +29,3 @@ So that a tiny group is no finding:
   widest gap may be that of the smallest group. Attributes are not corrected for one another.
 * With several seeds a recall is the mean over seeds; the patients are the same, so n is not larger.
 """
-
-from __future__ import annotations
-
-from fusionbench.analysis.subgroups.by_subgroup import (
-    Report,
-    attributes,
-    group_values,
-    open_table,
-    report,
-)
-from fusionbench.analysis.subgroups.gaps import (
-    CONFIDENCE,
-    MIN_N,
-    Attribute,
-    Gap,
-    Group,
-    Pair,
-    Share,
-    comparable,
-    compare,
-)
-
-__all__ = [
-    "CONFIDENCE",
-    "MIN_N",
-    "Attribute",
-    "Gap",
-    "Group",
-    "Pair",
-    "Report",
-    "Share",
-    "attributes",
-    "comparable",
-    "compare",
-    "group_values",
-    "open_table",
-    "report",
-]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,33 +10,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fusionbench.analysis.row_facts import RowFacts, row_facts
 from fusionbench.analysis.subgroups.gaps import MIN_N, Attribute, compare
 from fusionbench.data.card import Subgroup
 from fusionbench.data.locate import find_data, open_card
 from fusionbench.data.table import Table, load_table
 from fusionbench.errors import DataError, UsageError
-from fusionbench.leaderboard import Row
+from fusionbench.leaderboard import Block, Row
 from fusionbench.progress import SILENT, Progress
 from fusionbench.records import Predictions, Record, Store
-from fusionbench.stats import Pooled, pool
+from fusionbench.stats.pooled import Pooled, pool
 
 
 @dataclass(frozen=True)
-class Report:
+class SubgroupReport(RowFacts):
     """What `fusionbench subgroups` shows of one row."""
 
-    key: str
-    fusion: str
-    backbone: str | None
-    dataset: str
-    protocol: str
-    data_fingerprint: str
-    complete_data: bool
     classes: tuple[str, ...]
-    seeds: tuple[int, ...]
-    runs_done: int
-    runs_expected: int
-    flags: tuple[str, ...]
     n: int  # photographs, of every fold
     patients: int
     min_n: int
@@ -80,32 +70,19 @@ def open_table(
 
 
 def report(
-    store: Store, row: Row, records: Iterable[Record], table: Table, min_n: int = MIN_N
-) -> Report:
+    store: Store, block: Block, row: Row, table: Table, min_n: int = MIN_N
+) -> SubgroupReport:
     """The row's out-of-fold predictions, every fold and seed, by the subgroups of `table.card`.
 
     Raises RecordError for predictions that cannot be trusted or pooled, DataError as attributes.
     """
-    mine = {r.run_id: r for r in records if r.run_id in row.run_ids}
     runs: dict[int, list[Predictions]] = {}
-    for run, record in mine.items():
-        runs.setdefault(record.identity.seed, []).append(store.predictions(run))
+    for run in row.run_ids:
+        runs.setdefault(store.read(run).identity.seed, []).append(store.predictions(run))
     pooled = pool(runs)
-    first = mine[row.run_ids[0]]
-    assert first.result is not None
-    return Report(
-        key=row.key,
-        fusion=row.fusion,
-        backbone=row.backbone,
-        dataset=first.identity.data.dataset,
-        protocol=first.identity.data.protocol,
-        data_fingerprint=first.identity.data.fingerprint,
-        complete_data=first.result.complete_data,
+    return SubgroupReport(
+        **row_facts(block, row),
         classes=pooled.classes,
-        seeds=row.seeds,
-        runs_done=row.runs_done,
-        runs_expected=row.runs_expected,
-        flags=row.flags,
         n=len(pooled.rows),
         patients=pooled.n_patients,
         min_n=min_n,

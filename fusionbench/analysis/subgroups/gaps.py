@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fusionbench.stats import Pooled
+from fusionbench.stats.pooled import Pooled
 
 MIN_N = 20
 CONFIDENCE = 0.95
@@ -58,7 +59,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Gap:
+class RecallGap:
     """The lowest and the highest of the compared groups, and the pairs that are told apart."""
 
     lowest: Share
@@ -79,8 +80,8 @@ class Attribute:
     n_recorded: int
     groups: tuple[Group, ...]
     common: tuple[str, ...]  # classes that every compared group has enough of
-    mean: Gap | None  # None: no two groups share such a class
-    by_class: dict[str, Gap]  # of classes that two groups or more have enough of
+    mean: RecallGap | None  # None: no two groups share such a class
+    by_class: dict[str, RecallGap]  # of classes that two groups or more have enough of
 
 
 def compare(
@@ -92,7 +93,7 @@ def compare(
     min_n: int = MIN_N,
 ) -> Attribute:
     """One attribute: `values` is the group of each pooled row, None for those that have none."""
-    cells = _Cells.of(pooled, values, order)
+    cells = _Recalls(pooled, values, order)
     sizes = {g: {c: len(r) for c, r in by_class.items()} for g, by_class in cells.rows.items()}
     compared, common = comparable(sizes, min_n)
     groups = tuple(_group(cells, g, common if g in compared else ()) for g in order)
@@ -135,17 +136,12 @@ def comparable(
     return tuple(groups), tuple(c for c in enough[groups[0]] if all(c in enough[g] for g in groups))
 
 
-@dataclass(frozen=True)
-class _Cells:
+class _Recalls:
     """Rows, patients and recall of each group's classes."""
 
-    rows: dict[str, dict[str, NDArray[np.int64]]]  # group -> class -> positions, in class order
-    recall: dict[tuple[str, str], float]  # (class, group), mean over seeds
-    patients: NDArray[np.int64]  # (n,)
-
-    @classmethod
-    def of(cls, pooled: Pooled, values: NDArray[np.object_], order: Sequence[str]) -> _Cells:
-        rows = {
+    def __init__(self, pooled: Pooled, values: NDArray[np.object_], order: Sequence[str]) -> None:
+        # group -> class -> positions, in class order
+        self.rows = {
             g: {
                 name: members
                 for c, name in enumerate(pooled.classes)
@@ -153,27 +149,24 @@ class _Cells:
             }
             for g in order
         }
-        return cls(rows, _recalls(pooled, values), pooled.patients)
+        self.recall = _mean_recalls(pooled, values)  # (class, group) -> mean over seeds
+        self.patients = pooled.patients  # (n,)
 
     def share(self, group: str, classes: Sequence[str], alpha: float) -> Share:
         """The mean recall of the classes in a group, with its 1 - alpha interval."""
         from statsmodels.stats.proportion import proportion_confint
 
-        parts = []
-        for c in classes:
-            value = self.recall[c, group]
-            size = effective_size(self.patients[self.rows[group][c]])
-            low, high = proportion_confint(value * size, size, alpha=alpha, method="wilson")
-            parts.append((value, value - low, high - value))
-        value, below, above = np.array(parts).T
-        rows = np.concatenate([self.rows[group][c] for c in classes])
-        mean = float(value.mean())
+        rows = [self.rows[group][c] for c in classes]
+        value = np.array([self.recall[c, group] for c in classes])
+        size = np.array([effective_size(self.patients[members]) for members in rows])
+        low, high = proportion_confint(value * size, size, alpha=alpha, method="wilson")
+        mean, everyone = float(value.mean()), np.concatenate(rows)
         return Share(
             value=mean,
-            low=mean - float(np.sqrt((below**2).sum())) / len(classes),
-            high=mean + float(np.sqrt((above**2).sum())) / len(classes),
-            n=len(rows),
-            patients=len(np.unique(self.patients[rows])),
+            low=mean - float(np.linalg.norm(value - low)) / len(classes),
+            high=mean + float(np.linalg.norm(high - value)) / len(classes),
+            n=len(everyone),
+            patients=len(np.unique(self.patients[everyone])),
         )
 
 
@@ -183,32 +176,17 @@ def effective_size(patients: NDArray[np.int64]) -> float:
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
-def _recalls(pooled: Pooled, values: NDArray[np.object_]) -> dict[tuple[str, str], float]:
+def _mean_recalls(pooled: Pooled, values: NDArray[np.object_]) -> dict[tuple[str, str], float]:
     """(class, group) -> share of the class found in the group, mean over seeds."""
-    from fairlearn.metrics import MetricFrame
-    from sklearn.metrics import accuracy_score
-
-    recorded = np.array([v is not None for v in values], dtype=bool)
-    if not recorded.any():
-        return {}
-    names = np.array(pooled.classes, dtype=object)
-    truth = names[pooled.y[recorded]]
-    frames = [
-        # Among rows of one class, accuracy is the recall of that class.
-        MetricFrame(
-            metrics=accuracy_score,
-            y_true=truth,
-            y_pred=names[probabilities.argmax(axis=1)[recorded]],
-            sensitive_features=pd.Series(values[recorded], name="group"),
-            control_features=pd.Series(truth, name="class"),
-        ).by_group
-        for probabilities in pooled.probabilities
-    ]
-    mean = pd.concat(frames, axis=1).mean(axis=1).dropna()
-    return {(str(c), str(g)): float(v) for (c, g), v in mean.items()}
+    right = (pooled.probabilities.argmax(axis=2) == pooled.y).mean(axis=0)
+    classes = np.array(pooled.classes, dtype=object)[pooled.y]
+    rows = pd.DataFrame({"class": classes, "group": values, "right": right})
+    # Rows without a group are left out.
+    means: dict[Any, float] = rows.groupby(["class", "group"])["right"].mean().to_dict()
+    return means
 
 
-def _group(cells: _Cells, value: str, common: Sequence[str]) -> Group:
+def _group(cells: _Recalls, value: str, common: Sequence[str]) -> Group:
     mine = cells.rows[value]
     rows = np.concatenate(list(mine.values()))
     recalls = np.array([cells.recall[c, value] for c in mine])
@@ -224,14 +202,14 @@ def _group(cells: _Cells, value: str, common: Sequence[str]) -> Group:
     )
 
 
-def _gap(cells: _Cells, groups: Sequence[str], classes: Sequence[str], pairs: int) -> Gap:
+def _gap(cells: _Recalls, groups: Sequence[str], classes: Sequence[str], pairs: int) -> RecallGap:
     """Every pair of groups; the intervals hold for `pairs` comparisons together."""
     shown = {g: cells.share(g, classes, 1 - CONFIDENCE) for g in groups}
     wide = {g: cells.share(g, classes, (1 - CONFIDENCE) / pairs) for g in groups}
     rising = sorted(groups, key=lambda g: shown[g].value)
     found = [_pair(a, wide[a], b, wide[b]) for a, b in combinations(rising, 2)]
     found.sort(key=lambda pair: -pair.gap)
-    return Gap(
+    return RecallGap(
         lowest=shown[rising[0]],
         highest=shown[rising[-1]],
         widest=_pair(rising[0], wide[rising[0]], rising[-1], wide[rising[-1]]),

@@ -10,14 +10,13 @@ The label is explained in fusionbench.data.synthetic.truth, the drawing in .draw
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from filelock import FileLock
 from pydantic import ValidationError
 
@@ -36,14 +35,13 @@ from fusionbench.data.synthetic.truth import (
     Knobs,
     Stream,
     Truth,
-    bayes_accuracies,
     sample,
 )
 from fusionbench.errors import DataError, UsageError
 from fusionbench.files import cache_folder, new_folder
 from fusionbench.progress import SILENT, Progress
 
-__all__ = ["COLUMNS", "VERSION", "Knobs", "bayes_accuracies", "ensure", "generate"]
+__all__ = ["COLUMNS", "VERSION", "Knobs", "ensure", "generate"]
 
 VERSION = 1  # of what is written; a change gets a new cache folder and new split files
 
@@ -127,9 +125,12 @@ def _write(folder: Path, knobs: Knobs, progress: Progress) -> None:
             path.write_bytes(png_bytes(image, bool(rgba[k])))
             task.advance()
     rows = [{**lesions[of[k]], "img_id": names[k]} for k in order]
-    _write_csv(folder / "metadata.csv", COLUMNS, rows)
     planted = [{"img_id": names[k], **_planted(truth, int(of[k]))} for k in order]
-    _write_csv(folder / "truth.csv", list(planted[0]), planted)
+    for name, table in (
+        ("metadata.csv", pd.DataFrame(rows, columns=COLUMNS)),
+        ("truth.csv", pd.DataFrame(planted)),
+    ):
+        table.to_csv(folder / name, index=False, lineterminator="\n")
 
 
 def _planted(truth: Truth, i: int) -> Row:
@@ -142,11 +143,3 @@ def _planted(truth: Truth, i: int) -> Row:
         "counts": "core" if truth.core_counts[i] else "rim",
         "malignant": str(bool(truth.malignant[i])),
     }
-
-
-def _write_csv(path: Path, columns: list[str], rows: list[Row]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    path.write_text(text.getvalue(), encoding="utf-8", newline="\n")

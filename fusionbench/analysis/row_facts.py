@@ -1,0 +1,57 @@
+"""What the numbers of an analysis rest on: the row, its photographs and its split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from fusionbench.config.wording import subset
+from fusionbench.leaderboard.block import Block, Row
+
+
+@dataclass(frozen=True)
+class BlockFacts:
+    """The photographs and the split of all rows of a block."""
+
+    dataset: str
+    protocol: str
+    data_fingerprint: str
+    split_hash: str
+    complete_data: bool
+    n_rows_used: int
+    n_rows_dataset: int
+
+
+@dataclass(frozen=True)
+class RowFacts(BlockFacts):
+    """One row of it."""
+
+    key: str
+    name: str  # `concat@resnet18`
+    fusion: str
+    backbone: str | None
+    loss: str | None
+    seeds: tuple[int, ...]
+    runs_done: int
+    runs_expected: int
+    flags: tuple[str, ...]
+
+
+def block_facts(block: Block) -> dict[str, Any]:
+    """The fields of BlockFacts."""
+    return {field.name: getattr(block, field.name) for field in fields(BlockFacts)}
+
+
+def row_facts(block: Block, row: Row) -> dict[str, Any]:
+    """The fields of RowFacts."""
+    shared = block_facts(block)
+    own = (field.name for field in fields(RowFacts) if field.name not in shared)
+    return shared | {name: getattr(row, name) for name in own}
+
+
+def place(of: Block | BlockFacts) -> str:
+    """`pad-ufes-20 / grouped-5fold`, with the warning where only a part of the data is here."""
+    text = f"{of.dataset} / {of.protocol}"
+    if of.complete_data:
+        return text
+    return f"{text}, {subset(of.n_rows_used, of.n_rows_dataset, of.dataset)}"

@@ -1,0 +1,152 @@
+"""The side of a worker: what it says of its progress, how many threads it has, how it fails.
+
+`serve` is the whole life of a worker process on this machine (runs.process_engine); on Ray the rest
+is used (runs.ray_worker).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import Any
+
+from fusionbench.errors import FusionbenchError
+from fusionbench.progress import Progress, Task
+
+PAUSE = 0.5  # seconds between two messages about how far it is
+
+Work = Callable[[Any, Progress], Any]  # of an order
+
+
+class UnexpectedError(Exception):
+    """What was raised in a worker, as text: its type need not be known elsewhere."""
+
+
+def attempt(work: Work, order: Any, progress: Progress) -> Any:
+    """What `work` returns, or the exception that it raises, as one that can be sent."""
+    try:
+        return work(order, progress)
+    except FusionbenchError as error:
+        if type(error).__module__.partition(".")[0] == "fusionbench":
+            return error
+        return FusionbenchError(error.message, error.remedy)
+    except (Exception, SystemExit) as error:
+        unexpected = UnexpectedError(f"{type(error).__name__}: {error}")
+        unexpected.add_note(traceback.format_exc())
+        return unexpected
+
+
+def own_threads() -> int:
+    """How many threads this process computes with; results may depend on it in the last bits."""
+    if "torch" in sys.modules:
+        return int(sys.modules["torch"].get_num_threads())
+    from threadpoolctl import threadpool_info
+
+    return max((pool["num_threads"] for pool in threadpool_info()), default=os.cpu_count() or 1)
+
+
+def set_threads(count: int) -> None:
+    """From now on."""
+    from threadpoolctl import threadpool_limits
+
+    os.environ["OMP_NUM_THREADS"] = str(count)  # for libraries that are loaded later
+    threadpool_limits(limits=count)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
+
+
+class Telling(Progress):
+    """Passes on notes and the outermost task: send("note", text), ("task", label, total, unit),
+    ("at", done, total, whether it resumes, info), ("over", whether by an error)."""
+
+    def __init__(self, send: Callable[..., object]) -> None:
+        self.send, self.depth = send, 0
+
+    def note(self, message: str) -> None:
+        self.send("note", message)
+
+    @contextmanager
+    def task(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
+        if self.depth:
+            yield Task()
+            return
+        self.depth += 1
+        self.send("task", label, total, unit)
+        task = _ToldTask(self.send, total)
+        try:
+            yield task
+        except BaseException:
+            self.send("over", True)
+            raise
+        finally:
+            self.depth -= 1
+        task.say()
+        self.send("over", False)
+
+
+class _ToldTask(Task):
+    def __init__(self, send: Callable[..., object], total: int) -> None:
+        self.send, self.total, self.done, self.last = send, total, 0, 0.0
+        self.info: dict[str, object] = {}
+
+    def advance(self, steps: int = 1, **info: object) -> None:
+        self.done += steps
+        self.info.update(info)
+        if time.monotonic() - self.last >= PAUSE:
+            self.say()
+
+    def resume(self, steps: int, **info: object) -> None:
+        self.done += steps
+        self.info.update(info)
+        self.say(resumes=True)
+
+    def say(self, *, resumes: bool = False) -> None:
+        self.last = time.monotonic()
+        self.send("at", self.done, self.total, resumes, self.info)
+        self.info = {}
+
+
+def serve(pipe: Connection, work: Work, threads: int | None) -> None:
+    """Work off the orders that come through `pipe`, one after the other, until it is closed. Each
+    is answered by messages of Telling and then ("ended", what `attempt` returns)."""
+    # Ctrl-C on a terminal reaches every process there. The parent hears it, and tells its workers
+    # once; from then on it is to them what it is to the parent.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _told_to_stop)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if threads is not None:
+        set_threads(threads)
+
+    def send(*message: Any) -> None:
+        try:
+            pipe.send(message)
+        except OSError:  # the parent has gone, or has given this worker up
+            os._exit(1)  # rather than raise, which would be recorded as a failure of the fold
+
+    try:
+        while True:
+            order = pipe.recv()
+            send("ended", attempt(work, order, Telling(send)))
+    except (EOFError, ConnectionError, KeyboardInterrupt):
+        return  # the parent has no more orders, or has said to stop
+
+
+def _told_to_stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed has told its workers nothing."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
