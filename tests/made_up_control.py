@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from fusionbench.tables import Table, read_table
+from fusionbench.tables import DeclaredTable, read_table
 
 SOURCE = '''
 """Says the commonest class, and leaves a trace."""
@@ -74,7 +74,7 @@ class Traced:
         path.write_text(text, encoding="utf-8")
         return path
 
-    def read(self, *arguments: int, **options: object) -> Table:
+    def read(self, *arguments: int, **options: object) -> DeclaredTable:
         return read_table(self.table(*arguments, **options), plugins=[self.plugin])  # type: ignore[arg-type]
 
     def lines(self, what: str) -> list[list[str]]:

@@ -79,7 +79,7 @@ def test_a_gpu_that_is_not_there_is_wrong_use(
         main(f"run --dataset {tiny_card} --device cuda --store {tmp_path / 's'}".split(" "))
     assert ended.value.code == 2
     assert "Error: --device cuda: PyTorch sees no GPU here." in capsys.readouterr().err
-    assert not (tmp_path / "s").exists()
+    assert not [path for path in (tmp_path / "s").rglob("*") if path.is_file()]
 
 
 def test_on_a_cpu_bits_are_the_same_every_time_and_nothing_is_filled_in_vain(

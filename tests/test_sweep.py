@@ -27,7 +27,7 @@ from fusionbench.runs.fold import Computed
 from fusionbench.runs.job import Order
 from fusionbench.runs.resources import parse_size
 from fusionbench.runs.run import run
-from fusionbench.tables import Overrides, Table, expand, read_table
+from fusionbench.tables import DeclaredTable, Overrides, expand, read_table
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def traced(tmp_path: Path, tiny_card: Path) -> Traced:
     return Traced(tmp_path, tiny_card)
 
 
-def table(folder: Path, card: Path, *rows: str, top: str = "") -> Table:
+def table(folder: Path, card: Path, *rows: str, top: str = "") -> DeclaredTable:
     path = folder / "tiny.toml"
     path.write_text(top + ROWS.format(card=card) + "".join(rows), encoding="utf-8")
     return read_table(path, plugins=[folder / "explodes.py"])

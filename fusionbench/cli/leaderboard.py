@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fusionbench.leaderboard import Block, PublishedBlock
     from fusionbench.leaderboard.block import LevelName
     from fusionbench.records import Record
-    from fusionbench.tables import Overrides, Table
+    from fusionbench.tables import DeclaredTable, Overrides
 
 SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
 
@@ -129,7 +129,7 @@ def leaderboard_command(
 def print_blocks(
     records: Iterable[Record],
     plugins: tuple[Path, ...] = (),
-    table: Table | None = None,
+    table: DeclaredTable | None = None,
     overrides: Overrides | None = None,
 ) -> None:
     """Our rows on the terminal: those of a declared table, or all."""
@@ -140,7 +140,9 @@ def print_blocks(
     terminal.out().print(Terminal(blocks, table.columns or None if table else None))
 
 
-def _declared(table: str, options: dict[str, Any], plugins: tuple[Path, ...]) -> Table | None:
+def _declared(
+    table: str, options: dict[str, Any], plugins: tuple[Path, ...]
+) -> DeclaredTable | None:
     """The table that is asked for; None for a leaderboard of all runs."""
     if table:
         from fusionbench.tables import read_table
@@ -156,7 +158,7 @@ def _declared(table: str, options: dict[str, Any], plugins: tuple[Path, ...]) ->
 def _blocks(
     records: Iterable[Record],
     plugins: tuple[Path, ...],
-    table: Table | None,
+    table: DeclaredTable | None,
     overrides: Overrides | None,
     **options: Any,
 ) -> list[Block]:
@@ -184,7 +186,9 @@ def _blocks(
     )
 
 
-def _published(blocks: list[Block], show: bool | None, table: Table | None) -> list[PublishedBlock]:
+def _published(
+    blocks: list[Block], show: bool | None, table: DeclaredTable | None
+) -> list[PublishedBlock]:
     """What stands below our blocks. A table that declares no published rows shows them only when
     asked."""
     from fusionbench.leaderboard import beside, published

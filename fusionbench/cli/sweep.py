@@ -26,7 +26,7 @@ from fusionbench.config.run_config import Execution, default_of
 
 if TYPE_CHECKING:
     from fusionbench.runs import Resources
-    from fusionbench.tables import Table
+    from fusionbench.tables import DeclaredTable
 
 SECTIONS = {
     "What runs": (
@@ -154,7 +154,7 @@ def sweep_command(
     return 1 if outcome.failures else 0
 
 
-def _grid(options: dict[str, Any], execution: Execution) -> Table:
+def _grid(options: dict[str, Any], execution: Execution) -> DeclaredTable:
     """The table that --fusion and the other lists make."""
     if not options["fusion"]:
         raise click.UsageError("Name a TABLE, or the methods of a grid: --fusion A,B.")

@@ -10,7 +10,7 @@ from fusionbench.config.wording import duration, plural
 
 if TYPE_CHECKING:
     from fusionbench.runs import Forecast, Outcome, Plan
-    from fusionbench.tables import Overrides, Table
+    from fusionbench.tables import DeclaredTable, Overrides
 
 
 def summary(name: str, outcome: Outcome, expected: Forecast) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def print_failures(outcome: Outcome, store: Path) -> None:
         terminal.err().print("Runs that failed before were left; --retry-failed repeats them.")
 
 
-def print_table(declared: Table, overrides: Overrides, execution: Execution) -> None:
+def print_table(declared: DeclaredTable, overrides: Overrides, execution: Execution) -> None:
     from fusionbench.cli.leaderboard import print_blocks
     from fusionbench.records import Store
 

@@ -68,11 +68,11 @@ def canonical_json(value: object) -> str:
     return _SPELLED.encode(plain_json(value))
 
 
-class _Part(BaseModel):
+class _IdentityPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class PluginIdentity(_Part):
+class PluginIdentity(_IdentityPart):
     """A plugin: its kind (registry.KINDS), every setting with its value, a digest of its source."""
 
     kind: str
@@ -81,7 +81,7 @@ class PluginIdentity(_Part):
     source: str
 
 
-class MethodIdentity(_Part):
+class MethodIdentity(_IdentityPart):
     """What is trained. Without a network there are no backbone, weights and losses."""
 
     fusion: PluginIdentity
@@ -116,7 +116,7 @@ class TrainingIdentity(TrainingSettings):
     schedule_args: dict[str, Any]
 
 
-class RowIdentity(_Part):
+class RowIdentity(_IdentityPart):
     """What all folds and seeds of a row of the leaderboard share."""
 
     data: DataIdentity

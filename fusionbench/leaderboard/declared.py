@@ -19,11 +19,11 @@ from fusionbench.leaderboard.rows import Sources, blocks, has_level
 from fusionbench.plugin import registry
 from fusionbench.plugin.registry import key_of
 from fusionbench.records import Record
-from fusionbench.tables import Declared, Table, fold_count, protocol_of
+from fusionbench.tables import Declared, DeclaredTable, fold_count, protocol_of
 
 
 def declared_blocks(
-    table: Table,
+    table: DeclaredTable,
     declared: Sequence[Declared],
     records: Iterable[Record],
     *,

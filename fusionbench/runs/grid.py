@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from fusionbench.errors import UsageError
 from fusionbench.plugin import registry
-from fusionbench.tables import Table
+from fusionbench.tables import DeclaredTable
 
 
 def grid(
@@ -26,7 +26,7 @@ def grid(
     folds: Sequence[int] = (),
     settings: Mapping[str, Any] | None = None,
     plugins: Sequence[str | Path] = (),
-) -> Table:
+) -> DeclaredTable:
     """A row per method, backbone and loss, method by method; a control is one row, for it has
     neither. `losses` (): each method's own, for which its plugin is loaded. `settings` are
     RunConfig fields of all rows; of its `params`, `fusion.NAME` goes to the methods that have NAME.
@@ -71,7 +71,7 @@ def grid(
         "rows": rows,
     }
     try:
-        table = Table.model_validate_json(json.dumps(raw, default=str))
+        table = DeclaredTable.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -12,7 +12,7 @@ from fusionbench.records import Store
 from fusionbench.runs.fold import open_experiment
 from fusionbench.runs.job import Failed, Job, seen
 from fusionbench.runs.study import Opened, Study
-from fusionbench.tables import Declared, Overrides, Table, apply, expand
+from fusionbench.tables import Declared, DeclaredTable, Overrides, apply, expand
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Plan:
 
 
 def plan(
-    table: Table,
+    table: DeclaredTable,
     execution: Execution,
     overrides: Overrides | None = None,
     progress: Progress = SILENT,

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from fusionbench.tables.schema import (
     Declared,
+    DeclaredTable,
     Overrides,
     PublishedFilter,
     Small,
-    Table,
     TableRow,
 )
 from fusionbench.tables.table_file import builtin_tables, expand, read_table
@@ -25,10 +25,10 @@ from fusionbench.tables.variants import apply, fold_count, note_of, protocol_of
 
 __all__ = [
     "Declared",
+    "DeclaredTable",
     "Overrides",
     "PublishedFilter",
     "Small",
-    "Table",
     "TableRow",
     "apply",
     "builtin_tables",

@@ -17,11 +17,11 @@ Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_l
 Folds = tuple[Annotated[int, Field(ge=0)], ...]
 
 
-class _Part(BaseModel):
+class _TablePart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class TableRow(_Part):
+class TableRow(_TablePart):
     """A label, and RunConfig fields in which the row differs from the table's settings."""
 
     model_config = ConfigDict(extra="allow")
@@ -33,7 +33,7 @@ class TableRow(_Part):
         return dict(self.model_extra or {})
 
 
-class PublishedFilter(_Part):
+class PublishedFilter(_TablePart):
     """Which published rows stand below ours: those that meet every condition that is given."""
 
     method: tuple[Text, ...] = ()
@@ -49,7 +49,7 @@ class PublishedFilter(_Part):
         )
 
 
-class Small(_Part):
+class Small(_TablePart):
     """The version that anyone makes in minutes."""
 
     note: Text  # what a reader must know; printed with the table
@@ -61,7 +61,7 @@ class Small(_Part):
     settings: dict[str, Any] = {}  # over those of the table and of its rows
 
 
-class Table(_Part):
+class DeclaredTable(_TablePart):
     """One file. Every row is run for every seed on every fold."""
 
     title: Text

@@ -1,4 +1,4 @@
-"""The file of a declared table -> a checked Table -> the runs that its rows stand for."""
+"""The file of a declared table -> a checked DeclaredTable -> the runs that its rows stand for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fusionbench.data.paths import given_path, is_file
 from fusionbench.errors import DataError, UsageError
 from fusionbench.plugin import registry
 from fusionbench.plugin.registry import builtin_root, key_of, unknown_name
-from fusionbench.tables.schema import Declared, Overrides, Table
+from fusionbench.tables.schema import Declared, DeclaredTable, Overrides
 from fusionbench.tables.validation import check, check_variant, problems_of
 from fusionbench.tables.variants import apply, config_of
 
@@ -24,7 +24,7 @@ def builtin_tables() -> dict[str, Path]:
     return {p.stem: p for p in sorted((builtin_root() / "leaderboards").glob("*.toml"))}
 
 
-def read_table(name: str | Path, *, plugins: Sequence[str | Path] = ()) -> Table:
+def read_table(name: str | Path, *, plugins: Sequence[str | Path] = ()) -> DeclaredTable:
     """The table of that name or path, checked with its small version.
 
     Raises UsageError where there is none, DataError that lists every problem by field.
@@ -43,7 +43,7 @@ def read_table(name: str | Path, *, plugins: Sequence[str | Path] = ()) -> Table
     if "path" in raw:
         found.append(("path", "Extra inputs are not permitted"))
     try:
-        checked = Table.model_validate_json(text)
+        checked = DeclaredTable.model_validate_json(text)
         table = checked.model_copy(update={"path": path})
     except ValidationError as error:
         found += problems_of(error)
@@ -61,7 +61,7 @@ def read_table(name: str | Path, *, plugins: Sequence[str | Path] = ()) -> Table
 
 
 def expand(
-    table: Table, overrides: Overrides | None = None, *, plugins: Sequence[str | Path] = ()
+    table: DeclaredTable, overrides: Overrides | None = None, *, plugins: Sequence[str | Path] = ()
 ) -> tuple[Declared, ...]:
     """Every row under every seed, row by row, in the table's order.
 

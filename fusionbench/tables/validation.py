@@ -16,7 +16,7 @@ from fusionbench.data.locate import open_card
 from fusionbench.errors import FusionbenchError, UsageError
 from fusionbench.metrics.names import METRICS, describe
 from fusionbench.plugin.registry import KINDS, METHODS, Entry, discover, key_of, unknown_name
-from fusionbench.tables.schema import Overrides, Table
+from fusionbench.tables.schema import DeclaredTable, Overrides
 from fusionbench.tables.variants import apply, config_of, fold_count, is_control, protocol_of
 
 # Said once for the whole table, elsewhere than in its settings.
@@ -26,7 +26,7 @@ ELSEWHERE = {"dataset": "dataset", "protocol": "protocol", "seed": "seeds"}
 STATED = ("fusion", "backbone", "loss")
 
 
-def check(table: Table, plugins: Sequence[str | Path]) -> Iterator[tuple[str, str]]:
+def check(table: DeclaredTable, plugins: Sequence[str | Path]) -> Iterator[tuple[str, str]]:
     """(field, problem) of the table and of its small version."""
     for i, name in enumerate(table.columns):
         try:
@@ -51,7 +51,7 @@ def check(table: Table, plugins: Sequence[str | Path]) -> Iterator[tuple[str, st
             yield f"small: {where}", text
 
 
-def check_variant(table: Table, plugins: Sequence[str | Path]) -> Iterator[tuple[str, str]]:
+def check_variant(table: DeclaredTable, plugins: Sequence[str | Path]) -> Iterator[tuple[str, str]]:
     try:
         spec = protocol_of(table, open_card(table.dataset, plugins=plugins))
         for k in table.folds:

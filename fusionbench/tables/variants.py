@@ -9,10 +9,10 @@ from fusionbench.config.run_config import SETTINGS, RunConfig
 from fusionbench.data.card import DatasetCard, ProtocolSpec
 from fusionbench.errors import UsageError
 from fusionbench.plugin.registry import key_of, unknown_name
-from fusionbench.tables.schema import Overrides, Table, TableRow
+from fusionbench.tables.schema import DeclaredTable, Overrides, TableRow
 
 
-def apply(table: Table, overrides: Overrides) -> Table:
+def apply(table: DeclaredTable, overrides: Overrides) -> DeclaredTable:
     """The table with the overrides written into it: its small version, another dataset, ...
 
     Raises UsageError for a small version that is not declared.
@@ -33,7 +33,7 @@ def apply(table: Table, overrides: Overrides) -> Table:
     return table.model_copy(update={"protocol": overrides.protocol or table.protocol})
 
 
-def note_of(table: Table, overrides: Overrides) -> str:
+def note_of(table: DeclaredTable, overrides: Overrides) -> str:
     """What a reader must know first: that it is the small version, what a command has changed."""
     changed = {name: getattr(overrides, name) for name in ("dataset", "protocol")}
     changed |= {f"backbone {old}".strip(): new for old, new in overrides.backbones.items()}
@@ -44,7 +44,7 @@ def note_of(table: Table, overrides: Overrides) -> str:
     return " ".join(notes)
 
 
-def protocol_of(table: Table, card: DatasetCard) -> ProtocolSpec:
+def protocol_of(table: DeclaredTable, card: DatasetCard) -> ProtocolSpec:
     """The protocol that the table runs under. Raises UsageError with the card's protocols."""
     name = table.protocol or card.default_protocol
     for spec in card.protocols:
@@ -61,8 +61,8 @@ def fold_count(spec: ProtocolSpec) -> int:
 
 
 def _rewritten(
-    table: Table, dataset: str, backbones: Mapping[str, str], settings: Mapping[str, Any]
-) -> Table:
+    table: DeclaredTable, dataset: str, backbones: Mapping[str, str], settings: Mapping[str, Any]
+) -> DeclaredTable:
     """The table on another dataset, other backbones, and with settings that win over its rows'."""
     dropped = {*settings} - {"params"}
     if dataset and dataset != table.dataset:
@@ -90,7 +90,9 @@ def _rewritten(
     return table.model_copy(update={"rows": rows, "settings": common})
 
 
-def config_of(table: Table, row: TableRow, seed: int, controls: Container[str]) -> RunConfig:
+def config_of(
+    table: DeclaredTable, row: TableRow, seed: int, controls: Container[str]
+) -> RunConfig:
     """Recipe, then the table's settings, then the row's. Raises ValidationError, UsageError.
 
     Of the table's settings a control, one of the names in `controls`, takes those that reach it.
@@ -106,6 +108,6 @@ def config_of(table: Table, row: TableRow, seed: int, controls: Container[str]) 
     return RunConfig.of(strict=True, **settings | on)
 
 
-def is_control(table: Table, row: TableRow, controls: Container[str]) -> bool:
+def is_control(table: DeclaredTable, row: TableRow, controls: Container[str]) -> bool:
     """Whether the row's method is one of `controls`."""
     return key_of(str((table.settings | row.settings).get("fusion", ""))) in controls
