@@ -498,8 +498,8 @@ def test_a_full_disk_costs_the_checkpoint_not_the_run(
             data = _half(data)
         write(self, path, data, temporary)
 
-    write, progress = Store._write, Notes()
-    with changed(Store, "_write", full):
+    write, progress = Store.write_file, Notes()
+    with changed(Store, "write_file", full):
         record = only(run(quick, here, progress).records)
     (note,) = [n for n in progress.notes if "checkpoint" in n]  # once, for both epochs
     assert "no checkpoint of epoch 1" in note and "No space left" in note

@@ -365,7 +365,7 @@ def test_ctrl_c_waits_for_the_write_at_hand(
 ) -> None:
     here = Execution(store=tmp_path / "store", plugins=(traced.plugin,))
     found = plan(traced.read(2), here)
-    write, calls = Store._write, []
+    write, calls = Store.write_file, []
 
     def pressed(self, path: Path, data: bytes) -> None:
         calls.append(path)
@@ -373,7 +373,7 @@ def test_ctrl_c_waits_for_the_write_at_hand(
         time.sleep(0.01)
         write(self, path, data)
 
-    monkeypatch.setattr(Store, "_write", pressed)
+    monkeypatch.setattr(Store, "write_file", pressed)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         carry_out(found, here)
