@@ -35,8 +35,14 @@ class Reading:
         self.without: dict[str, int] = {}  # dataset -> fitting ones without lesions
 
     def records(self) -> Iterator[Record]:
+        import gc
+
         from fusionbench.leaderboard import has_level
         from fusionbench.records import Store
+
+        # What is read is kept until the table is drawn: a search for garbage finds none, and takes
+        # half the time of a hundred thousand records.
+        gc.set_threshold(100_000, 50, 100)
 
         for record in Store(self.store).records(self.problems):
             data = record.identity.data

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fusionbench.config.identity import RowIdentity
 from fusionbench.metrics.names import describe
@@ -54,6 +54,14 @@ class RunMetrics(Mapping[str, float | None]):
         value = self._values[self._places[name]]
         return None if value != value else value
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """As of any mapping, at the speed that thousands of rows need."""
+        place = self._places.get(name)
+        if place is None:
+            return default
+        value = self._values[place]
+        return None if value != value else value
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
@@ -83,9 +91,8 @@ class Stats(Mapping[str, Stat]):
         return result
 
     def __iter__(self) -> Iterator[str]:
-        return (
-            name for name in dict.fromkeys(n for run in self._runs for n in run) if name in self
-        )
+        names = dict.fromkeys(name for run in self._runs for name in run)
+        return filter(self.__contains__, names)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -111,8 +118,11 @@ class PartStats:
 
     def values(self, metric: str) -> dict[tuple[int, int], float]:
         """(seed, fold) -> value; runs without one are left out."""
-        found = {key: metrics.get(metric) for key, metrics in self.runs.items()}
-        return {key: value for key, value in found.items() if value is not None}
+        return {
+            key: value
+            for key, metrics in self.runs.items()
+            if (value := metrics.get(metric)) is not None
+        }
 
     def spread(self, metric: str) -> VarianceParts | None:
         """How much of the metric's spread is the folds' and the seeds'; None for a single seed, or
@@ -241,7 +251,7 @@ class Block:
         names = {part for row in self.rows for part in row.parts}
         return tuple(sorted(names, key=lambda p: (p != "test", p)))
 
-    @property
+    @cached_property
     def verdict(self) -> str | None:
         """The audit's verdict on every row that has run; None where rows differ or none has."""
         found = {row.verdict for row in self.rows if row.runs_done}

@@ -47,7 +47,7 @@ class Numbers(Mapping[str, Mapping[str, Any]]):
         spread = self.part.spread(name)
         parts = ("fold", "seed", "rest") if spread else ()
         return {
-            **asdict(self.part.metrics[name]),
+            **vars(self.part.metrics[name]),
             **{f"std_{name}": getattr(spread, name) for name in parts},
         }
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import msgspec
 from pydantic import BaseModel
 from tabulate import DataRow, Line, TableFormat, tabulate
 
@@ -70,7 +70,8 @@ def render(
         return _csv(drawn, metrics)
     if format == "json":
         data = {"generated": made, "tables": [_data(sheet, metrics) for sheet in drawn]}
-        return json.dumps(data, indent=2, allow_nan=False, default=_dumped) + "\n"
+        text = msgspec.json.format(msgspec.json.encode(data, enc_hook=_dumped), indent=2)
+        return text.decode() + "\n"
     if format == "latex":
         lines = [f"% {made}", "% Needs \\usepackage{booktabs}."]
         lines += [line for sheet in drawn for line in _latex(sheet)] or [f"% {EMPTY}"]
