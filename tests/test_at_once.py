@@ -238,7 +238,7 @@ def test_every_fold_has_the_bits_that_it_has_alone(
             (e.store / "predictions" / f"{record.run_id}.csv").read_bytes() for e in (one, two)
         )
         assert first == second
-        assert Store(two.store).weights_path(record.run_id).is_file()
+        assert Store(two.store).path("weights", record.run_id).is_file()
     # And then there is nothing left to do.
     progress = Told()
     assert run(config, replace(two, folds_at_once=2), progress).records == both.records

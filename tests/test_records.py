@@ -503,8 +503,8 @@ def test_one_process_computes_a_run_at_a_time(tmp_path: Path) -> None:
 def test_weights_lie_beside_the_record(tmp_path: Path) -> None:
     store = Store(tmp_path)
     run = identity().run_id
-    assert store.write_weights(run, b"bytes") == store.weights_path(run)
-    assert store.weights_path(run).read_bytes() == b"bytes"
+    assert store.write_weights(run, b"bytes") == store.path("weights", run)
+    assert store.path("weights", run).read_bytes() == b"bytes"
     assert not store.has(run)
 
 

@@ -25,8 +25,7 @@ from thorough import times
 from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.progress import Progress
 from fusionbench.records import Record, Store
-from fusionbench.records.leftovers import checkpoints as stopped
-from fusionbench.records.leftovers import leftovers, remove
+from fusionbench.records.leftovers import leftovers, remove, unneeded
 from fusionbench.records.verify import verify
 from fusionbench.runs import plan
 from fusionbench.runs.run import open_experiment, run
@@ -98,7 +97,7 @@ def content_of(path: Path) -> Any:
 def checkpoint(config: RunConfig, execution: Execution) -> Path:
     study = open_experiment(config, execution)
     fold = next(f for f in study.protocol.folds if f.index == (execution.folds or (0,))[0])
-    return Store(execution.store).checkpoint_path(study.run_id(fold))
+    return Store(execution.store).path("checkpoints", study.run_id(fold))
 
 
 # ---- what is trained, in every way
@@ -400,7 +399,7 @@ def a_link(path: Path) -> str:
     aside = path.with_name("aside")
     path.rename(aside)
     path.symlink_to(aside)
-    return "no plain file"
+    return "not a plain file"
 
 
 @pytest.mark.parametrize(
@@ -563,14 +562,14 @@ def test_the_store_knows_what_they_are(quick: RunConfig, here: Execution) -> Non
     half = path.with_name(f".{path.stem}.tmp")
     half.write_bytes(b"half")
     assert [(one.path, one.why) for one in leftovers(store)] == [(half, "temporary")]
-    assert [(one.path, one.why) for one in stopped(store)] == [(path, "checkpoint")]
+    assert [(one.path, one.why) for one in unneeded(store, "checkpoints")] == [(path, "checkpoint")]
     raw = path.read_bytes()
     path.write_bytes(raw[:-10])
     assert path in [problem.path for problem in verify(store).problems]
     path.write_bytes(raw)
     assert path not in [problem.path for problem in verify(store).problems]
     with store.lock(path.stem):
-        assert stopped(store) == [] and leftovers(store) == []
+        assert unneeded(store, "checkpoints") == [] and leftovers(store) == []
 
     run(quick, here)
     assert not path.exists() and not half.exists() and verify(store).ok

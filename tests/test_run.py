@@ -281,7 +281,7 @@ def test_weights_are_saved_on_request_and_give_the_same_predictions(
     rows = experiment.rows(fold)
     encoder = experiment.encoder(experiment.table.metadata, rows.train)
     model, _ = experiment.model(experiment.backbone(), encoder, rows.train)
-    model.load_state_dict(load_file(store.weights_path(record.run_id)))
+    model.load_state_dict(load_file(store.path("weights", record.run_id)))
     arrays = Arrays(
         experiment.images(None, SILENT),
         torch.from_numpy(encoder.transform(experiment.table.metadata)),

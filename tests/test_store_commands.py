@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from fusionbench.errors import FusionbenchError, RecordError, UsageError
 from fusionbench.records import BusyError, Level, Record, Store
-from fusionbench.records.leftovers import failures, leftovers, remove, weights
+from fusionbench.records.leftovers import leftovers, remove, unneeded
 from fusionbench.records.merge import compare, merge
 from fusionbench.records.verify import Verified, verify
 
@@ -104,11 +104,11 @@ def a_pipe(path: Path) -> None:
         ("records", version_99, "has schema version 99; this fusionbench reads 2"),
         ("records", twice, "the key 'status' comes twice"),
         ("records", not_json, "NaN is not JSON"),
-        ("records", a_folder, "is no plain file"),
-        ("records", a_pipe, "is no plain file"),
+        ("records", a_folder, "is not a plain file"),
+        ("records", a_pipe, "is not a plain file"),
         ("predictions", cut, "is not the file that its record was written with"),
         ("predictions", Path.unlink, "there is no such file"),
-        ("predictions", a_pipe, "is no plain file"),
+        ("predictions", a_pipe, "is not a plain file"),
         ("weights", cut, "is not a whole safetensors file"),
         ("failed", cut, "cannot be trusted"),
     ],
@@ -247,9 +247,9 @@ def test_failures_and_weights_go_on_request_and_records_never(tmp_path: Path) ->
     bad, later = (store.write_failure(failed(fold=k)).run_id for k in (7, 8))
     version_99(tmp_path / "failed" / f"{later}.json")
     records = {k: v for k, v in tree(tmp_path).items() if k.startswith(("records", "predictions"))}
-    assert [f.run for f in failures(store)] == [bad]  # one of a later version is not ours
-    assert [f.run for f in weights(store)] == [run]
-    remove(store, [*failures(store), *weights(store)])
+    assert [f.run for f in unneeded(store, "failed")] == [bad]  # one of a later version is not ours
+    assert [f.run for f in unneeded(store, "weights")] == [run]
+    remove(store, [*unneeded(store, "failed"), *unneeded(store, "weights")])
     assert tree(tmp_path) == records | {
         f"failed/{later}.json": (tmp_path / f"failed/{later}.json").read_bytes()
     }
@@ -266,7 +266,7 @@ def test_nothing_behind_a_link_is_deleted(tmp_path: Path) -> None:
     store.folder.mkdir()
     for kind in ("predictions", "weights", "failed", "conflicts"):
         (store.folder / kind).symlink_to(elsewhere.folder / kind)
-    assert leftovers(store) == failures(store) == weights(store) == []
+    assert leftovers(store) == unneeded(store, "failed") == unneeded(store, "weights") == []
     # A file that is a link goes itself.
     other = Store(tmp_path / "other")
     (other.folder / "weights").mkdir(parents=True)
@@ -467,7 +467,7 @@ def weights_that_hold_pickled_code(other: Store, record: Path) -> None:
 @hostile
 def weights_that_are_a_link_to_a_secret(other: Store, record: Path) -> None:
     (other.folder / "weights").mkdir()
-    other.weights_path(record.stem).symlink_to("/etc/hostname")
+    other.path("weights", record.stem).symlink_to("/etc/hostname")
 
 
 @hostile

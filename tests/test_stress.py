@@ -216,7 +216,7 @@ def test_every_scenario_is_what_predict_says_of_a_table_with_those_cells_emptied
     encoder = experiment.encoder(table.metadata, rows.train)
     made = trainer(experiment, execution)
     model, _ = experiment.model(experiment.backbone(), encoder, rows.train)
-    model.load_state_dict(load_file(store.weights_path(report.runs[0].run_id)))
+    model.load_state_dict(load_file(store.path("weights", report.runs[0].run_id)))
 
     def metrics(frame: pd.DataFrame) -> dict[str, float]:
         arrays = Arrays(
@@ -324,7 +324,7 @@ def test_a_model_of_one_answer_changes_where_that_answer_does(
     config = quick.changed(fusion="only-bleed", epochs=1)
     (record,) = run(config, execution).records
     store = Store(here.store)
-    path = store.weights_path(record.run_id)
+    path = store.path("weights", record.run_id)
     weights = load_file(path)
     mel, nev = (record.result.classes.index(c) for c in ("MEL", "NEV"))
     weights["head.weight"].zero_()
@@ -412,7 +412,7 @@ def copied(finished, tmp_path: Path) -> tuple[Store, RunConfig]:
 
 def test_without_saved_weights_the_remedy_is_named(copied) -> None:
     store, config = copied
-    store.weights_path(record_of(store, "concat", 1).run_id).unlink()
+    store.path("weights", record_of(store, "concat", 1).run_id).unlink()
     with pytest.raises(RecordError, match=r"_f1_.* no saved weights.*--save-weights --existing"):
         stressed(store, "concat", config)
     assert stressed(store, record_of(store, "concat", 0).run_id, config).runs
@@ -420,12 +420,12 @@ def test_without_saved_weights_the_remedy_is_named(copied) -> None:
 
 def test_weights_that_are_not_the_runs_own_are_refused(copied) -> None:
     store, config = copied
-    one, other = (store.weights_path(record_of(store, "concat", k).run_id) for k in (0, 1))
+    one, other = (store.path("weights", record_of(store, "concat", k).run_id) for k in (0, 1))
     name = one.stem
     shutil.copy(other, one)
     with pytest.raises(RecordError, match="do not give its predictions"):
         stressed(store, name, config)
-    shutil.copy(store.weights_path(record_of(store, "sgmc").run_id), one)
+    shutil.copy(store.path("weights", record_of(store, "sgmc").run_id), one)
     with pytest.raises(RecordError, match="does not hold the weights of its run"):
         stressed(store, name, config)
     one.write_bytes(b"nonsense")

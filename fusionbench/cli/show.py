@@ -70,8 +70,8 @@ def _print(record: Record, store: Store) -> None:
     }
     if result is not None:
         facts["predictions"] = store.folder / "predictions" / f"{record.run_id}.csv"
-        if store.weights_path(record.run_id).is_file():
-            facts["trained weights"] = store.weights_path(record.run_id)
+        if store.path("weights", record.run_id).is_file():
+            facts["trained weights"] = store.path("weights", record.run_id)
         facts["rows"] = f"{result.n_train} trained on, {result.n_test} tested"
         if result.best_epoch is not None:
             facts["epoch"] = f"{result.best_epoch} of {result.epochs_run}"

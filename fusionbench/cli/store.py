@@ -107,19 +107,17 @@ def prune_command(
     from fusionbench.errors import UsageError
     from fusionbench.records import leftovers as left
 
-    wanted = [
-        (leftovers, left.leftovers),
-        (failures, left.failures),
-        (weights, left.weights),
-        (checkpoints, left.checkpoints),
-    ]
-    if not any(asked for asked, _ in wanted):
+    if not (leftovers or failures or weights or checkpoints):
         raise UsageError(
             "Nothing is named to be deleted.",
             "Give --leftovers, --failures, --weights or --checkpoints.",
         )
     folder = _existing(store)
-    found = {one.path: one for asked, list_ in wanted if asked for one in list_(folder)}
+    listed = left.leftovers(folder) if leftovers else []
+    listed += left.unneeded(folder, "failed") if failures else []
+    listed += left.unneeded(folder, "weights") if weights else []
+    listed += left.unneeded(folder, "checkpoints") if checkpoints else []
+    found = {one.path: one for one in listed}
     console = terminal.out()
     if not found:
         console.print("There is nothing to delete.")

@@ -1,7 +1,8 @@
 """One Record = one (method, fold, seed): what ran, what came out, and where it is kept.
 
     cohort(data_fingerprint, split_hash, {part: ids}) -> str    which photographs were evaluated
-    Record, Result, PartResult, Level, Measured, Failure        the file's schema (pydantic)
+    Record, Result, PartResult, Level, Measured, Failure        the file's schema (msgspec)
+    Record.of(identity, Result or Failure, environment, measured) -> Record
     Predictions(ids, parts, fold, labels, probabilities, classes, groups, lesions)
 
     store = Store(folder)
@@ -11,8 +12,8 @@
     store.write_weights(run_id, data: bytes) -> Path            before write(); safetensors bytes
     store.read(run_id) -> Record                    strict; the failure where there is no success
     store.predictions(run_id) -> Predictions        verified against the record's sha256
-    store.records() -> Iterator[Record]             strict; raises at the first bad file
-    store.scan() -> (list[Record], list[Problem])   everything readable, and what is not
+    store.records(problems) -> Iterator[Record]     one after the other; bad files into that list
+    store.path(kind, run_id) -> Path                where that file of a run is, or would be
     store.find(text) -> str                         the one run_id that starts with / contains text
     with store.lock(run_id): ...                    raises BusyError where another process has it
 

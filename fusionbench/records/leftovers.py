@@ -1,7 +1,7 @@
 """What a store no longer needs, and its removal.
 
     leftovers(store) -> list[Leftover]      files that belong to no run any more
-    failures(store), weights(store), checkpoints(store)     what else may go, when asked for
+    unneeded(store, kind) -> list[Leftover]     failures, weights or checkpoints, when asked for
     remove(store, found) -> list[Path]      deletes them; returns which
 
 A valid record is never among them. A folder that is a link is passed over, and a file that is one
@@ -73,33 +73,31 @@ def leftovers(store: Store) -> list[Leftover]:
     return sorted(result, key=lambda one: one.path)
 
 
-def failures(store: Store) -> list[Leftover]:
-    """Every readable record of a failed run."""
-    found = []
-    for path in _files(store, "failed"):
-        try:
-            record = read_record(path)
-        except RecordError:
-            continue  # perhaps of a later version: not ours to delete
-        if record.error is not None:
-            text = f"is a failure, {record.error.type}"
-            found.append(Leftover(path, "failure", path.stem, text))
-    return found
-
-
-def weights(store: Store) -> list[Leftover]:
-    """Every file of trained weights."""
-    return [Leftover(p, "weights", p.stem, "holds weights") for p in _files(store, "weights")]
-
-
-def checkpoints(store: Store) -> list[Leftover]:
-    """Every checkpoint of a run that was stopped and would go on from there, by path."""
+def unneeded(store: Store, kind: Literal["failed", "weights", "checkpoints"]) -> list[Leftover]:
+    """Every file of that kind, by path, but for those of runs that are computed now. A failure that
+    cannot be read stays: it may be of a later version."""
     running = store.busy()
-    return [
-        Leftover(p, "checkpoint", p.stem, "is where a stopped run would go on")
-        for p in _files(store, "checkpoints")
-        if p.stem not in running
-    ]
+    result = []
+    for path in _files(store, kind):
+        why, message = _UNNEEDED[kind]
+        if kind == "failed":
+            try:
+                error = read_record(path).error
+            except RecordError:
+                continue
+            if error is None:
+                continue
+            message = f"{message}, {error.type}"
+        if path.stem not in running:
+            result.append(Leftover(path, why, path.stem, message))
+    return result
+
+
+_UNNEEDED: dict[str, tuple[Why, str]] = {
+    "failed": ("failure", "is a failure"),
+    "weights": ("weights", "holds weights"),
+    "checkpoints": ("checkpoint", "is where a stopped run would go on"),
+}
 
 
 def remove(store: Store, found: Sequence[Leftover]) -> list[Path]:

@@ -184,9 +184,9 @@ def _bring(store: Store, found: _Found, dry_run: bool) -> Merged:
             store.delete_checkpoint(run)
         return Merged(run, "copied", found.source, "" if here is None else "here it had failed")
     if here.reproducible() == record.reproducible():
-        lacking = found.weights is not None and not store.weights_path(run).exists()
+        lacking = found.weights is not None and not store.path("weights", run).exists()
         if lacking and not dry_run:
-            store.write_file(store.weights_path(run), _pieces(found.weights))
+            store.write_file(store.path("weights", run), _pieces(found.weights))
         return Merged(run, "same", found.source, "its weights are new here" if lacking else "")
     beside = store.folder / CONFLICTS / conflict_name(record)
     kept_at = Path(f"{beside}.json")

@@ -53,7 +53,7 @@ def read_bytes(path: Path, most: int, *, follow: bool = True) -> bytes:
         try:
             found = os.fstat(handle)
             if not stat.S_ISREG(found.st_mode):
-                raise RecordError(f"{path} is no plain file.", "Remove it from the store.")
+                raise RecordError(f"{path} is not a plain file.", "Remove it from the store.")
             if found.st_size > most:
                 raise RecordError(
                     f"{path} has {found.st_size:,} bytes; at most {most:,} can be meant.",
@@ -187,7 +187,7 @@ def unfit_weights(path: Path) -> str:
     from safetensors import SafetensorError, safe_open
 
     if path.is_symlink() or not path.is_file():
-        return "it is no plain file"
+        return "it is not a plain file"
     try:
         with safe_open(path, framework="numpy"):
             return ""
@@ -198,7 +198,7 @@ def unfit_weights(path: Path) -> str:
 def unfit_checkpoint(path: Path) -> str:
     """Why a file is no complete archive of torch.save, from all its checksums; "" where it is."""
     if path.is_symlink() or not path.is_file():
-        return "it is no plain file"
+        return "it is not a plain file"
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

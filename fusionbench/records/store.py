@@ -102,13 +102,9 @@ class Store:
 
     def write_weights(self, run: str, data: bytes) -> Path:
         """Write a serialised safetensors file; returns its path. Call it before write()."""
-        path = self.weights_path(run)
+        path = self.path("weights", run)
         self.write_file(path, data)
         return path
-
-    def weights_path(self, run: str) -> Path:
-        """Where the run's weights are, or would be."""
-        return self.path("weights", run)
 
     def write_checkpoint(self, run: str, data: Iterable[bytes | memoryview]) -> None:
         """Replace the run's checkpoint (training.checkpoints). Call it with the run's lock held.
@@ -116,16 +112,12 @@ class Store:
         A process that is killed while it writes leaves the one before, and at most one temporary
         file: these are large, so that each run has its own, written over by the next attempt.
         """
-        path = self.checkpoint_path(run)
+        path = self.path("checkpoints", run)
         self.write_file(path, data, _temporary_checkpoint(path))
-
-    def checkpoint_path(self, run: str) -> Path:
-        """Where the run's checkpoint is, or would be."""
-        return self.path("checkpoints", run)
 
     def delete_checkpoint(self, run: str) -> None:
         """And what is left of an attempt to write it."""
-        path = self.checkpoint_path(run)
+        path = self.path("checkpoints", run)
         for one in (path, _temporary_checkpoint(path)):
             self.delete(one)
 

@@ -61,7 +61,7 @@ class Computed:
         if self.weights is not None:
             store.write_weights(self.record.run_id, self.weights)
         else:  # those of an earlier result, if any, are not this one's
-            store.delete(store.weights_path(self.record.run_id))
+            store.delete(store.path("weights", self.record.run_id))
         return store.write(self.record, self.predictions)
 
 

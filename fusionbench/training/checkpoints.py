@@ -152,7 +152,7 @@ class Keeper:
     def find(self) -> State | None:
         """What to go on from. None where there is no checkpoint, or, with a note, where it cannot
         be used."""
-        path = self.store.checkpoint_path(self.run)
+        path = self.store.path("checkpoints", self.run)
         if not path.exists() and not path.is_symlink():
             return None
         try:

@@ -109,7 +109,7 @@ def trained_model(
 
     Raises RecordError where there are no weights of it, or not such as fit.
     """
-    path = store.weights_path(record.run_id)
+    path = store.path("weights", record.run_id)
     if not path.is_file():
         raise no_weights([record.run_id], store)
     training = experiment.config.training
@@ -135,7 +135,7 @@ def require_weights(records: list[Record], store: Store) -> None:
     lacking = [
         r.run_id
         for r in records
-        if r.identity.method.uses_images and not store.weights_path(r.run_id).is_file()
+        if r.identity.method.uses_images and not store.path("weights", r.run_id).is_file()
     ]
     if lacking:
         raise no_weights(lacking, store)
