@@ -16,7 +16,6 @@ from fusionbench.data.card import DatasetCard, ProtocolSpec, read_card
 from fusionbench.errors import DataError, UsageError
 from fusionbench.plugin.registry import builtin_root
 from fusionbench.protocols import (
-    find_protocol,
     hash_of,
     inner_split,
     load_protocol,
@@ -78,7 +77,7 @@ def pad_rows() -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(("dataset", "name"), COMMITTED)
 def test_committed_split_is_unchanged(dataset: str, name: str) -> None:
-    spec = find_protocol(read_card(DATASETS / dataset / "dataset.toml"), name)
+    spec = read_card(DATASETS / dataset / "dataset.toml").protocol(name)
     path = DATASETS / dataset / spec.file
     raw = path.read_bytes().replace(b"\r\n", b"\n")
     # Hashed here without the library: the file, the card and this test agree.
@@ -130,17 +129,17 @@ def test_pad_image_recipes_give_the_committed_files() -> None:
     five = StratifiedKFold(5, shuffle=True, random_state=8)
     for k, (_, test) in enumerate(five.split(np.zeros((len(rest), 1)), y[rest])):
         expected[rest[test]] = str(k)
-    spec = find_protocol(card, "metablock-2021")
+    spec = card.protocol("metablock-2021")
     committed = read_split(card.folder / spec.file, spec)
     assert [committed[r["img_id"]] for r in rows] == expected.tolist()
-    image = find_protocol(card, "image-5fold")
+    image = card.protocol("image-5fold")
     made = make_split(image, [r["img_id"] for r in rows], y, None)
     assert hash_of(made) == image.sha256
 
 
 def test_missing_images_restrict_the_committed_split() -> None:
     card = read_card(DATASETS / "synthetic" / "dataset.toml")
-    spec = find_protocol(card)
+    spec = card.protocol()
     parts = read_split(card.folder / spec.file, spec)
     kept = sorted(parts)[::2]
     protocol = load_protocol(card, kept, [0] * len(kept), None, complete=False)
@@ -154,7 +153,7 @@ def test_missing_images_restrict_the_committed_split() -> None:
 
 def test_a_fold_left_without_rows_is_refused() -> None:
     card = read_card(DATASETS / "synthetic" / "dataset.toml")
-    spec = find_protocol(card)
+    spec = card.protocol()
     parts = read_split(card.folder / spec.file, spec)
     kept = [i for i in parts if parts[i] != "3"]
     with pytest.raises(DataError, match=r"Fold 3 .* 0 test rows"):
@@ -166,14 +165,14 @@ def test_a_fold_left_without_rows_is_refused() -> None:
 
 def test_find_protocol_by_name_and_default(tmp_path: Path) -> None:
     card = card_of(tmp_path)
-    assert find_protocol(card).name == "grouped-5fold"
-    assert find_protocol(card, "image-5fold").leaks == ("patients",)
+    assert card.protocol().name == "grouped-5fold"
+    assert card.protocol("image-5fold").leaks == ("patients",)
     assert [s.name for s in card_of(tmp_path, group=False).protocols] == ["image-5fold"]
     assert card_of(tmp_path, group=False).protocols[0].leaks == ()
     with pytest.raises(UsageError, match=r"grouped-5fld.*Did you mean grouped-5fold"):
-        find_protocol(card, "grouped-5fld")
+        card.protocol("grouped-5fld")
     derm = read_card(DATASETS / "derm7pt" / "dataset.toml")
-    assert find_protocol(derm).name == "official"
+    assert derm.protocol().name == "official"
 
 
 # Recipes

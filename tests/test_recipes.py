@@ -23,7 +23,7 @@ from fusionbench.config.recipe import (
     recipe_names,
 )
 from fusionbench.config.run_config import SETTINGS, Execution, RunConfig
-from fusionbench.errors import UsageError
+from fusionbench.errors import DataError, UsageError
 from fusionbench.metrics.compute import balanced_nll
 from fusionbench.models.backbones import build_backbone
 from fusionbench.models.fusion_model import FusionModel, build_spec
@@ -106,7 +106,7 @@ GOOD = 'title = "t"\n[source]\ncitation = "c"\n[settings]\nlr = {value = 1.0, st
         (GOOD.replace('title = "t"\n', ""), "title"),
         ("extra = 1\n" + GOOD, "extra"),
         (GOOD.replace("{value = 1.0, ", "{value = 1.0, why = 'x', "), "why"),
-        ("title =", "no toml"),
+        ("title =", "cannot be read as TOML"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_with_its_name(
@@ -117,7 +117,7 @@ def test_a_file_that_does_not_fit_is_refused_with_its_name(
     assert read_recipe(path).settings == {"lr": 1.0}
     read_recipe.cache_clear()
     path.write_text(text)
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(DataError) as error:
         read_recipe(path)
     assert str(path) in str(error.value) and reason in str(error.value)
 

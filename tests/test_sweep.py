@@ -421,7 +421,7 @@ def test_settings_have_the_type_of_their_field() -> None:
     for text, message in (
         ("augmnt=flip", "Did you mean augment"),
         ("augment", "NAME=VALUE"),
-        ("augment=wild", "Input should be"),
+        ("augment=wild", "must be"),
         ("fusion=sgmc", "no setting called"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -72,10 +72,10 @@ def _audit(
     from fusionbench.cli import terminal
     from fusionbench.data.locate import find_data, open_card
     from fusionbench.data.table import load_table
-    from fusionbench.protocols import find_protocol, split_of
+    from fusionbench.protocols import split_of
 
     card = open_card(dataset, plugins=plugins)
-    find_protocol(card, protocol)  # a wrong name, before anything is read
+    card.protocol(protocol or "")  # a wrong name, before anything is read
     root, progress = find_data(card, data), terminal.progress()
     table = load_table(
         card,

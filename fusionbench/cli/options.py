@@ -75,6 +75,68 @@ class Listed(click.ParamType):
             raise click.UsageError(f"{flag}{value}: give {more}numbers as in 0,1.", ctx) from None
 
 
+plugins_option = click.option(
+    "--plugins",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Plugin file or folder; may be given several times. Its code is run.",
+)
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder with the dataset's files. Default: $FUSIONBENCH_DATA, then datasets/<name>/data.",
+)
+store_option = click.option(
+    "--store",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="runs",
+    metavar="DIR",
+    envvar="FUSIONBENCH_STORE",
+    show_default=True,
+    help="Folder of records.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
+step_option = click.option(
+    "--step",
+    type=click.Choice(STEPS),
+    default="auto",
+    show_default=True,
+    help="How a training step runs: compiled by torch.compile, captured in a CUDA graph, or plain. "
+    "auto: both on a GPU, eager on a CPU. What cannot be done falls back.",
+)
+at_once_option = click.option(
+    "--folds-at-once",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="So many at a time, each in a process of its own with its share of the cores: for small "
+    "models on a large GPU. Each has the numbers it has alone.",
+)
+save_weights_option = click.option(
+    "--save-weights", is_flag=True, help="Keep the trained weights (safetensors)."
+)
+
+
+def device_options(command: F) -> F:
+    """--device and --workers: where a network runs, and how many threads decode photographs."""
+    device = click.option(
+        "--device",
+        type=click.Choice(DEVICES),
+        default="auto",
+        show_default=True,
+        help="auto: a GPU if any.",
+    )
+    workers = click.option(
+        "--workers",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Decoding threads. Default: one per core.",
+    )
+    return device(workers(command))
+
+
 def execution_options(command: F) -> F:
     """Options that say where a run is carried out. The command gets one `execution` of them and of
     its other options that are fields of Execution."""
@@ -87,90 +149,8 @@ def execution_options(command: F) -> F:
         execution = Execution(**{name: options.pop(name) for name in names})
         return command(execution=execution, **options)
 
-    save_weights = click.option(
-        "--save-weights", is_flag=True, help="Keep the trained weights (safetensors)."
-    )
     decorated: Any = with_execution
-    for option in (plugins_option, save_weights, store_option, at_once_option, step_option,
-                   device_options, data_option):  # fmt: skip
+    for option in (data_option, device_options, step_option, at_once_option, store_option,
+                   save_weights_option, plugins_option):  # fmt: skip
         decorated = option(decorated)
     return decorated
-
-
-def plugins_option(command: F) -> F:
-    return click.option(
-        "--plugins",
-        type=click.Path(path_type=Path),
-        multiple=True,
-        help="Plugin file or folder; may be given several times. Its code is run.",
-    )(command)
-
-
-def data_option(command: F) -> F:
-    return click.option(
-        "--data",
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        help="Folder with the dataset's files. Default: $FUSIONBENCH_DATA, then "
-        "datasets/<name>/data.",
-    )(command)
-
-
-def store_option(command: F) -> F:
-    return click.option(
-        "--store",
-        type=click.Path(path_type=Path, file_okay=False),
-        default="runs",
-        metavar="DIR",
-        envvar="FUSIONBENCH_STORE",
-        show_default=True,
-        help="Folder of records.",
-    )(command)
-
-
-def device_options(command: F) -> F:
-    """--device and --workers: where a network runs, and who decodes photographs for it."""
-    for option in (
-        click.option(
-            "--workers",
-            type=click.IntRange(1),
-            metavar="N",
-            help="Decoding threads. Default: one per core.",
-        ),
-        click.option(
-            "--device",
-            type=click.Choice(DEVICES),
-            default="auto",
-            show_default=True,
-            help="auto: a GPU if any.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def step_option(command: F) -> F:
-    return click.option(
-        "--step",
-        type=click.Choice(STEPS),
-        default="auto",
-        show_default=True,
-        help="How a training step runs: compiled by torch.compile, captured in a CUDA graph, or "
-        "plain. auto: both on a GPU, eager on a CPU. What cannot be done falls back.",
-    )(command)
-
-
-def at_once_option(command: F) -> F:
-    return click.option(
-        "--folds-at-once",
-        type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        metavar="N",
-        help="So many at a time, each in a process of its own with its share of the cores: for "
-        "small models on a large GPU. Each has the numbers it has alone.",
-    )(command)
-
-
-def json_option(command: F) -> F:
-    return click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")(command)

@@ -46,16 +46,14 @@ def check_command(file: Path, thorough: bool, as_json: bool) -> int:
 
 def _table(checks: list[Check]) -> Table:
     """A row per check, and below it what was found on which backbones or losses."""
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("check", no_wrap=True)
-    table.add_column("passed", no_wrap=True)
-    table.add_column("", overflow="fold")
+    from fusionbench.cli.terminal import grid
+
+    rows: list[tuple[object, ...]] = []
     for name in dict.fromkeys(check.name for check in checks):
         of_name = [check for check in checks if check.name == name]
-        found: dict[tuple[str, str], list[str]] = {}  # (status, what was found) -> on what
+        found: dict[tuple[str, str], list[str]] = {}  # (status, detail) -> subjects
         for check in of_name:
             if check.detail:
                 found.setdefault((check.status, check.detail), []).append(check.subject)
@@ -69,8 +67,8 @@ def _table(checks: list[Check]) -> Table:
         worst = next(status for status in ("fail", "skip", "pass") if status in statuses)
         passed = sum(check.status == "pass" for check in of_name)
         count = Text(f"{passed} of {len(of_name)}", style=STYLES[worst])
-        table.add_row(Text(name), count, details)
-    return table
+        rows.append((name, count, details))
+    return grid(("check", "passed", ""), rows, fixed=("check", "passed"))
 
 
 @click.command("new")

@@ -16,7 +16,14 @@ from fusionbench.cli.setting_options import (
 )
 from fusionbench.cli.sweep_output import failures_of, print_failures
 from fusionbench.config.recipe import changes
-from fusionbench.config.run_config import SETTINGS, Execution, Existing, RunConfig, default_of
+from fusionbench.config.run_config import (
+    SETTINGS,
+    Execution,
+    Existing,
+    RunConfig,
+    default_of,
+    without_effect,
+)
 
 if TYPE_CHECKING:
     from fusionbench.progress import Progress
@@ -110,8 +117,10 @@ def _check_names(config: RunConfig, plugins: tuple[Path, ...]) -> bool:
 
 def _note_unused(name: str, typed: dict[str, Any], progress: Progress) -> None:
     """Say which options have no effect: a control sees no photographs and trains no network."""
-    idle = [SETTINGS[k].flag for k in typed if not SETTINGS[k].reaches_controls]
-    idle += [f"--set {key}" for key in typed.get("params", ()) if not key.startswith("fusion.")]
+    idle = [
+        SETTINGS[name].flag if name in SETTINGS else f"--set {name}"
+        for name in without_effect(typed)
+    ]
     if idle:
         progress.note(f"{name} sees no photograph and is no network: {', '.join(idle)} unused")
 

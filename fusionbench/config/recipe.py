@@ -9,10 +9,8 @@ nothing of method, dataset and protocol. Nothing here imports torch.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -26,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from fusionbench.config.problems import bad_file, problems_of, read_toml
 from fusionbench.config.run_config import SETTINGS, Param, RunConfig
 from fusionbench.errors import UsageError
 from fusionbench.plugin.registry import key_of, unknown_name
@@ -38,11 +37,11 @@ RECIPES = Path(__file__).parent / "recipes"
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
-class _Strict(BaseModel):
+class _RecipePart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Stated(_Strict):
+class Stated(_RecipePart):
     """A value, and how it is known: read in the source, guessed, or ours."""
 
     value: bool | int | float | str
@@ -50,47 +49,49 @@ class Stated(_Strict):
     note: str = ""
 
 
-class RecipeSource(_Strict):
+class RecipeSource(_RecipePart):
     """Where the settings come from."""
 
     citation: Text
     urls: tuple[Text, ...] = Field((), strict=False)
 
 
-class _File(_Strict):
-    """The content of a recipe file."""
-
-    title: Text
-    source: RecipeSource
-    differences: tuple[Text, ...] = Field((), strict=False)
-    settings: dict[str, Stated]
-    params: dict[str, Stated] = {}
-
-    @model_validator(mode="after")
-    def _fits(self) -> _File:
-        stated = {name for name, setting in SETTINGS.items() if setting.in_recipe}
-        if strangers := sorted(set(self.settings) - stated):
-            raise ValueError(f"not a setting of a recipe: {', '.join(strangers)}")
-        for key, setting in self.params.items():
-            if not isinstance(setting.value, str):
-                raise ValueError(f"{key}: the value of a parameter is text, as after --set")
-        stated_values: dict[str, Any] = {name: s.value for name, s in self.settings.items()}
-        RunConfig().changed(**stated_values)
-        return self
-
-
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(_RecipePart):
     """Training settings with their source; `name` is the file's stem. A setting that the recipe
     does not state keeps its default."""
 
     name: str
-    title: str
+    title: Text
     source: RecipeSource
-    differences: tuple[str, ...]  # known ones, from the source
-    settings: Mapping[str, Any]  # by the setting's name
-    params: Mapping[str, str]  # by --set key
-    stated: Mapping[str, Stated]  # both, with status and note
+    differences: tuple[Text, ...] = Field((), strict=False)  # known ones, from the source
+    stated_settings: dict[str, Stated] = Field(alias="settings")
+    stated_params: dict[str, Stated] = Field({}, alias="params")
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """Values by the setting's name."""
+        return MappingProxyType({name: s.value for name, s in self.stated_settings.items()})
+
+    @cached_property
+    def params(self) -> Mapping[str, str]:
+        """Values by `--set` key."""
+        return MappingProxyType({key: str(s.value) for key, s in self.stated_params.items()})
+
+    @property
+    def stated(self) -> Mapping[str, Stated]:
+        """Both, with status and note."""
+        return self.stated_settings | self.stated_params
+
+    @model_validator(mode="after")
+    def _fits(self) -> Recipe:
+        stated = {name for name, setting in SETTINGS.items() if setting.in_recipe}
+        if strangers := sorted(set(self.stated_settings) - stated):
+            raise ValueError(f"not a setting of a recipe: {', '.join(strangers)}")
+        for key, setting in self.stated_params.items():
+            if not isinstance(setting.value, str):
+                raise ValueError(f"{key}: the value of a parameter is text, as after --set")
+        RunConfig().changed(**self.settings)
+        return self
 
     def under(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The recipe's settings, and over them `settings`, by name. Another optimizer or schedule
@@ -114,7 +115,7 @@ def recipe_names() -> list[str]:
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name. Raises UsageError with the nearest names, or for a bad file."""
+    """The recipe of that name. Raises UsageError with the nearest names."""
     key, known = key_of(name), recipe_names()
     if key not in known:
         raise UsageError(*unknown_name("recipe", name, known))
@@ -123,29 +124,11 @@ def find_recipe(name: str) -> Recipe:
 
 @cache
 def read_recipe(path: Path) -> Recipe:
-    """Raises UsageError naming the file and every entry that does not fit."""
+    """Raises DataError that lists every entry that does not fit."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # no UTF-8, no TOML, nested without end
-        raise UsageError(f"{path} is no toml file: {error}.") from None
-    try:
-        file = _File(**raw)
-    except (ValidationError, TypeError) as error:
-        reasons = (
-            [f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()]
-            if isinstance(error, ValidationError)
-            else [str(error)]
-        )
-        raise UsageError(f"{path} is no recipe: {'; '.join(reasons)}.") from None
-    return Recipe(
-        path.stem,
-        file.title,
-        file.source,
-        file.differences,
-        MappingProxyType({name: setting.value for name, setting in file.settings.items()}),
-        MappingProxyType({key: str(setting.value) for key, setting in file.params.items()}),
-        MappingProxyType({**file.settings, **file.params}),
-    )
+        return Recipe(**read_toml(path) | {"name": path.stem})
+    except ValidationError as error:
+        raise bad_file(path, problems_of(error)) from None
 
 
 def own_params(config: RunConfig, losses: Iterable[str]) -> dict[str, Param]:
@@ -163,11 +146,8 @@ def own_params(config: RunConfig, losses: Iterable[str]) -> dict[str, Param]:
 def changes(config: RunConfig) -> dict[str, Any]:
     """Settings and parameters in which `config` departs from its recipe: name -> its own value,
     None for a parameter of the recipe that it has not."""
-    recipe, values, params = (
-        find_recipe(config.training.recipe),
-        config.flat(),
-        config.method.params,
-    )
+    recipe = find_recipe(config.training.recipe)
+    values, params = config.flat(), config.method.params
     departures = {k: values[k] for k, v in recipe.settings.items() if values[k] != v}
     for key, text in recipe.params.items():
         if params.get(key) != text:

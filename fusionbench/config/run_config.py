@@ -11,11 +11,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from fusionbench.config.problems import problems_of
 from fusionbench.errors import UsageError
 from fusionbench.plugin.registry import unknown_name
 
@@ -290,22 +291,14 @@ class Setting:
     name: str
     part: str  # "method", "data", "training"; "" for the seed
     field: FieldInfo
+    # As `_setting` was told.
+    metavar: str
+    in_recipe: bool
+    of_metadata: bool
 
     @property
     def text(self) -> str:
         return self.field.description or ""
-
-    @property
-    def metavar(self) -> str:
-        return str(self._extra("metavar"))
-
-    @property
-    def in_recipe(self) -> bool:
-        return bool(self._extra("in_recipe"))
-
-    @property
-    def of_metadata(self) -> bool:
-        return bool(self._extra("of_metadata"))
 
     @property
     def reaches_controls(self) -> bool:
@@ -316,11 +309,6 @@ class Setting:
     def flag(self) -> str:
         return "--set" if self.name == "params" else f"--{self.name.replace('_', '-')}"
 
-    def _extra(self, key: str) -> Any:
-        extra = self.field.json_schema_extra
-        assert isinstance(extra, dict)
-        return extra[key]
-
 
 PARTS: dict[str, type[BaseModel]] = {
     "method": MethodSettings,
@@ -328,10 +316,11 @@ PARTS: dict[str, type[BaseModel]] = {
     "training": TrainingSettings,
 }
 SETTINGS: Mapping[str, Setting] = {
-    name: Setting(name, part, field)
-    for part, model in PARTS.items()
+    name: Setting(name, part, field, **cast(dict[str, Any], field.json_schema_extra))
+    for part, model in [*PARTS.items(), ("", RunConfig)]
     for name, field in model.model_fields.items()
-} | {"seed": Setting("seed", "", RunConfig.model_fields["seed"])}
+    if name not in PARTS
+}
 
 
 def default_of(name: str) -> Any:
@@ -341,10 +330,15 @@ def default_of(name: str) -> Any:
 
 def problems(error: ValidationError) -> list[tuple[str, str]]:
     """(setting, problem) of a RunConfig that cannot be; `params.NAME` for a plugin's setting."""
-    return [
-        (".".join(str(part) for part in item["loc"] if part not in PARTS), item["msg"])
-        for item in error.errors()
-    ]
+    found = [(*where.partition("."), text) for where, text in problems_of(error)]
+    return [(name if part in PARTS else part + dot + name, text) for part, dot, name, text in found]
+
+
+def without_effect(settings: Mapping[str, Any]) -> list[str]:
+    """Which of these change nothing for a control: names of settings, and keys of `params`."""
+    idle = [n for n in settings if n in SETTINGS and not SETTINGS[n].reaches_controls]
+    keys = map(str, settings.get("params", ()))
+    return idle + [key for key in keys if not key.startswith("fusion.")]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ and the synthetic one are described the same way, so nothing below knows a datas
 
 from __future__ import annotations
 
-import tomllib
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
@@ -22,8 +21,10 @@ from pydantic import (
     model_validator,
 )
 
+from fusionbench.config.problems import bad_file, problems_of, read_toml
 from fusionbench.data.paths import unsafe_path
-from fusionbench.errors import DataError
+from fusionbench.errors import DataError, UsageError
+from fusionbench.plugin.registry import unknown_name
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -160,6 +161,11 @@ class ProtocolSpec(_CardPart):
     leaks: tuple[str, ...] = ()
     note: str = ""
 
+    @property
+    def fold_count(self) -> int:
+        """How many folds it has."""
+        return 1 if self.kind == "fixed" else self.folds
+
     @model_validator(mode="after")
     def _has_source(self) -> ProtocolSpec:
         # A split that is not there yet is written to `file`; `name` becomes part of a file's name.
@@ -270,6 +276,14 @@ class DatasetCard(_CardPart):
     def classes(self) -> tuple[str, ...]:
         return self.label.classes
 
+    def protocol(self, name: str = "") -> ProtocolSpec:
+        """The protocol of that name; "": the default, else the first. Raises UsageError."""
+        specs = {spec.name: spec for spec in self.protocols}
+        name = name or self.default_protocol or next(iter(specs))
+        if name not in specs:
+            raise UsageError(*unknown_name(f"protocol of {self.name}", name, specs))
+        return specs[name]
+
     def view(self, name: str | None = None) -> View:
         """The view of that name; the default view for None. Raises DataError."""
         views = {view.name: view for view in self.views}
@@ -286,25 +300,9 @@ def read_card(path: Path) -> DatasetCard:
     Raises DataError naming the file and every field that does not fit.
     """
     path = Path(path)
+    if not path.exists():
+        raise DataError(f"There is no dataset card at {path}.")
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"There is no dataset card at {path}.") from None
-    except (OSError, ValueError, RecursionError) as error:  # no UTF-8, no TOML, nested without end
-        raise DataError(f"{path} is not readable TOML: {error}.") from error
-    try:
-        return DatasetCard.model_validate({**raw, "folder": path.resolve().parent})
+        return DatasetCard.model_validate({**read_toml(path), "folder": path.resolve().parent})
     except ValidationError as error:
-        problems: list[dict[str, object]] = [
-            {
-                "file": path.name,
-                "field": ".".join(str(part) for part in item["loc"]) or "(card)",
-                "problem": item["msg"],
-            }
-            for item in error.errors()
-        ]
-        raise DataError(
-            f"The card {path} does not fit: {len(problems)} problem(s).",
-            "See datasets/README.md for the format.",
-            problems,
-        ) from None
+        raise bad_file(path, problems_of(error), "See datasets/README.md for the format.") from None

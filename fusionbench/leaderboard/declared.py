@@ -19,7 +19,7 @@ from fusionbench.leaderboard.rows import Sources, blocks, has_level
 from fusionbench.plugin import registry
 from fusionbench.plugin.registry import key_of
 from fusionbench.records import Record
-from fusionbench.tables import Declared, DeclaredTable, fold_count, protocol_of
+from fusionbench.tables import Declared, DeclaredTable
 
 
 def declared_blocks(
@@ -40,7 +40,7 @@ def declared_blocks(
     the metric of the gains; records without metrics at `level` do not count.
     """
     card = open_card(table.dataset, plugins=plugins)
-    spec = protocol_of(table, card)
+    spec = card.protocol(table.protocol)
     mine: dict[str, tuple[int, Record]] = {}
     rows_of = [
         (d, Expected.of(named(d.config.changed(protocol=spec.name), card), plugins))
@@ -72,7 +72,7 @@ def declared_blocks(
         )
     ]
     seeds = len({d.config.seed for d in declared})
-    runs_expected = fold_count(spec) * seeds
+    runs_expected = spec.fold_count * seeds
     result = []
     for block in found:
         rows = [

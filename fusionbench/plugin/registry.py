@@ -233,24 +233,14 @@ def _under(root: Path, kind: str) -> Iterator[Entry]:
         if path.name.startswith(("_", "test_")) or path.suffix != ".py":
             continue
         entry = _read(path, kind, str(root))
-        declared = _source(path).kind
+        declared = _parsed(path, *_version(path)).kind
         if path.parent.name == kind or declared == kind:
             yield entry
-        elif root.is_file() and kind == "fusions" and declared is None:
-            # Named explicitly, and neither kind: say why rather than pass it over.
+        elif root.is_file() and kind == "fusions" and not declared:
+            # Named explicitly, and of no kind: say why rather than pass it over.
             yield replace(
                 entry, broken=entry.broken or "no class derived from Fusion, Loss or Control"
             )
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What a plugin file says without being run."""
-
-    summary: str = ""
-    kind: str | None = None  # that a class of it derives from
-    parameters: tuple[tuple[str, str], ...] = ()
-    broken: str = ""
 
 
 def _version(path: Path) -> tuple[int, ...]:
@@ -258,42 +248,34 @@ def _version(path: Path) -> tuple[int, ...]:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _source(path: Path) -> _Source:
-    """Each version of a file is parsed once."""
-    return _parsed(path, *_version(path))
-
-
 @lru_cache(maxsize=4096)
-def _parsed(path: Path, *version: int) -> _Source:
+def _parsed(path: Path, *version: int) -> Entry:
+    """What a plugin file says without being run; `kind` is that of its base class, or "". Each
+    version of a file is parsed once."""
+    entry = Entry(key_of(path.stem), "", "", path.resolve())
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     except (SyntaxError, UnicodeDecodeError, ValueError):
-        return _Source(broken=traceback.format_exc(limit=0).strip())
+        return replace(entry, broken=traceback.format_exc(limit=0).strip())
     summary = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
     kinds = {base: kind for kind, base in KINDS.items()}
-    declared: str | None = None
+    declared = ""
     parameters: tuple[tuple[str, str], ...] = ()
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             bases = [getattr(b, "attr", getattr(b, "id", "")) for b in node.bases]
-            kind = next((kinds[base] for base in bases if base in kinds), None)
+            kind = next((kinds[base] for base in bases if base in kinds), "")
             declared = declared or kind
-            if kind is not None and not node.name.startswith("_"):
+            if kind and not node.name.startswith("_"):
                 parameters = _keywords(node)
-    return _Source(summary, declared, parameters)
+    return replace(entry, kind=declared, summary=summary, parameters=parameters)
 
 
 def _read(path: Path, kind: str, origin: str) -> Entry:
     """An Entry from source text alone."""
-    return _entry(path, kind, origin, *_version(path))
-
-
-@lru_cache(maxsize=4096)
-def _entry(path: Path, kind: str, origin: str, *version: int) -> Entry:
-    source = _parsed(path, *version)
-    parameters = source.parameters if source.kind == kind else ()
-    name = key_of(path.stem)
-    return Entry(name, kind, origin, path.resolve(), source.summary, parameters, source.broken)
+    entry = _parsed(path, *_version(path))
+    parameters = entry.parameters if entry.kind == kind else ()
+    return replace(entry, kind=kind, origin=origin, parameters=parameters)
 
 
 def _keywords(node: ast.ClassDef) -> tuple[tuple[str, str], ...]:

@@ -6,7 +6,6 @@ from fusionbench.protocols.generated import inner_split, make_split
 from fusionbench.protocols.split import (
     Fold,
     Split,
-    find_protocol,
     load_protocol,
     overlap,
     split_of,
@@ -16,7 +15,6 @@ from fusionbench.protocols.splitfile import hash_of, read_split, write_split
 __all__ = [
     "Fold",
     "Split",
-    "find_protocol",
     "hash_of",
     "inner_split",
     "load_protocol",

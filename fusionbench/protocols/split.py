@@ -17,8 +17,8 @@ import numpy as np
 from platformdirs import user_data_dir
 
 from fusionbench.data.card import DatasetCard, ProtocolSpec
-from fusionbench.errors import DataError, UsageError
-from fusionbench.plugin.registry import builtin_root, unknown_name
+from fusionbench.errors import DataError
+from fusionbench.plugin.registry import builtin_root
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols.generated import Ints, Values, make_split
 from fusionbench.protocols.splitfile import (
@@ -54,19 +54,6 @@ class Split:
     leaks: tuple[str, ...] = ()
 
 
-def find_protocol(card: DatasetCard, name: str | None = None) -> ProtocolSpec:
-    """The protocol of that name; for None the card's default, else its first.
-
-    Raises UsageError with the nearest names.
-    """
-    specs = {spec.name: spec for spec in card.protocols}
-    name = name or card.default_protocol or next(iter(specs))
-    if name not in specs:
-        message, remedy = unknown_name("protocol", name, specs)
-        raise UsageError(f"Dataset {card.name}: {message}", remedy)
-    return specs[name]
-
-
 def load_protocol(
     card: DatasetCard,
     ids: Sequence[str],
@@ -88,7 +75,7 @@ def load_protocol(
     Raises UsageError for an unknown name, DataError where the file is absent, edited, does not fit
     the table, or parts a group in a grouped protocol.
     """
-    spec = find_protocol(card, name)
+    spec = card.protocol(name or "")
     ids = [str(i) for i in ids]
     if spec.index_files:
         parts, source = read_indexes(card, spec, root), ", ".join(spec.index_files.values())

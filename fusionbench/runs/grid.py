@@ -3,16 +3,16 @@ every loss."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from fusionbench.config.problems import problems_of
 from fusionbench.errors import UsageError
 from fusionbench.plugin import registry
-from fusionbench.tables import DeclaredTable
+from fusionbench.tables import DeclaredTable, TableRow
 
 
 def grid(
@@ -37,15 +37,15 @@ def grid(
     settings = dict(settings or {})
     params: dict[str, str] = settings.pop("params", {})
     taken: set[str] = set()
-    rows: list[dict[str, Any]] = []
+    rows: list[TableRow] = []
     for name in dict.fromkeys(registry.key_of(fusion) for fusion in fusions):
         entry = registry.find_method(name, plugins)
         control = not entry.uses_images
         given = {k: v for k, v in params.items() if _takes(entry, k, control)}
         taken |= {*given}
-        common = {"fusion": name, "params": given} if given else {"fusion": name}
+        common: dict[str, Any] = {"fusion": name} | ({"params": given} if given else {})
         if control:
-            rows.append({"label": name, **common})
+            rows.append(TableRow(label=name, **common))
             continue
         own = list(dict.fromkeys(losses)) or [_own_loss(entry)]
         for backbone in dict.fromkeys(backbones):
@@ -53,29 +53,26 @@ def grid(
                 label = [name]
                 label += [backbone] if len(set(backbones)) > 1 else []
                 label += [loss] if len(own) > 1 else []
-                rows.append(
-                    {"label": ", ".join(label), **common, "backbone": backbone, "loss": loss}
-                )
+                row = common | {"backbone": backbone, "loss": loss}
+                rows.append(TableRow(label=", ".join(label), **row))
     if strange := [key for key in params if key not in taken]:
         raise UsageError(
             f"--set {strange[0]}={params[strange[0]]}: no method of the grid takes it.",
             "`fusionbench list fusions` and `list controls` show their settings.",
         )
-    raw = {
-        "title": "Grid",
-        "dataset": dataset,
-        "protocol": protocol,
-        "seeds": list(dict.fromkeys(seeds)),
-        "folds": list(dict.fromkeys(folds)),
-        "settings": settings,
-        "rows": rows,
-    }
     try:
-        table = DeclaredTable.model_validate_json(json.dumps(raw, default=str))
+        table = DeclaredTable(
+            title="Grid",
+            dataset=dataset,
+            protocol=protocol,
+            seeds=tuple(dict.fromkeys(seeds)),
+            folds=tuple(dict.fromkeys(folds)),
+            settings=settings,
+            rows=tuple(rows),
+        )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"The grid's {where}: {first['msg']}.") from None
+        where, text = problems_of(error)[0]
+        raise UsageError(f"The grid's {where}: {text}.") from None
     return table.model_copy(update={"path": Path("grid.toml")})
 
 

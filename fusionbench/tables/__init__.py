@@ -21,7 +21,7 @@ from fusionbench.tables.schema import (
     TableRow,
 )
 from fusionbench.tables.table_file import builtin_tables, expand, read_table
-from fusionbench.tables.variants import apply, fold_count, note_of, protocol_of
+from fusionbench.tables.variants import apply, note_of
 
 __all__ = [
     "Declared",
@@ -33,8 +33,6 @@ __all__ = [
     "apply",
     "builtin_tables",
     "expand",
-    "fold_count",
     "note_of",
-    "protocol_of",
     "read_table",
 ]

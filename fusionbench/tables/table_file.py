@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from fusionbench.config.wording import plural
+from fusionbench.config.problems import bad_file, problems_of, read_toml
 from fusionbench.data.paths import given_path, is_file
-from fusionbench.errors import DataError, UsageError
+from fusionbench.errors import UsageError
 from fusionbench.plugin import registry
 from fusionbench.plugin.registry import builtin_root, key_of, unknown_name
 from fusionbench.tables.schema import Declared, DeclaredTable, Overrides
-from fusionbench.tables.validation import check, check_variant, problems_of
+from fusionbench.tables.validation import check, check_variant
 from fusionbench.tables.variants import apply, config_of
 
 
@@ -30,34 +29,19 @@ def read_table(name: str | Path, *, plugins: Sequence[str | Path] = ()) -> Decla
     Raises UsageError where there is none, DataError that lists every problem by field.
     """
     path = _find(name)
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        # As JSON: strict about types, and a list is fine for a tuple.
-        text = json.dumps(raw, default=str)
-    except (OSError, ValueError, RecursionError) as error:  # no UTF-8, no TOML, nested without end
-        raise DataError(
-            f"{path} cannot be read: {error}.", "It must be a UTF-8 TOML file."
-        ) from None
-    found: list[tuple[str, str]] = []
-    table = None
+    raw = read_toml(path)
+    problems: list[tuple[str, str]] = []
     if "path" in raw:
-        found.append(("path", "Extra inputs are not permitted"))
+        problems.append(("path", "is not a known field"))
     try:
-        checked = DeclaredTable.model_validate_json(text)
-        table = checked.model_copy(update={"path": path})
+        # As JSON: strict about types, and a list is fine for a tuple.
+        table = DeclaredTable.model_validate_json(json.dumps(raw, default=str))
+        problems += check(table, plugins)
     except ValidationError as error:
-        found += problems_of(error)
-    if table is not None:
-        found += check(table, plugins)
-    if found or table is None:
-        found = list(dict.fromkeys(found))
-        raise DataError(
-            f"{path} has {plural(len(found), 'problem')}: "
-            f"{found[0][0]}: {found[0][1]}" + ("; …" if len(found) > 1 else "."),
-            "leaderboards/README.md describes the format.",
-            [{"file": path.name, "field": where, "problem": text} for where, text in found],
-        )
-    return table
+        problems += problems_of(error)
+    if problems:
+        raise bad_file(path, problems, "leaderboards/README.md describes the format.")
+    return table.model_copy(update={"path": path})
 
 
 def expand(
@@ -68,9 +52,7 @@ def expand(
     Raises UsageError where the overrides do not fit the table.
     """
     changed = apply(table, overrides or Overrides())
-    found = [*check_variant(changed, plugins)]
-    if found:
-        where, text = found[0]
+    for where, text in check_variant(changed, plugins):
         raise UsageError(f"{table.name}, {where}: {text}.", "Check the options of the command.")
     controls = registry.discover("controls", plugins)
     return tuple(

@@ -6,9 +6,8 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 from fusionbench.config.run_config import SETTINGS, RunConfig
-from fusionbench.data.card import DatasetCard, ProtocolSpec
 from fusionbench.errors import UsageError
-from fusionbench.plugin.registry import key_of, unknown_name
+from fusionbench.plugin.registry import key_of
 from fusionbench.tables.schema import DeclaredTable, Overrides, TableRow
 
 
@@ -44,22 +43,6 @@ def note_of(table: DeclaredTable, overrides: Overrides) -> str:
     return " ".join(notes)
 
 
-def protocol_of(table: DeclaredTable, card: DatasetCard) -> ProtocolSpec:
-    """The protocol that the table runs under. Raises UsageError with the card's protocols."""
-    name = table.protocol or card.default_protocol
-    for spec in card.protocols:
-        if spec.name == name:
-            return spec
-    raise UsageError(
-        *unknown_name(f"protocol of {card.name}", name, [p.name for p in card.protocols])
-    )
-
-
-def fold_count(spec: ProtocolSpec) -> int:
-    """How many folds a protocol has."""
-    return 1 if spec.kind == "fixed" else spec.folds
-
-
 def _rewritten(
     table: DeclaredTable, dataset: str, backbones: Mapping[str, str], settings: Mapping[str, Any]
 ) -> DeclaredTable:
@@ -69,24 +52,17 @@ def _rewritten(
         # Names of the other dataset's.
         table = table.model_copy(update={"protocol": "", "dataset": dataset})
         dropped |= {"view", "columns"}
+    stated = {**settings}
+    params = stated.pop("params", {})
 
-    def changed(own: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {k: v for k, v in own.items() if k not in dropped}
-        if isinstance(kept.get("backbone"), str):
-            kept["backbone"] = backbones.get("") or backbones.get(
-                kept["backbone"], kept["backbone"]
-            )
-        return kept
+    def changed(own: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+        values = {name: value for name, value in own.items() if name not in dropped}
+        if isinstance(name := values.get("backbone"), str):
+            values["backbone"] = backbones.get("") or backbones.get(name, name)
+        return values | ({"params": {**own.get("params", {}), **params}} if params else {})
 
-    rows = tuple(TableRow(label=r.label, **changed(r.settings)) for r in table.rows)
-    common = changed(table.settings) | {k: v for k, v in settings.items() if k != "params"}
-    if params := settings.get("params"):
-        rows = tuple(
-            TableRow(
-                label=r.label, **(r.settings | {"params": r.settings.get("params", {}) | params})
-            )
-            for r in rows
-        )
+    rows = tuple(TableRow(label=r.label, **changed(r.settings, params)) for r in table.rows)
+    common = changed(table.settings, {}) | stated
     return table.model_copy(update={"rows": rows, "settings": common})
 
 

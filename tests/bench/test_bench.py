@@ -92,7 +92,7 @@ def test_rows_are_compared_with_the_bare_network_and_the_first_method(quick: Run
         (("--fusion", ","), "name at least one method"),
         (("--output", "speed.txt"), "must end in .md, .csv, .json"),
         (("--backbone", "resnet"), "There is no backbone called 'resnet'"),
-        (("--batch-size", "1"), "--batch-size 1: Input should be greater than or equal to 2"),
+        (("--batch-size", "1"), "--batch-size 1: must be greater than or equal to 2"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments: tuple[str, ...], message: str) -> None:

@@ -14,7 +14,7 @@ WRONG_USE = [
     (["leaderbord"], "Did you mean leaderboard?"),
     (["--bogus"], "No such option"),
     (["run", "--fusoin", "sgmc"], "--fusion"),
-    (["run", "--epochs", "0"], "--epochs 0: Input should be greater than or equal to 1."),
+    (["run", "--epochs", "0"], "--epochs 0: must be greater than or equal to 1."),
     (["run", "--epochs", "many"], "not a valid integer"),
     (["run", "--lr", "nan"], "--lr nan: "),
     (["run", "--lr", "inf"], "--lr inf: "),

@@ -30,12 +30,12 @@ def test_every_misfit_of_a_card_is_listed(pebbles):
     with pytest.raises(DataError) as caught:
         pebbles.card(text)
     fields = {p["field"] for p in caught.value.problems}
-    assert {"name", "surprise", "label.classes", "columns.0.kind"} <= fields
+    assert {"name", "surprise", "label.classes", "columns[0].kind"} <= fields
 
 
 @pytest.mark.parametrize("text", ["name = ", "\x00", 'name = "a"\nname = "b"'])
 def test_a_card_that_is_no_toml_is_refused(pebbles, text):
-    with pytest.raises(DataError, match="not readable TOML"):
+    with pytest.raises(DataError, match="cannot be read as TOML"):
         pebbles.card(text)
 
 
