@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusionbench.config.run_config import Execution
-from fusionbench.config.wording import duration, plural
+from fusionbench.config.wording import duration, method_name, plural
 
 if TYPE_CHECKING:
     from fusionbench.runs import Forecast, Outcome, Plan
@@ -68,8 +68,7 @@ def print_plan(planned: Plan, expected: Forecast, retry_failed: bool) -> None:
     rows: dict[tuple[int, int], dict[str, object]] = {}
     for job in sorted(planned.jobs, key=lambda job: job.key):
         identity = job.study.method_identity
-        names = (identity.fusion.name, identity.backbone, identity.loss)
-        method = ", ".join(name for name in names if name)
+        method = method_name(identity.fusion.name, identity.backbone, identity.loss)
         first = {"Row": job.label, "Method": method, "seed": job.config.seed}
         rows.setdefault(job.key, first)[f"fold {job.fold}"] = shown[job.state]
     cells = [[row.get(heading, "") for heading in headings] for row in rows.values()]

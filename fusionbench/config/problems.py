@@ -43,8 +43,9 @@ def bad_file(path: Path, problems: Sequence[tuple[str, str]], remedy: str = "") 
     problems = list(dict.fromkeys(problems))
     where, text = problems[0]
     first = f"{where}: {text}" if where else text
+    more = "; …" if len(problems) > 1 else "."
     return DataError(
-        f"{path} has {plural(len(problems), 'problem')}: {first}" + ("; …" if len(problems) > 1 else "."),
+        f"{path} has {plural(len(problems), 'problem')}: {first}{more}",
         remedy,
         [
             {"file": path.name, "field": where or "the file", "problem": text}

@@ -317,7 +317,7 @@ PARTS: dict[str, type[BaseModel]] = {
 }
 SETTINGS: Mapping[str, Setting] = {
     name: Setting(name, part, field, **cast(dict[str, Any], field.json_schema_extra))
-    for part, model in [*PARTS.items(), ("", RunConfig)]
+    for part, model in (PARTS | {"": RunConfig}).items()
     for name, field in model.model_fields.items()
     if name not in PARTS
 }
