@@ -301,7 +301,7 @@ def test_a_fold_whose_process_is_killed_is_lost_and_the_others_are_not(
     # A sweep does not take it for a failure of what the run_id stands for.
     table = grid(["dies"], ["-"], dataset=str(tiny_card), plugins=here.plugins,
                  settings={"params": config.method.params})  # fmt: skip
-    (job,) = plan(table, here).missing
+    (job,) = plan(table, here).todo()
     assert job.run_id == run_id and plan(table, here).failed == ()
     swept = carry_out(plan(table, here), here)
     assert [(f.fold, f.run_id) for f in swept.failures] == [(1, "")]

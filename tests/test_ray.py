@@ -157,7 +157,7 @@ def test_records_equal_those_of_one_process_bit_for_bit(
     for path in (here.store / "weights").iterdir():
         assert path.read_bytes() == (there.store / "weights" / path.name).read_bytes()
     assert len(list((there.store / "weights").iterdir())) == 4
-    assert plan(table, there).missing == ()
+    assert plan(table, there).todo() == ()
     # How far each of them was, in the one line of the whole.
     assert sum(progress.steps) == 6
     assert re.search(r"(scale|sgmc) f[02] \d+%", " ".join(progress.running)), progress.running

@@ -112,7 +112,7 @@ def test_it_runs_what_is_missing_and_then_nothing(
 
     outcome = carry_out(found, here)
     assert outcome.failures == ()
-    assert [r.run_id for r in outcome.records] == [j.run_id for j in found.missing]
+    assert [r.run_id for r in outcome.records] == [j.run_id for j in found.todo()]
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert {r.run_id for r in Store(here.store).records()} == {j.run_id for j in found.jobs}
 
@@ -120,7 +120,7 @@ def test_it_runs_what_is_missing_and_then_nothing(
         "fusionbench.runs.network_trainer.fit", lambda *a, **k: pytest.fail("trained again")
     )
     again = plan(tiny, here)
-    assert again.missing == () and len(again.jobs) == 6
+    assert again.todo() == () and len(again.jobs) == 6
     assert carry_out(again, here) == Outcome(again)
 
 
@@ -163,7 +163,7 @@ def test_a_failing_row_is_recorded_and_left_until_told_otherwise(
 
     # A recorded failure is listed and not repeated; what was only refused is asked again.
     again = plan(tiny, here)
-    assert {j.label for j in again.missing} == {"unfit"}
+    assert {j.label for j in again.todo()} == {"unfit"}
     assert {j.label for j in again.failed} == {"bad"}
     files = {p: p.stat().st_mtime_ns for p in (here.store / "failed").iterdir()}
     outcome = carry_out(again, here)

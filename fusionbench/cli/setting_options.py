@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fusionbench.cli.options import Listed, listed
 from fusionbench.config.plugin_settings import parse_assignments
+from fusionbench.config.problems import problems_of
 from fusionbench.config.run_config import SETTINGS, RunConfig, Setting, problems
 from fusionbench.errors import UsageError
 from fusionbench.plugin.registry import unknown_name
@@ -82,7 +83,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     try:
         return name, TypeAdapter(annotation).validate_python(parts)
     except ValidationError as error:
-        raise UsageError(f"--setting {text}: {error.errors()[0]['msg']}.") from None
+        raise UsageError(f"--setting {text}: {problems_of(error)[0][1]}.") from None
 
 
 def settings_option(command: F) -> F:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
+from fusionbench.config.problems import problems_of
 from fusionbench.config.run_config import Param
 from fusionbench.errors import UsageError
 from fusionbench.plugin.registry import unknown_name
@@ -43,7 +44,7 @@ def plugin_params(cls: type, raw: Mapping[str, Param], where: str) -> dict[str, 
         try:
             values[key] = TypeAdapter(_from_text(annotation)).validate_python(value)
         except ValidationError as error:
-            reason = error.errors()[0]["msg"]
+            reason = problems_of(error)[0][1]
             raise UsageError(f"--set {key}={value} does not fit {where}: {reason}.") from None
     return values
 
@@ -65,13 +66,8 @@ def split_params(
     raw: Mapping[str, Param], loss_names: Iterable[str]
 ) -> dict[str, dict[str, Param]]:
     """Raw `--set` keys by owner: "fusion", "optimizer", "schedule", "loss" and "loss.<name>"."""
-    owners: dict[str, dict[str, Param]] = {
-        "fusion": {},
-        "optimizer": {},
-        "schedule": {},
-        "loss": {},
-    }
-    owners.update({f"loss.{name}": {} for name in loss_names})
+    names = ["fusion", "optimizer", "schedule", "loss", *(f"loss.{name}" for name in loss_names)]
+    owners: dict[str, dict[str, Param]] = {name: {} for name in names}
     for key, value in raw.items():
         owner, _, name = key.rpartition(".")
         if owner not in owners or not name:
@@ -85,9 +81,8 @@ def split_params(
 
 def literal_params(raw: Mapping[str, Param], where: str) -> dict[str, Any]:
     """Values for a library's factory (optimiser, schedule): numbers, booleans, lists, text."""
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(raw)
     for key, value in raw.items():
-        values[key] = value
         if isinstance(value, str):
             try:
                 values[key] = ast.literal_eval(value)

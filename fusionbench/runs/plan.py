@@ -23,11 +23,6 @@ class Plan:
     refused: tuple[Failed, ...] = ()
 
     @property
-    def missing(self) -> tuple[Job, ...]:
-        """Neither done nor failed."""
-        return tuple(job for job in self.jobs if job.state == "missing")
-
-    @property
     def failed(self) -> tuple[Job, ...]:
         """Failed in an earlier sweep."""
         return tuple(job for job in self.jobs if job.state == "failed")
