@@ -111,8 +111,8 @@ at_once_option = click.option(
     default=1,
     show_default=True,
     metavar="N",
-    help="So many at a time, each in a process of its own with its share of the cores: for small "
-    "models on a large GPU. Each has the numbers it has alone.",
+    help="Folds computed at a time, each in its own process with its share of the cores: for small "
+    "models on a large GPU. The numbers stay the same.",
 )
 save_weights_option = click.option(
     "--save-weights", is_flag=True, help="Keep the trained weights (safetensors)."
