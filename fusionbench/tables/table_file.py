@@ -39,6 +39,8 @@ def read_table(name: str | Path, *, plugins: Sequence[str | Path] = ()) -> Decla
         problems += check(table, plugins)
     except ValidationError as error:
         problems += problems_of(error)
+    except RecursionError:
+        problems.append(("", "is nested too deeply"))
     if problems:
         raise bad_file(path, problems, "leaderboards/README.md describes the format.")
     return table.model_copy(update={"path": path})
