@@ -1,4 +1,4 @@
-"""What the numbers of an analysis rest on: the row, its photographs and its split."""
+"""The row, photographs and split behind the numbers of an analysis."""
 
 from __future__ import annotations
 

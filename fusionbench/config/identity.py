@@ -43,7 +43,7 @@ from fusionbench.plugin import registry
 from fusionbench.plugin.registry import key_of
 
 T = TypeVar("T")
-# The loss of an image-only row that a method with a loss of its own can be compared with.
+# Image-only rows under this loss are compared with methods whose loss no image-only row has.
 PLAIN_LOSS = "ce"
 
 # Encoders that are made once: json.dumps with arguments makes one at every call.
@@ -103,7 +103,7 @@ class MethodIdentity(_IdentityPart):
 
 
 class DataIdentity(DataChoices):
-    """What the method is given. Protocol, view and columns stand by their names."""
+    """The data that the method sees. Protocol, view and columns are named."""
 
     fingerprint: str
     split_hash: str
@@ -123,10 +123,18 @@ class RowIdentity(_IdentityPart):
     method: MethodIdentity
     training: TrainingIdentity | None = None  # None: a method without a network
 
+    def at(self, fold: int, seed: int) -> Identity:
+        """One fold of the row under one seed."""
+        identity = Identity(
+            data=self.data, method=self.method, training=self.training, fold=fold, seed=seed
+        )
+        identity.__dict__["row"] = self
+        return identity
+
     @cached_property
     def digest(self) -> str:
         """12 hex digits of the whole."""
-        return _digest(self.spelled)
+        return hashlib.sha256(self.spelled.encode()).hexdigest()[:12]
 
     @cached_property
     def spelled(self) -> str:
@@ -274,8 +282,6 @@ class Identity(RowIdentity):
         method, training, config = self.method, self.training, expected.config
         if (
             self.seed != config.seed
-            or method.fusion.name != expected.fusion.name
-            or method.fusion.kind != expected.fusion.kind
             or any(getattr(self.data, n) != getattr(config.data, n) for n in _DATA)
             or not expected.fusion.fits(method.fusion)
         ):
@@ -286,7 +292,7 @@ class Identity(RowIdentity):
             method.backbone == config.method.backbone
             and method.reducer == config.method.reducer
             and method.weights is not None
-            and _same_weights(method.weights, config.method.weights)
+            and _same_weights(method.weights, expected.weights)
             and len(method.losses) == len(expected.losses)
             and all(e.fits(loss) for e, loss in zip(expected.losses, method.losses, strict=True))
             and all(getattr(training, n) == getattr(config.training, n) for n in _TRAINING)
@@ -313,7 +319,8 @@ class ExpectedPlugin:
 
     def fits(self, plugin: PluginIdentity) -> bool:
         """Whether the plugin's settings are these defaults, overridden by these params."""
-        if plugin.name != self.name or not self.params.keys() <= plugin.params.keys():
+        same = (plugin.kind, plugin.name) == (self.kind, self.name)
+        if not same or not self.params.keys() <= plugin.params.keys():
             return False
         for name, value in plugin.params.items():
             if name in self.params:
@@ -329,6 +336,7 @@ class Expected:
     """What the runs of a configuration must be, known without data and without loading plugins."""
 
     config: RunConfig  # protocol, view and columns by their names, as data.choices.named gives them
+    weights: str  # as _expected_weights gives them
     fusion: ExpectedPlugin
     losses: tuple[ExpectedPlugin, ...]
     optimizer_args: Mapping[str, Any]
@@ -354,6 +362,7 @@ class Expected:
             losses.append(ExpectedPlugin(loss.kind, loss.name, loss.defaults, own))
         return cls(
             config.changed(recipe=key_of(config.training.recipe)),
+            _expected_weights(config.method.weights),
             ExpectedPlugin(entry.kind, entry.name, entry.defaults, owned["fusion"]),
             tuple(losses),
             *(plain_json(literal_params(owned[owner], owner)) for owner in OWNERS),
@@ -391,16 +400,21 @@ def _plainly_equal(a: object, b: object) -> bool:
     return a == b and isinstance(a, bool) == isinstance(b, bool)
 
 
-def _same_weights(recorded: str, wanted: str) -> bool:
-    """A file counts by content; where it is not at hand, any file's run may be the one."""
-    if wanted in ("none", "imagenet"):
-        return recorded.partition(":")[0] == wanted
-    path = Path(wanted)
+def _expected_weights(weights: str) -> str:
+    """ "none", "imagenet", or "file:" and the digest of a file: its content counts. "file" where
+    the file is not at hand: a run from any file may then be the one."""
+    path = Path(weights)
+    if weights in ("none", "imagenet"):
+        return weights
     if not path.is_file():
-        return recorded.startswith("file:")
+        return "file"
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return recorded.startswith("file:") and digest.startswith(recorded.removeprefix("file:"))
+        return f"file:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _same_weights(recorded: str, expected: str) -> bool:
+    """An identity has the start of a digest."""
+    return recorded.partition(":")[0] == expected or expected.startswith(recorded)
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -419,15 +433,7 @@ def _first_fold(row: str) -> Identity:
     of_row = RowIdentity.model_validate_json(row)
     if of_row.spelled != row:
         raise ValueError("an identity in another spelling")
-    identity = Identity(
-        data=of_row.data, method=of_row.method, training=of_row.training, fold=0, seed=0
-    )
-    identity.__dict__["row"] = of_row
-    return identity
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return of_row.at(0, 0)
 
 
 @lru_cache(maxsize=256)

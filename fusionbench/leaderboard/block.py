@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from fusionbench.config.identity import RowIdentity
+from fusionbench.config.wording import method_name
 from fusionbench.metrics.names import describe
 
 if TYPE_CHECKING:
@@ -199,8 +200,7 @@ class Row:
     @property
     def name(self) -> str:
         """`fusion@backbone`, the method alone where it has no network; `…/shuffled` for a twin."""
-        network = f"@{self.backbone}" if self.backbone else ""
-        return f"{self.fusion}{network}{'/shuffled' if self.shuffled else ''}"
+        return method_name(self.fusion, self.backbone, shuffled=self.shuffled)
 
     @property
     def ranked(self) -> bool:

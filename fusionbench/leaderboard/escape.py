@@ -1,17 +1,8 @@
-"""Text of other people's in Markdown, LaTeX and csv: literal, never markup."""
+"""Text of other people in LaTeX and csv: literal, never markup. Markdown: config.wording."""
 
 from __future__ import annotations
 
-import re
-
 from fusionbench.leaderboard.table_model import plain
-
-
-def markdown(text: str) -> str:
-    """Literal in GitHub's Markdown, in a table cell too. `_` inside a word is literal already."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*\[\]|~#$!])", r"\\\1", text)
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
 
 
 def csv_cell(text: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from fusionbench.config.wording import percent, subset
 from fusionbench.leaderboard.block import Block, PartStats, Row
 from fusionbench.leaderboard.marks import SAYS, alike
 from fusionbench.leaderboard.table_model import (
@@ -199,7 +200,7 @@ def _gain(facts: Facts, over: str) -> str:
     if over not in facts:
         return ""
     share = facts[over].get("share")
-    more = "" if share is None else f" ({share * 100:.0f} %)"
+    more = "" if share is None else f" ({percent(share, 0)})"
     return scaled(describe(facts["gain_metric"]), facts[over]["mean"], sign="+") + more
 
 
@@ -231,10 +232,7 @@ def _warning(block: Block) -> str:
     """Why the block's numbers are not those of its dataset; "" where they are."""
     reasons = [plain(block.note)] if block.note else []
     if not block.complete_data:
-        reasons.append(
-            f"subset: {block.n_rows_used:,} of {block.n_rows_dataset:,} photographs "
-            f"(not {plain(block.dataset)})"
-        )
+        reasons.append(subset(block.n_rows_used, block.n_rows_dataset, plain(block.dataset)))
     return " ".join(reasons)
 
 

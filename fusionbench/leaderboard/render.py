@@ -9,9 +9,10 @@ import msgspec
 from pydantic import BaseModel
 from tabulate import DataRow, Line, TableFormat, tabulate
 
+from fusionbench.config.wording import markdown
 from fusionbench.errors import UsageError
 from fusionbench.leaderboard.block import Block
-from fusionbench.leaderboard.escape import csv_cell, latex, markdown
+from fusionbench.leaderboard.escape import csv_cell, latex
 from fusionbench.leaderboard.own_table import own_sheet
 from fusionbench.leaderboard.published_comparison import PublishedBlock
 from fusionbench.leaderboard.published_table import published_sheet

@@ -23,7 +23,7 @@ class Metric:
 
     @property
     def scale(self) -> int:
-        """What a value is multiplied by to be printed."""
+        """The factor between a value and its printed number."""
         return 100 if self.percent else 1
 
     @property

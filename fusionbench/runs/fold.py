@@ -1,7 +1,7 @@
 """One fold of one configuration: opened, trained and evaluated.
 
-What is trained is another module's business: runs.network_trainer's, or runs.control_study's for a
-control without images. PyTorch is loaded for the former only.
+runs.network_trainer trains a network, runs.control_study a control without images. PyTorch is
+loaded for the former only.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def verdict(study: Study, progress: Progress) -> str:
 
 @dataclass(frozen=True)
 class Computed:
-    """What a fold has come to, not yet in a store."""
+    """The result of a fold before it is stored."""
 
     record: Record
     predictions: Predictions | None = None  # None for a failure
@@ -119,8 +119,8 @@ def failed(
 
 
 class LastRow:
-    """What consecutive folds of a row share in the process that computes them: the opened run, and
-    its trainer, which holds the backbone, the images, and what was compiled for the first fold."""
+    """The opened run and the trainer that consecutive folds of a row share in one process. The
+    trainer holds the backbone, the images, and the step compiled for the first fold."""
 
     def __init__(self, opened: Opened | None = None) -> None:
         self._opened = opened or Opened()

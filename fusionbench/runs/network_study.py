@@ -1,7 +1,7 @@
-"""A network's experiment: everything before its first training step, and who it is.
+"""A network's run before its first training step.
 
-setup() resolves a RunConfig against the world; the Experiment it returns can then be asked for the
-identity of a fold (so that finished ones are skipped) and for what a fold trains on.
+setup() resolves a RunConfig. The study that it returns gives the identity of a fold, so that
+finished folds are skipped, and the data that a fold trains on.
 """
 
 from __future__ import annotations

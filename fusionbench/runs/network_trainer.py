@@ -71,7 +71,7 @@ class NetworkTrainer:
     def train(self, fold: Fold, rows: FoldRows, progress: Progress) -> Trained:
         """Train one fold and evaluate its parts. Raises RunFailedError, or what a plugin raises.
 
-        A checkpoint of it in the store is gone on from, and one is left there after each epoch.
+        It resumes from a checkpoint in the store, and leaves one there after each epoch.
         """
         experiment, placement = self.experiment, self.placement
         config, table = experiment.config.training, experiment.table
@@ -79,7 +79,7 @@ class NetworkTrainer:
         torch.manual_seed(seed)
         if placement.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        # Random starting weights are other ones in every fold.
+        # Every fold draws its random starting weights.
         random = experiment.config.method.weights == "none"
         backbone = experiment.backbone() if random else copy.deepcopy(self.backbone)
         data = experiment.fold_data(fold, rows, self.images, placement.device)
@@ -121,7 +121,7 @@ class NetworkTrainer:
                 task=task,
                 keep=keeper.keep,
             )
-            # Who asks for a result to be computed anew gets no part of an earlier one.
+            # --existing redo uses no part of an earlier result.
             at = keeper.find() if self.execution.existing != "redo" else None
             try:
                 if at is not None:

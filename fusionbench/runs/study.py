@@ -1,19 +1,26 @@
 """What a run is made on, and the rows of each fold: the part of a run that needs no network.
 
-open_study() resolves data, columns and protocol of a RunConfig. What is trained on them is an
-network's (runs.network_study) or a control's, which has no images (runs.control_study).
+open_study() resolves data, columns and protocol of a RunConfig. runs.network_study adds a network
+to them, runs.control_study a control without images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from fusionbench.config.identity import DataIdentity, Identity, MethodIdentity, TrainingIdentity
+from fusionbench.config.identity import (
+    DataIdentity,
+    Identity,
+    MethodIdentity,
+    RowIdentity,
+    TrainingIdentity,
+)
 from fusionbench.config.run_config import DataSettings, Execution, RunConfig
 from fusionbench.data.card import Column
 from fusionbench.data.choices import input_columns, named
@@ -70,20 +77,19 @@ class Study:
         """How it is trained; None for a method without a network."""
         return None
 
-    def identity(self, fold: Fold) -> Identity:
-        """All that changes the numbers, and nothing else."""
+    @cached_property
+    def row_identity(self) -> RowIdentity:
+        """All that changes the numbers of the row, and nothing else."""
         data = DataIdentity(
             **named(self.config, self.table.card).data.model_dump(exclude={"allow_missing_images"}),
             fingerprint=self.table.fingerprint,
             split_hash=self.protocol.split_hash,
         )
-        return Identity(
-            data=data,
-            method=self.method_identity,
-            training=self.training_identity,
-            fold=fold.index,
-            seed=self.config.seed,
-        )
+        return RowIdentity(data=data, method=self.method_identity, training=self.training_identity)
+
+    def identity(self, fold: Fold) -> Identity:
+        """All that changes the numbers of the fold."""
+        return self.row_identity.at(fold.index, self.config.seed)
 
     def run_id(self, fold: Fold) -> str:
         return self.identity(fold).run_id
