@@ -17,7 +17,6 @@ from fusionbench.metrics.calibration import (
     HOTTEST,
     apply_temperature,
     fit_temperature,
-    reliability,
     scaled,
 )
 
@@ -125,26 +124,6 @@ def test_one_is_the_identity() -> None:
 def test_a_temperature_is_a_positive_number(t: float) -> None:
     with pytest.raises(ValueError, match="above 0"):
         apply_temperature(np.full((1, 2), 0.5), t)
-
-
-@pytest.mark.parametrize("bins", [5, 15])
-def test_reliability_is_what_the_error_adds_up(bins: int) -> None:
-    y, z = drawn(7, n=300)
-    p = softmax(2 * z)
-    found = reliability(y, p, bins)
-    for i in range(bins):
-        rows = [r for r in range(len(y)) if i / bins < max(p[r]) <= (i + 1) / bins]
-        assert found.n[i] == len(rows)
-        assert found.upper[i] == pytest.approx((i + 1) / bins)
-        if not rows:
-            assert math.isnan(found.accuracy[i]) and math.isnan(found.confidence[i])
-            continue
-        right = sum(p[r].argmax() == y[r] for r in rows)
-        assert found.accuracy[i] == pytest.approx(right / len(rows))
-        assert found.confidence[i] == pytest.approx(sum(max(p[r]) for r in rows) / len(rows))
-    if bins == 15:
-        gaps = np.nansum(found.n * np.abs(found.accuracy - found.confidence)) / len(y)
-        assert gaps == pytest.approx(metrics.probability_scores(y, p)["ece"])
 
 
 def test_bad_rows_are_named() -> None:

@@ -1,4 +1,4 @@
-"""Temperature scaling, and what a reliability diagram shows.
+"""Temperature scaling.
 
 Guo, Pleiss, Sun, Weinberger, On Calibration of Modern Neural Networks, ICML 2017
 (https://proceedings.mlr.press/v70/guo17a.html): probabilities softmax(logits / T) with the one
@@ -11,28 +11,15 @@ which softmax takes out again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fusionbench.metrics.compute import checked, confidence_bins, probability_scores
-from fusionbench.metrics.names import ECE_BINS
+from fusionbench.metrics.compute import checked, probability_scores
 
 # What a temperature may be. A model that needs more than that has nothing to scale.
 COLDEST, HOTTEST = 0.05, 20.0
 # Where a single-precision softmax ends; a logarithm needs a number above 0.
 LEAST = 1e-45
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """A reliability diagram: per bin of the top class's probability, (bins,) each."""
-
-    upper: NDArray[np.float64]  # right end of the bin, which it includes; the left one it does not
-    n: NDArray[np.int64]
-    confidence: NDArray[np.float64]  # mean probability of the predicted class; NaN for an empty bin
-    accuracy: NDArray[np.float64]  # share of right predictions; NaN for an empty bin
 
 
 def fit_temperature(y: ArrayLike, probabilities: ArrayLike) -> float:
@@ -85,25 +72,6 @@ def scaled(y: ArrayLike, probabilities: ArrayLike, temperature: float) -> dict[s
     labels, probs = checked(y, probabilities)
     found = probability_scores(labels, apply_temperature(probs, temperature))
     return {f"{name}_scaled": value for name, value in found.items()}
-
-
-def reliability(y: ArrayLike, probabilities: ArrayLike, bins: int = ECE_BINS) -> Reliability:
-    """What the metric `ece` adds up: sum of n / n_all * |accuracy - confidence| over the bins.
-
-    `y`: (n,) class indices; `probabilities`: (n, K). Raises ValueError as compute does.
-    """
-    labels, probs = checked(y, probabilities)
-    confidence, right = probs.max(axis=1), probs.argmax(axis=1) == labels
-    bin_ = confidence_bins(confidence, bins)
-    n = np.bincount(bin_, minlength=bins)
-
-    def mean(values: NDArray[np.generic]) -> NDArray[np.float64]:
-        sums = np.bincount(bin_, weights=values, minlength=bins)
-        return np.divide(sums, n, out=np.full(bins, np.nan), where=n > 0)
-
-    return Reliability(
-        upper=np.arange(1, bins + 1) / bins, n=n, confidence=mean(confidence), accuracy=mean(right)
-    )
 
 
 def _logits(probs: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -34,12 +34,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from fusionbench.metrics.names import ECE_BINS, METRICS, PER_CLASS, RECALL, SPECIFICITIES
-
-Labels = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from fusionbench.metrics.names import METRICS, PER_CLASS
+from fusionbench.metrics.weighted import Floats, Ints, Weighted
 
 SUM_TOLERANCE = 1e-4  # float32 softmax is within 1e-6; anything worse is no distribution
 
@@ -51,17 +49,19 @@ def compute(y: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> d
     Raises ValueError naming the first bad row (not finite, negative, sum is not 1, label outside
     0..K-1), and where shapes disagree or n is 0.
     """
-    numbers, per_class = _everything(*checked(y, probabilities, len(classes)))
+    rows = Weighted(*checked(y, probabilities, len(classes)))
+    numbers = {name: float(rows.metric(name)[0]) for name in METRICS}
     return numbers | {
-        f"{family}{c}": float(value)
+        f"{family}{name}": float(value)
         for family in PER_CLASS
-        for c, value in zip(classes, per_class[family], strict=True)
+        for name, value in zip(classes, rows.per_class(family)[0], strict=True)
     }
 
 
 def probability_scores(y: ArrayLike, probabilities: ArrayLike) -> dict[str, float]:
     """nll, brier and ece of (n,) labels and (n, K) probabilities; errors as compute."""
-    return _scores(*checked(y, probabilities))
+    rows = Weighted(*checked(y, probabilities))
+    return {name: float(rows.metric(name)[0]) for name in ("nll", "brier", "ece")}
 
 
 def balanced_nll(y: ArrayLike, probabilities: ArrayLike) -> float:
@@ -69,19 +69,18 @@ def balanced_nll(y: ArrayLike, probabilities: ArrayLike) -> float:
 
     The cross-entropy weighted by 1 / n_k, n_k counted in `y`. Raises ValueError as compute does.
     """
-    labels, probs = checked(y, probabilities)
-    truth = np.take_along_axis(probs, labels[:, None], axis=1)[:, 0]
-    nll = -np.log(np.maximum(truth, np.finfo(np.float64).eps))
-    return float(np.mean([nll[labels == k].mean() for k in np.unique(labels)]))
+    rows = Weighted(*checked(y, probabilities))
+    return float(np.mean([rows.cost[rows.y == k].mean() for k in np.unique(rows.y)]))
 
 
-def confusion(y: ArrayLike, probabilities: ArrayLike, k: int) -> Labels:
+def confusion(y: ArrayLike, probabilities: ArrayLike, k: int) -> Ints:
     """(K, K) counts: row = true class, column = predicted class. Raises ValueError as compute."""
     labels, probs = checked(y, probabilities, k)
-    return _counts(labels, probs, k)
+    cells = np.bincount(labels * k + probs.argmax(axis=1), minlength=k * k)
+    return cells.reshape(k, k).astype(np.int64)
 
 
-def checked(y: ArrayLike, probabilities: ArrayLike, k: int | None = None) -> tuple[Labels, Floats]:
+def checked(y: ArrayLike, probabilities: ArrayLike, k: int | None = None) -> tuple[Ints, Floats]:
     """(n,) int64 labels and (n, K) float64 probabilities, K as given or as many columns as there
     are. Raises ValueError as compute does."""
     raw = np.asarray(y)
@@ -114,78 +113,3 @@ def checked(y: ArrayLike, probabilities: ArrayLike, k: int | None = None) -> tup
                 f"{int((~good).sum())} of {len(labels)} rows do."
             )
     return labels, probs
-
-
-def _counts(labels: Labels, probs: Floats, k: int) -> Labels:
-    cells = np.bincount(labels * k + probs.argmax(axis=1), minlength=k * k)
-    return cells.reshape(k, k).astype(np.int64)
-
-
-def _everything(labels: Labels, probs: Floats) -> tuple[dict[str, float], dict[str, Floats]]:
-    """The metrics of METRICS in order, and per family the K values in class order."""
-    k = probs.shape[1]
-    counts = _counts(labels, probs, k)
-    support, claimed, right = counts.sum(axis=1), counts.sum(axis=0), np.diag(counts)
-    seen = support + claimed > 0
-    per_class = {
-        RECALL: _ratio(right, support, support > 0),
-        "precision/": _ratio(right, np.maximum(claimed, 1), seen),
-        "f1/": _ratio(2 * right, support + claimed, seen),
-        **_roc(labels, probs, support),
-    }
-    numbers = {"acc": right.sum() / len(labels), "bacc": _mean(per_class[RECALL], None)}
-    for name, family in (("precision", "precision/"), ("f1", "f1/"), ("auc_ovr", "auc/")):
-        numbers[f"{name}_weighted"] = _mean(per_class[family], support)
-        numbers[f"{name}_macro"] = _mean(per_class[family], None)
-    numbers |= _scores(labels, probs)
-    return {name: float(numbers[name]) for name in METRICS}, per_class
-
-
-def _ratio(part: Labels, whole: Labels, where: NDArray[np.bool_]) -> Floats:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=where)
-
-
-def _mean(values: Floats, weights: Labels | None) -> float:
-    """Over what is defined; NaN where nothing is."""
-    defined = ~np.isnan(values)
-    if not defined.any():
-        return float("nan")
-    return float(np.average(values[defined], weights=None if weights is None else weights[defined]))
-
-
-def _roc(labels: Labels, probs: Floats, support: Labels) -> dict[str, Floats]:
-    """Area and sensitivities at fixed specificities, each class against the rest."""
-    from sklearn.metrics import auc, roc_curve
-
-    families = ("auc/", *(f"sens_at_spec{s}/" for s in SPECIFICITIES))
-    found = {family: np.full(len(support), np.nan) for family in families}
-    for c in np.flatnonzero((support > 0) & (support < len(labels))):
-        # Every point: one on a straight piece of the curve is still a threshold.
-        fpr, tpr, _ = roc_curve(labels == c, probs[:, c], drop_intermediate=False)
-        negatives = len(labels) - support[c]
-        false = np.rint(fpr * negatives).astype(np.int64)
-        found["auc/"][c] = auc(fpr, tpr)
-        for s in SPECIFICITIES:
-            enough = 100 * (negatives - false) >= s * negatives
-            found[f"sens_at_spec{s}/"][c] = tpr[enough].max()
-    return found
-
-
-def _scores(labels: Labels, probs: Floats) -> dict[str, float]:
-    truth = np.take_along_axis(probs, labels[:, None], axis=1)[:, 0]
-    return {
-        "nll": float(-np.log(np.maximum(truth, np.finfo(np.float64).eps)).mean()),
-        "brier": float(((probs - np.eye(probs.shape[1])[labels]) ** 2).sum(axis=1).mean()),
-        "ece": _ece(probs.max(axis=1), probs.argmax(axis=1) == labels),
-    }
-
-
-def confidence_bins(confidence: Floats, bins: int = ECE_BINS) -> NDArray[np.intp]:
-    """The bin, from 0, of each top probability: bin i holds (i/bins, (i+1)/bins]."""
-    # Confidence 1 falls in the last one, and 0 cannot be a maximum.
-    return np.clip(np.ceil(confidence * bins).astype(np.intp) - 1, 0, bins - 1)
-
-
-def _ece(confidence: Floats, right: NDArray[np.bool_]) -> float:
-    gap = np.bincount(confidence_bins(confidence), weights=right - confidence, minlength=ECE_BINS)
-    return float(np.abs(gap).sum() / len(confidence))

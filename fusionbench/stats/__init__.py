@@ -6,8 +6,7 @@ A run's value is keyed by (seed, fold): `Values = Mapping[tuple[int, int], float
     resampled.holm({name: p}) -> {name: adjusted p}    Holm's correction; NaN, undefined, stays so
 
     pooled.pool({seed: predictions of folds}) -> Pooled        out-of-fold rows, their patients
-    bootstrap.intervals(pooled, metrics) -> {metric: Interval} patient-cluster bootstrap
-    bootstrap.paired(a, b, metrics) -> {metric: Paired}        the same patients for both methods
+    bootstrap.paired(a, b, metrics) -> {metric: Paired}        patient-cluster bootstrap: a - b
 
     ranks.friedman(values, methods) -> Friedman        ranks over datasets, Nemenyi's groups
     ranks.diagram(friedman, path)                      critical-difference diagram, SVG or PNG

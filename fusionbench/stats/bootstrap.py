@@ -10,11 +10,7 @@ What the numbers are:
   The two differ a little, AUC most, since it then compares scores of different models.
 * Several seeds: the metric of each seed, then their mean, under the same draw. Probabilities are
   not averaged: a table's number is a mean over runs, no ensemble.
-* Intervals are percentile intervals. Simulated 95 % intervals held the truth 93 to 96 times of 100
-  with 400 patients; with 150 of them and 15 in the rarest class 90 to 94 times, AUC least; with
-  fewer still, or values near 1, less often: they are then too narrow.
-* The ECE of a well-calibrated model is overestimated in every sample and more so in a resample: its
-  interval lies too high and can miss the truth altogether. The difference of two ECEs is sound.
+* Intervals are percentile intervals.
 * The trained models stay what they are: the interval covers the choice of test patients, not the
   choice of training patients or seeds. For that there is the corrected resampled t-test.
 * A class that is absent from a draw is treated as the metric treats it (left out of the mean); how
@@ -24,27 +20,27 @@ What the numbers are:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusionbench.errors import RecordError
-from fusionbench.stats.pooled import Floats, Pooled, difference
-from fusionbench.stats.weighted import estimates, evaluate, vanished
+from fusionbench.metrics.names import PER_CLASS
+from fusionbench.metrics.weighted import Floats, Weighted
+from fusionbench.stats.pooled import Pooled, difference
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Resampling:
-    """The percentile interval of a number under resampled patients; NaN where undefined."""
+class Paired:
+    """a minus b on the same resampled patients; NaN where undefined."""
 
     metric: str
-    low: float
+    low: float  # percentile interval of the difference
     high: float
     confidence: float
     n_rows: int
@@ -52,20 +48,7 @@ class Resampling:
     n_resamples: int
     lacking_class: int  # resamples without one of the classes
     undefined: int  # resamples without a value, left out
-
-
-@dataclass(frozen=True)
-class Interval(Resampling):
-    """A metric of pooled predictions."""
-
-    value: float  # of the rows as they are
-
-
-@dataclass(frozen=True)
-class Paired(Resampling):
-    """a minus b on the same patients."""
-
-    value_a: float
+    value_a: float  # of the rows as they are
     value_b: float
     difference: float
     p: float  # two-sided: twice the smaller tail of the differences beyond 0, at most 1
@@ -79,90 +62,85 @@ def draw(n_patients: int, n_resamples: int, seed: int = 0) -> NDArray[np.int64]:
     return rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=n_resamples)
 
 
-def intervals(
-    pooled: Pooled,
-    metrics: Sequence[str],
-    *,
-    n_resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Metric -> estimate and interval. The same arguments give the same numbers.
-
-    Raises KeyError for a metric that metrics.compute does not give.
-    """
-    weights = draw(pooled.n_patients, n_resamples, seed)
-    values, resampled = estimates(pooled, metrics), evaluate(pooled, metrics, weights)
-    facts = _resamplings(pooled, weights, resampled, confidence)
-    return {name: Interval(value=values[name], **facts[name]) for name in metrics}
-
-
 def paired(
-    a: Pooled,
-    b: Pooled,
-    metrics: Sequence[str],
-    *,
-    n_resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
+    a: Pooled, b: Pooled, metrics: Sequence[str], *, n_resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Paired]:
     """Metric -> difference a minus b, its interval and p, by resampling the patients of both.
 
     p is (1 + draws beyond 0) / (1 + draws), of the smaller tail, doubled: it is below 0.05 about
     where the interval leaves out 0. Raises RecordError where the two did not predict the same
-    photographs of the same patients.
+    photographs of the same patients, KeyError for a metric that metrics.compute does not give.
     """
     if problem := difference(a, b):
         raise RecordError(f"The predictions cannot be paired: {problem}.")
     weights = draw(a.n_patients, n_resamples, seed)
-    (values_a, values_b), (resampled_a, resampled_b) = (
-        [estimates(one, metrics) for one in (a, b)],
-        [evaluate(one, metrics, weights) for one in (a, b)],
-    )
-    differences = {name: resampled_a[name] - resampled_b[name] for name in metrics}
-    facts = _resamplings(a, weights, differences, confidence)
-    return {
-        name: Paired(
-            value_a=values_a[name],
-            value_b=values_b[name],
-            difference=values_a[name] - values_b[name],
-            p=two_sided(differences[name]),
-            **facts[name],
+    lacking_class = int(vanished(a, weights).sum())
+    values_a, values_b = (evaluate(one, metrics) for one in (a, b))
+    resampled_a, resampled_b = (evaluate(one, metrics, weights) for one in (a, b))
+    pairs = {}
+    for name in metrics:
+        differences = resampled_a[name] - resampled_b[name]
+        known = differences[~np.isnan(differences)]
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (math.nan, math.nan)
+        value_a, value_b = float(values_a[name][0]), float(values_b[name][0])
+        pairs[name] = Paired(
+            metric=name,
+            low=float(low),
+            high=float(high),
+            confidence=CONFIDENCE,
+            n_rows=len(a.rows),
+            n_patients=a.n_patients,
+            n_resamples=n_resamples,
+            lacking_class=lacking_class,
+            undefined=len(differences) - len(known),
+            value_a=value_a,
+            value_b=value_b,
+            difference=value_a - value_b,
+            p=two_sided(known),
         )
+    return pairs
+
+
+def evaluate(
+    pooled: Pooled, metrics: Sequence[str], weights: NDArray[np.int64] | None = None
+) -> dict[str, Floats]:
+    """Metric -> (B,) values, one for each row of `weights` (B, G); mean over the seeds.
+
+    Without weights the one value of the rows as they are. NaN where the metric is undefined in a
+    resample. Raises KeyError for a metric that metrics.compute does not give.
+    """
+    by_seed = [_weighted(pooled, weights, seed) for seed in range(len(pooled.probabilities))]
+    return {
+        name: np.mean([_values(one, name, pooled.classes) for one in by_seed], axis=0)
         for name in metrics
     }
 
 
+def vanished(pooled: Pooled, weights: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(B,) whether a class that the rows hold is absent from the resample."""
+    support = _weighted(pooled, weights, 0).support[:, np.unique(pooled.y)]
+    return np.asarray((support == 0).any(axis=1))
+
+
 def two_sided(differences: Floats) -> float:
-    """p of "no difference" from resampled differences (B,); NaN where none has a value."""
-    known = differences[~np.isnan(differences)]
-    if not len(known):
+    """p of "no difference" from resampled differences (B,) without NaN; NaN of nothing."""
+    if not len(differences):
         return math.nan
     # What differs by rounding only does not differ.
-    tails = (int((known <= 1e-12).sum()), int((known >= -1e-12).sum()))
-    return min(1.0, 2 * (1 + min(tails)) / (1 + len(known)))
+    tails = (int((differences <= 1e-12).sum()), int((differences >= -1e-12).sum()))
+    return min(1.0, 2 * (1 + min(tails)) / (1 + len(differences)))
 
 
-def _resamplings(
-    pooled: Pooled, weights: NDArray[np.int64], resampled: Mapping[str, Floats], confidence: float
-) -> dict[str, dict[str, Any]]:
-    """Metric -> the fields of its Resampling."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"A confidence must lie between 0 and 1, not {confidence}.")
-    facts = {
-        "confidence": confidence,
-        "n_rows": len(pooled.rows),
-        "n_patients": pooled.n_patients,
-        "n_resamples": len(weights),
-        "lacking_class": int(vanished(pooled, weights).sum()),
-    }
-    tail = (1 - confidence) / 2
-    fields = {}
-    for name, values in resampled.items():
-        known = values[~np.isnan(values)]
-        low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (math.nan, math.nan)
-        undefined = len(values) - len(known)
-        fields[name] = facts | {
-            "metric": name, "low": float(low), "high": float(high), "undefined": undefined
-        }  # fmt: skip
-    return fields
+def _weighted(pooled: Pooled, weights: NDArray[np.int64] | None, seed: int) -> Weighted:
+    floats = None if weights is None else weights.astype(np.float64)
+    return Weighted(pooled.y, pooled.probabilities[seed], floats, pooled.patients)
+
+
+def _values(rows: Weighted, name: str, classes: Sequence[str]) -> Floats:
+    family, slash, label = name.partition("/")
+    if not slash:
+        return rows.metric(name)
+    if family + slash not in PER_CLASS or label not in classes:
+        raise KeyError(name)
+    return rows.of_class(family + slash, classes.index(label))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fusionbench.errors import RecordError
+from fusionbench.metrics.weighted import Floats, Ints
 from fusionbench.records import Predictions
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -25,39 +22,27 @@ class Pooled:
     patients: Ints  # (n,) 0..G-1
     classes: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        shape = self.probabilities.shape
-        n = len(self.rows)
-        fits = len(shape) == 3 and shape[0] > 0 and shape[1:] == (n, len(self.classes)) and n > 0
-        if not fits or self.y.shape != (n,) or self.patients.shape != (n,):
-            raise ValueError(
-                f"Pooled predictions do not fit: {n} rows, labels {self.y.shape}, patients "
-                f"{self.patients.shape}, probabilities {shape}, {len(self.classes)} classes."
-            )
-
     @property
     def n_patients(self) -> int:
         return int(self.patients.max()) + 1
 
 
-def pool(runs: Mapping[int, Sequence[Predictions]], part: str = "test") -> Pooled:
-    """Put the folds of each seed together. `runs`: seed -> the predictions of its folds.
+def pool(runs: Mapping[int, Sequence[Predictions]]) -> Pooled:
+    """Put the test rows of every fold together. `runs`: seed -> the predictions of its folds.
 
-    A row without a patient counts as another patient. Raises RecordError where there is
-    nothing of `part`, and where seeds disagree about rows, labels, patients or classes.
+    A row without a patient counts as another patient. Raises RecordError where a seed has no test
+    rows, and where seeds disagree about rows, labels, patients or classes.
     """
-    found = [_one_seed(folds, part, seed) for seed, folds in sorted(runs.items())]
-    if not found or not found[0].rows:
-        raise RecordError(f"There are no predictions of the part {part!r} to pool.")
-    first = found[0]
-    for (seed, _), other in zip(sorted(runs.items()), found, strict=True):
+    by_seed = {seed: _one_seed(folds, seed) for seed, folds in sorted(runs.items())}
+    first = by_seed[min(runs)]
+    for seed, other in by_seed.items():
         if problem := difference(first, other):
             raise RecordError(
                 f"Seeds {min(runs)} and {seed} do not belong together: {problem}.",
                 "Compute the runs of one of them again (--existing redo).",
             )
-    stacked = np.concatenate([one.probabilities for one in found])
-    return Pooled(first.rows, first.y, stacked, first.patients, first.classes)
+    stacked = np.concatenate([one.probabilities for one in by_seed.values()])
+    return replace(first, probabilities=stacked)
 
 
 def difference(a: Pooled, b: Pooled) -> str:
@@ -75,29 +60,26 @@ def difference(a: Pooled, b: Pooled) -> str:
     return ""
 
 
-def _one_seed(folds: Sequence[Predictions], part: str, seed: int) -> Pooled:
-    if len({one.classes for one in folds}) > 1:
+def _one_seed(folds: Sequence[Predictions], seed: int) -> Pooled:
+    classes = folds[0].classes
+    if any(one.classes != classes for one in folds):
         raise RecordError(f"The folds of seed {seed} have different classes.")
-    rows = [
-        ((one.fold, one.ids[i]), one.labels[i], one.groups[i] or one.ids[i], one.probabilities[i])
-        for one in folds
-        for i, where in enumerate(one.parts)
-        if where == part
-    ]
-    rows.sort(key=lambda row: row[0])
-    keys = tuple(key for key, _, _, _ in rows)
+    rows = sorted(
+        ((one.fold, one.ids[i]), one.labels[i], one.groups[i] or one.ids[i], k, i)
+        for k, one in enumerate(folds)
+        for i, part in enumerate(one.parts)
+        if part == "test"
+    )
+    if not rows:
+        raise RecordError(f"Seed {seed} has no predictions of test rows to pool.")
+    keys, labels, patients, *_ = zip(*rows, strict=True)
     if len(set(keys)) < len(keys):
         raise RecordError(f"Seed {seed} predicts a photograph twice in one fold.")
-    if not rows:
-        raise RecordError(f"There are no predictions of the part {part!r} to pool.")
-    classes = folds[0].classes
-    place = {name: k for k, name in enumerate(classes)}
+    probabilities = np.array([[folds[k].probabilities[i] for *_, k, i in rows]], dtype=np.float64)
     return Pooled(
         rows=keys,
-        y=np.array([place[label] for _, label, _, _ in rows], dtype=np.int64),
-        probabilities=np.array([[p for _, _, _, p in rows]], dtype=np.float64),
-        patients=np.unique([group for _, _, group, _ in rows], return_inverse=True)[1].astype(
-            np.int64
-        ),
+        y=np.array([classes.index(label) for label in labels], dtype=np.int64),
+        probabilities=probabilities,
+        patients=np.unique(patients, return_inverse=True)[1].astype(np.int64),
         classes=classes,
     )
