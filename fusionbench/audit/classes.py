@@ -10,7 +10,7 @@ from fusionbench.audit.findings import Classes, FoldClasses, Smallest
 from fusionbench.config.wording import percent
 from fusionbench.data.table import Table
 from fusionbench.protocols import Split
-from fusionbench.stats.power import smallest_difference
+from fusionbench.stats.resampled import smallest_difference
 
 POWER, ALPHA = 0.80, 0.05
 RECALL = 0.7  # assumed of both methods, for every class

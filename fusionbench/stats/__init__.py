@@ -3,6 +3,7 @@
 A run's value is keyed by (seed, fold): `Values = Mapping[tuple[int, int], float]`.
 
     resampled.resampled_t(a, b, ratio) -> ResampledT   corrected resampled t-test over folds: a - b
+    resampled.smallest_difference(n_folds, sd, ...)    what that test can show
     resampled.holm({name: p}) -> {name: adjusted p}    Holm's correction; NaN, undefined, stays so
 
     pooled.pool({seed: predictions of folds}) -> Pooled        out-of-fold rows, their patients
@@ -11,7 +12,6 @@ A run's value is keyed by (seed, fold): `Values = Mapping[tuple[int, int], float
     ranks.friedman(values, methods) -> Friedman        ranks over datasets, Nemenyi's groups
     ranks.diagram(friedman, path)                      critical-difference diagram, SVG or PNG
     variance.spread(values) -> VarianceParts           fold and seed parts of the variance
-    power.smallest_difference(n_folds, sd, ratio)      what the corrected t-test can show
 
 `ratio` is n_test / n_train, mean over folds; of two rows the larger one.
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fusionbench.errors import UsageError
 from fusionbench.files import write_output
 
 FORMATS = (".svg", ".png")
@@ -50,29 +49,21 @@ def friedman(
     from scipy import stats
 
     x = np.asarray(values, dtype=np.float64)
-    if x.ndim != 2 or x.shape[1] != len(methods) or x.shape[0] < 2 or x.shape[1] < 3:
-        raise ValueError(
-            f"Expected values of at least 2 datasets by 3 methods, one name for each method; got "
-            f"{x.shape} and {len(methods)} names."
-        )
-    if len(set(methods)) < len(methods) or not np.isfinite(x).all():
-        raise ValueError("Names of methods must differ, and values must be finite.")
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie between 0 and 1, not {alpha}.")
     n, k = x.shape
+    if n < 2 or k < 3 or len(set(methods)) < k or not np.isfinite(x).all():
+        raise ValueError(f"Expected finite values of 2 datasets by 3 methods at least, not {x}.")
     ranks = stats.rankdata(-x if higher_is_better else x, axis=1).mean(axis=0)
-    chi2 = 12 * n / (k * (k + 1)) * (float((ranks**2).sum()) - k * (k + 1) ** 2 / 4)
-    chi2 = max(0.0, chi2)
+    chi2 = 12 * n / (k * (k + 1)) * float(((ranks - (k + 1) / 2) ** 2).sum())
     room = n * (k - 1) - chi2
     f = (n - 1) * chi2 / room if room > 1e-9 else math.inf
     df = (k - 1, (k - 1) * (n - 1))
-    unit = math.sqrt(k * (k + 1) / (6 * n))
-    # Studentized range of infinite degrees of freedom over sqrt(2).
-    critical = float(stats.studentized_range.ppf(1 - alpha, k, np.inf)) / math.sqrt(2) * unit
+    # Of the studentized range with infinite degrees of freedom, which is in units of this.
+    unit = math.sqrt(k * (k + 1) / (12 * n))
+    critical = float(stats.studentized_range.ppf(1 - alpha, k, np.inf)) * unit
     order = sorted(range(k), key=lambda i: (ranks[i], methods[i]))
     names = [methods[i] for i in order]
     by_rank = [float(ranks[i]) for i in order]
-    gaps = np.abs(np.subtract.outer(by_rank, by_rank)) / unit * math.sqrt(2)
+    gaps = np.abs(np.subtract.outer(by_rank, by_rank)) / unit
     p = stats.studentized_range.sf(gaps, k, np.inf)
     pairs = {(names[i], names[j]): float(p[i, j]) for i in range(k) for j in range(i + 1, k)}
     return Friedman(
@@ -106,12 +97,8 @@ def diagram(result: Friedman, path: Path, title: str = "") -> None:
     """Draw the critical-difference diagram (Demšar's figure 1) as .svg or .png, best at the left.
 
     Bars join methods that Nemenyi's test does not tell apart; the scale bar is the critical
-    difference. The same result gives the same file. Raises UsageError for another ending.
+    difference. The same result gives the same file.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(
-            f"A diagram cannot be written as {path.name}.", f"End it in {' or '.join(FORMATS)}."
-        )
     import matplotlib
     import pandas as pd
     import scikit_posthocs

@@ -48,10 +48,7 @@ def spread(values: Values) -> VarianceParts:
     cells = {key: value for key, value in values.items() if not math.isnan(value)}
     folds = sorted({fold for _, fold in cells})
     seeds = sorted({seed for seed, _ in values})
-    if len(cells) == len(folds) * len(seeds):
-        whole = seeds if folds else []
-    else:
-        whole = [s for s in seeds if folds and all((s, fold) in cells for fold in folds)]
+    whole = [s for s in seeds if folds and all((s, fold) in cells for fold in folds)]
     left_out = [s for s in seeds if s not in whole]
     note = f"without seed {', '.join(map(str, left_out))}: folds missing" if left_out else ""
     if len(folds) < 2 or len(whole) < 2:
@@ -60,11 +57,11 @@ def spread(values: Values) -> VarianceParts:
         return VarianceParts(None, None, None, len(folds), len(whole), why)
     x = np.array([[cells[seed, fold] for seed in whole] for fold in folds])
     f, s = x.shape
-    by_fold, by_seed = x.sum(axis=1, keepdims=True) / s, x.sum(axis=0, keepdims=True) / f
-    mean = x.sum() / x.size
-    ms_fold = s * float(((by_fold - mean) ** 2).sum()) / (f - 1)
-    ms_seed = f * float(((by_seed - mean) ** 2).sum()) / (s - 1)
-    ms_rest = float(((x - by_fold - by_seed + mean) ** 2).sum()) / ((f - 1) * (s - 1))
+    by_fold, by_seed = x.mean(axis=1, keepdims=True), x.mean(axis=0, keepdims=True)
+    ms_fold = s * float(by_fold.var(ddof=1))
+    ms_seed = f * float(by_seed.var(ddof=1))
+    rest = x - by_fold - by_seed + x.mean()
+    ms_rest = float((rest**2).sum()) / ((f - 1) * (s - 1))
     return VarianceParts(
         fold=math.sqrt(max(0.0, (ms_fold - ms_rest) / s)),
         seed=math.sqrt(max(0.0, (ms_seed - ms_rest) / f)),
