@@ -13,8 +13,7 @@ that was cut or turned is not found.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, combinations
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -30,28 +29,35 @@ SHOWN_COPIES = 20
 _CHUNK = 1024  # rows of the distance matrix at a time
 
 
-@dataclass(frozen=True)
-class _Side:
-    """One fold's part."""
-
-    fold: int
-    part: str
-    train: np.ndarray
-    test: np.ndarray
-
-
 def find_overlap(
     table: Table, protocol: Split, pairs: pd.DataFrame, pictured: np.ndarray
 ) -> Overlap:
     """Everything shared, per fold and part, and over all folds. `pairs` as from find_pairs;
     `pictured`: bool (n,), rows whose photographs are here."""
-    sides = list(_sides(protocol))
-    totals = {part: [s for s in sides if s.part == part] for part in (s.part for s in sides)}
+    either = pd.concat([pairs, pairs.rename(columns={"a": "b", "b": "a"})]).sort_values(["a", "b"])
+    sides: list[tuple[int, str, pd.DataFrame, pd.DataFrame]] = []
+    for fold in protocol.folds:
+        seen = fold.train if fold.valid is None else np.concatenate([fold.train, fold.valid])
+        patients = np.isin(table.groups, table.groups[seen]) & bool(table.card.group)
+        lesions = np.isin(table.lesions, table.lesions[seen])
+        for part, held in {"test": fold.test, **fold.extra}.items():
+            rows = pd.DataFrame({
+                "fold": fold.index, "train": len(seen), "row": held, "pictured": pictured[held],
+                "patients": patients[held], "lesions": lesions[held],
+            })  # fmt: skip
+            copies = either[either.a.isin(held) & either.b.isin(seen)]
+            copies = copies.assign(fold=fold.index, other=~patients[copies.a])
+            sides.append((fold.index, part, rows, copies))
+
+    def over_all_folds(part: str) -> PartOverlap:
+        rows, copies = zip(*(frames for _, name, *frames in sides if name == part), strict=True)
+        return _shared(table, -1, part, pd.concat(rows), pd.concat(copies))
+
     closest = pairs.sort_values(["identical", "distance", "a", "b"], ascending=[False, *[True] * 3])
     return Overlap(
         near_bits=NEAR_BITS,
-        folds=tuple(_overlap(table, side.fold, [side], pairs, pictured) for side in sides),
-        total=tuple(_overlap(table, -1, some, pairs, pictured) for some in totals.values()),
+        folds=tuple(_shared(table, *side) for side in sides),
+        total=tuple(over_all_folds(part) for part in dict.fromkeys(side[1] for side in sides)),
         identical_pairs=int(pairs.identical.sum()),
         near_pairs=int((~pairs.identical).sum()),
         copies=tuple(
@@ -72,23 +78,19 @@ def find_overlap(
 def find_pairs(table: Table, facts: Mapping[str, Sequence[PhotoFacts | None]]) -> pd.DataFrame:
     """Rows `a` < `b` whose photographs of some view are copies of each other: `distance` in bits,
     and whether they are `identical`. `facts` per view and row (None: no photograph)."""
-    found: dict[tuple[int, int], tuple[bool, int]] = {}
-    for view, all_ in facts.items():
-        digests = table.digests[view]
+    pairs: list[tuple[int, int, int, bool]] = []
+    for view, per_row in facts.items():
+        digests = pd.Series(table.digests[view])
         # Identical files need no structure to be told.
-        for pair in _equal(digests):
-            found[pair] = (True, 0)
-        hashes = {i: f.hash for i, f in enumerate(all_) if f is not None and f.hash}
+        for digest, same in digests.groupby(digests).groups.items():
+            pairs += [(a, b, 0, True) for a, b in combinations(same, 2) if digest]
+        hashes = {i: fact.hash for i, fact in enumerate(per_row) if fact is not None and fact.hash}
         rows = list(hashes)
-        for i, j, distance in _near(list(hashes.values())):
-            a, b = rows[i], rows[j]
-            now = (digests[a] == digests[b], -distance)
-            before = found.get((a, b))
-            if before is None or now > (before[0], -before[1]):
-                found[a, b] = (now[0], distance)
-    cells = [(a, b, distance, identical) for (a, b), (identical, distance) in sorted(found.items())]
-    frame = pd.DataFrame(cells, columns=["a", "b", "distance", "identical"])
-    return frame.astype({"a": int, "b": int, "distance": int, "identical": bool})
+        pairs += [(rows[i], rows[j], n, False) for i, j, n in _near(list(hashes.values()))]
+    frame = pd.DataFrame(pairs, columns=["a", "b", "distance", "identical"])
+    frame = frame.astype({"a": int, "b": int, "distance": int, "identical": bool})
+    closest = frame.sort_values(["identical", "distance"], ascending=[False, True])
+    return closest.drop_duplicates(["a", "b"]).sort_values(["a", "b"], ignore_index=True)
 
 
 def _near(hashes: Sequence[str]) -> Iterator[tuple[int, int, int]]:
@@ -105,75 +107,38 @@ def _near(hashes: Sequence[str]) -> Iterator[tuple[int, int, int]]:
                 yield a, b, round(float(differ[a - start, b]))
 
 
-def _equal(digests: Sequence[str]) -> Iterator[tuple[int, int]]:
-    same: dict[str, list[int]] = {}
-    for row, digest in enumerate(digests):
-        if digest:
-            same.setdefault(digest, []).append(row)
-    return chain.from_iterable(combinations(rows, 2) for rows in same.values())
-
-
-def _sides(protocol: Split) -> Iterator[_Side]:
-    for fold in protocol.folds:
-        seen = fold.train if fold.valid is None else np.concatenate([fold.train, fold.valid])
-        for part, held in {"test": fold.test, **fold.extra}.items():
-            yield _Side(fold.index, part, seen, held)
-
-
-def _overlap(
-    table: Table, fold: int, sides: Sequence[_Side], pairs: pd.DataFrame, pictured: np.ndarray
+def _shared(
+    table: Table, fold: int, part: str, rows: pd.DataFrame, copies: pd.DataFrame
 ) -> PartOverlap:
-    """Of one fold's part, or of one part over all folds: a row, and a photograph, counts once for
-    each fold that evaluates it; a patient or a lesion once if any fold has it on both sides."""
-    card = table.card
-    photographs = sum(int(pictured[side.test].sum()) for side in sides)
-    others = [
-        side.test[~np.isin(table.groups[side.test], table.groups[side.train])]
-        if card.group
-        else side.test
-        for side in sides
-    ]
-    tests = [side.test for side in sides]
+    """Of one fold's part, or of one part over all folds (-1): a row, and a photograph, counts once
+    for each fold that evaluates it; a patient or a lesion once if any fold has it on both sides."""
+    photographs = int(rows.pictured.sum())
+
+    def keys(shared: pd.Series, keys: np.ndarray) -> BothSides:
+        names = np.unique(keys[rows.row[shared]]).tolist()
+        return _both(len(names), int(shared.sum()), len(rows), names)
+
+    def photos(pairs: pd.DataFrame) -> BothSides:
+        n = len(pairs.drop_duplicates(["fold", "a"]))
+        # A pair that two folds see from either side is one example.
+        ordered = np.sort(pairs[["a", "b"]].to_numpy(), axis=1)
+        texts = dict.fromkeys(" = ".join(table.ids[pair]) for pair in ordered)
+        return _both(n, n, photographs, texts)
+
     return PartOverlap(
         fold=fold,
-        part=sides[0].part,
-        train=sum(len(side.train) for side in sides),
-        rows=sum(map(len, tests)),
+        part=part,
+        train=int(rows.groupby("fold").train.first().sum()),
+        rows=len(rows),
         photographs=photographs,
-        patients=_keys(table.groups, sides) if card.group else None,
-        lesions=_keys(table.lesions, sides) if card.lesion else None,
-        identical=_copies(table, sides, tests, pairs[pairs.identical], photographs),
-        near=_copies(table, sides, tests, pairs[~pairs.identical], photographs),
-        images_of_others=_copies(table, sides, others, pairs, photographs),
+        patients=keys(rows.patients, table.groups) if table.card.group else None,
+        lesions=keys(rows.lesions, table.lesions) if table.card.lesion else None,
+        identical=photos(copies[copies.identical]),
+        near=photos(copies[~copies.identical]),
+        images_of_others=photos(copies[copies.other]),
     )
 
 
-def _keys(keys: np.ndarray, sides: Sequence[_Side]) -> BothSides:
-    shared = [sorted(set(keys[s.test].tolist()) & set(keys[s.train].tolist())) for s in sides]
-    rows = sum(int(np.isin(keys[s.test], keys[s.train]).sum()) for s in sides)
-    every = dict.fromkeys(chain.from_iterable(shared))
-    return _shared(len(every), rows, sum(len(s.test) for s in sides), every)
-
-
-def _copies(
-    table: Table,
-    sides: Sequence[_Side],
-    tests: Sequence[np.ndarray],
-    pairs: pd.DataFrame,
-    photographs: int,
-) -> BothSides:
-    """Rows of `tests`, one for each side, with a copy among the rows that the side trains on."""
-    either = np.concatenate([pairs[["a", "b"]].to_numpy(), pairs[["b", "a"]].to_numpy()])
-    rows, examples = 0, dict[str, None]()
-    for side, test in zip(sides, tests, strict=True):
-        across = either[np.isin(either[:, 0], test) & np.isin(either[:, 1], side.train)]
-        rows += len(np.unique(across[:, 0]))
-        for pair in sorted(across.tolist()):
-            # A pair that two folds see from either side is one example.
-            examples[" = ".join(str(table.ids[row]) for row in sorted(pair))] = None
-    return _shared(rows, rows, photographs, examples)
-
-
-def _shared(keys: int, rows: int, of: int, examples: Iterable[str]) -> BothSides:
+def _both(keys: int, rows: int, of: int, examples: Iterable[str]) -> BothSides:
     share = rows / of if of else 0.0
     return BothSides(keys=keys, rows=rows, share=share, examples=tuple(examples)[:EXAMPLES])
