@@ -344,13 +344,6 @@ def test_the_list_names_every_family_once() -> None:
     assert len({m.title for m in metric_names.listed()}) == len(names)
 
 
-def test_the_scores_of_probabilities_alone_are_those_of_compute() -> None:
-    y, p = complete()
-    everything = metrics.compute(y, p, CLASSES)
-    alone = metrics.probability_scores(y, p)
-    assert alone == {name: everything[name] for name in ("nll", "brier", "ece")}
-
-
 def test_the_table_of_metrics_costs_no_scikit_learn() -> None:
     code = (
         "import sys; from fusionbench.metrics import compute, names; assert len(names.METRICS) > 9;"

@@ -29,14 +29,15 @@ ASSUMPTIONS = (
 
 def find_classes(table: Table, protocol: Split) -> Classes:
     """Counts per fold and part, and the smallest differences of the test parts."""
-    folds: list[FoldClasses] = []
+    names = table.card.classes
+    folds = []
     for fold in protocol.folds:
-        valid = {} if fold.valid is None else {"valid": fold.valid}
-        parts = {"train": fold.train, **valid, "test": fold.test, **fold.extra}
+        parts = {"train": fold.train, "valid": fold.valid, "test": fold.test, **fold.extra}
         for part, rows in parts.items():
-            counts = dict(zip(table.card.classes, _counts(table, rows).tolist(), strict=True))
-            folds.append(FoldClasses(fold=fold.index, part=part, counts=counts))
-    return Classes(folds=tuple(folds), smallest=_smallest(table, protocol), assumptions=ASSUMPTIONS)
+            if rows is not None:
+                counts = dict(zip(names, _counts(table, rows).tolist(), strict=True))
+                folds.append(FoldClasses(fold=fold.index, part=part, counts=counts))
+    return Classes(folds=tuple(folds), smallest=_smallest(table, protocol))
 
 
 def _counts(table: Table, rows: np.ndarray) -> np.ndarray:
@@ -62,9 +63,8 @@ def _smallest(table: Table, protocol: Split) -> tuple[Smallest, ...]:
     pooled = np.sum(counts, axis=0)
     ratio = float(np.mean([len(f.test) / len(f.train) for f in protocol.folds]))
     reach = float(norm.ppf(1 - ALPHA / 2) + norm.ppf(POWER))
-    present = np.flatnonzero(pooled)
-    rarest = int(present[pooled[present].argmin()])
-    found = []
+    rarest = int(np.where(pooled > 0, pooled, np.inf).argmin())
+    smallest = []
     for metric, classes in (
         ("bacc", slice(None)),
         ("acc", slice(None)),
@@ -75,5 +75,5 @@ def _smallest(table: Table, protocol: Split) -> tuple[Smallest, ...]:
         sd = math.sqrt(float(np.mean(np.square(sds))))
         over = smallest_difference(len(sds), sd, ratio, POWER, ALPHA) if len(sds) > 1 else None
         at_once = reach * difference_sd(pooled[classes], kind)
-        found.append(Smallest(metric=metric, fold_sd=sd, over_folds=over, pooled=at_once))
-    return tuple(found)
+        smallest.append(Smallest(metric=metric, fold_sd=sd, over_folds=over, pooled=at_once))
+    return tuple(smallest)

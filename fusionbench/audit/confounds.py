@@ -14,7 +14,7 @@ import pandas as pd
 
 from fusionbench.audit.evidence import Labels, Looks, codes_of, look
 from fusionbench.audit.findings import Confound, Confounds
-from fusionbench.audit.measures import Key, judge
+from fusionbench.audit.measures import judge
 from fusionbench.data.photo_facts import PhotoFacts
 
 # Shown as -> fields of PhotoFacts. Several fields are taken as independent, given the class.
@@ -47,21 +47,19 @@ def find_confounds(facts: Sequence[PhotoFacts | None], labels: Labels) -> Confou
     }
     apart = tuple(f for name, fields in FACTS.items() if name not in LESION_TOO for f in fields)
     told_by = {**FACTS, ALL_BUT: apart, ALL: tuple(codes)}
-    looks: dict[Key, Looks] = {
-        (name,): look([codes[f] for f in fields], own) for name, fields in told_by.items()
+    looks: dict[str, Looks] = {
+        name: look([codes[f] for f in fields], own) for name, fields in told_by.items()
     }
     if not rows.all():
         # Are the photographs that are here a random part, as far as the class shows?
         here = look([rows.astype(np.int64)], labels, flag=True)
-        looks[THERE,] = {kind: estimate for kind, estimate in here.items() if kind != "bacc"}
+        looks[THERE] = {kind: estimate for kind, estimate in here.items() if kind != "bacc"}
     signs = judge(looks)
 
     def confound(name: str) -> Confound:
-        return Confound(**dict(signs[name,]), fact=name, lesion_too=name in (*LESION_TOO, ALL))
+        return Confound(**dict(signs[name]), fact=name, lesion_too=name in (*LESION_TOO, ALL))
 
     return Confounds(
-        photographs=int(rows.sum()),
-        rows=len(rows),
         chance=own.chance,
         there=None if rows.all() else confound(THERE),
         facts=tuple(confound(name) for name in told_by),

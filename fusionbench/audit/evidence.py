@@ -56,12 +56,12 @@ class Labels:
 
     def take(self, rows: np.ndarray) -> Labels:
         """Those rows (a mask), the patients renumbered, the folds as they are."""
-        return Labels(
-            self.y[rows],
-            self.classes,
-            None if self.malignant is None else self.malignant[rows],
-            np.unique(self.patient[rows], return_inverse=True)[1],
-            self.fold[rows],
+        return replace(
+            self,
+            y=self.y[rows],
+            malignant=None if self.malignant is None else self.malignant[rows],
+            patient=np.unique(self.patient[rows], return_inverse=True)[1],
+            fold=self.fold[rows],
         )
 
 
@@ -76,7 +76,8 @@ class Estimate:
 
 
 # "auc" (malignant against benign), "bacc" (the classes) and "auc/<class>" (against the rest).
-Looks = dict[str, Estimate | None]
+# Only those that enough patients are there for.
+Looks = dict[str, Estimate]
 
 
 def labels_of(table: Table) -> Labels:
@@ -132,18 +133,17 @@ def look(codes: Sequence[np.ndarray], labels: Labels, *, flag: bool = False) -> 
 
     A `flag` of 0 and 1 is a score as it is; nothing is learnt, and it may go with either side.
     """
-
-    def score(side: Labels) -> np.ndarray:
-        if flag:
-            return codes[0].astype(np.float64)
-        return np.sum([malignancy_score(c, side) for c in codes], axis=0)
-
-    sides = {f"auc/{name}": rest for name, rest in against_rest(labels).items()}
-    if labels.malignant is not None:
-        sides["auc"] = labels
-    found = {kind: auc(score(side), side, one_sided=not flag) for kind, side in sides.items()}
+    sides = {} if labels.malignant is None else {"auc": labels}
+    if len(labels.classes) > 2:  # of two, each says the same as malignancy
+        for k in enough(labels).tolist():
+            sides[f"auc/{labels.classes[k]}"] = replace(labels, malignant=labels.y == k)
+    looks = {}
+    for kind, side in sides.items():
+        score = codes[0] if flag else np.sum([malignancy_score(c, side) for c in codes], axis=0)
+        looks[kind] = auc(score.astype(np.float64), side, one_sided=not flag)
     by_class = np.sum([class_scores(c, labels) for c in codes], axis=0)
-    return found | {"bacc": balanced_accuracy(by_class, labels)}
+    looks["bacc"] = balanced_accuracy(by_class, labels)
+    return {kind: estimate for kind, estimate in looks.items() if estimate is not None}
 
 
 def balanced_accuracy(scores: np.ndarray, labels: Labels) -> Estimate | None:
@@ -160,7 +160,7 @@ def balanced_accuracy(scores: np.ndarray, labels: Labels) -> Estimate | None:
     recall = np.bincount(y, hit, minlength=len(kept)) / sizes
     value = float(recall.mean())
     part = (hit - recall[y]) / (sizes[y] * len(kept))
-    fewest = int(_patients_per_class(labels)[kept].min())
+    fewest = int(_patients(labels.y, labels, len(labels.classes))[kept].min())
     return _tested(value, 1 / len(kept), part, labels.patient[rows], fewest, one_sided=True)
 
 
@@ -168,7 +168,7 @@ def auc(score: np.ndarray, labels: Labels, *, one_sided: bool = False) -> Estima
     """AUC of a score (n,) for malignant against benign; equal scores count half. p: of being off
     1/2, or above it. None where there is no such label or a side has too few patients."""
     positive = labels.malignant
-    if positive is None or min(_sides(labels)) < MIN_PATIENTS:
+    if positive is None or (fewest := int(_patients(positive, labels, 2).min())) < MIN_PATIENTS:
         return None
     from scipy.stats import rankdata
 
@@ -179,15 +179,7 @@ def auc(score: np.ndarray, labels: Labels, *, one_sided: bool = False) -> Estima
     placed[~positive] = 1 - (ranks[~positive] - rankdata(score[~positive])) / n1
     value = float(placed[positive].mean())
     part = (placed - value) / np.where(positive, n1, n0)
-    return _tested(value, 0.5, part, labels.patient, min(_sides(labels)), one_sided=one_sided)
-
-
-def against_rest(labels: Labels) -> dict[str, Labels]:
-    """Per class that has patients enough: labels whose "malignant" is that class."""
-    if len(labels.classes) == 2:
-        return {}  # the same as the other, and as malignancy
-    kept = enough(labels).tolist()
-    return {labels.classes[k]: replace(labels, malignant=labels.y == k) for k in kept}
+    return _tested(value, 0.5, part, labels.patient, fewest, one_sided=one_sided)
 
 
 def malignancy_score(codes: np.ndarray, labels: Labels) -> np.ndarray:
@@ -220,18 +212,13 @@ def information(codes: np.ndarray, labels: Labels) -> float:
 
 def enough(labels: Labels) -> np.ndarray:
     """Classes of at least MIN_PATIENTS patients, ascending."""
-    return np.flatnonzero(_patients_per_class(labels) >= MIN_PATIENTS)
+    return np.flatnonzero(_patients(labels.y, labels, len(labels.classes)) >= MIN_PATIENTS)
 
 
-def _patients_per_class(labels: Labels) -> np.ndarray:
-    pairs = np.unique(np.column_stack([labels.y, labels.patient]), axis=0)
-    return np.bincount(pairs[:, 0], minlength=len(labels.classes))
-
-
-def _sides(labels: Labels) -> tuple[int, int]:
-    assert labels.malignant is not None
-    sides = [len(np.unique(labels.patient[labels.malignant == s])) for s in (True, False)]
-    return sides[0], sides[1]
+def _patients(target: np.ndarray, labels: Labels, k: int) -> np.ndarray:
+    """(k,) patients with a row of each target 0..k-1; `target` is (n,)."""
+    pairs = np.unique(np.column_stack([target, labels.patient]), axis=0)
+    return np.bincount(pairs[:, 0], minlength=k)
 
 
 def _tested(

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,6 @@ LIBRARIES = ("numpy", "pandas", "scikit-learn", "scipy", "pillow", "imagehash")
 def audit(
     table: Table,
     protocol: Split,
-    columns: Sequence[Column] | None = None,
     *,
     leak_value: bool = True,
     cache_dir: Path | None = None,
@@ -43,15 +43,13 @@ def audit(
 ) -> Audit:
     """Everything, for a table that may lack photographs (`load_table(photographs="optional")`).
 
-    `columns`: the inputs that missingness, the metadata-only models and the verdict are about; by
-    default the card's. Proxies are looked for among all columns of the card. `leak_value=False`
-    leaves out the models, which take nearly all of the time.
-    Raises DataError for a photograph that cannot be opened.
+    Missingness, the metadata-only models and the verdict are about the card's inputs; proxies are
+    looked for among all columns of the card. `leak_value=False` leaves out the models, which take
+    nearly all of the time. Raises DataError for a photograph that cannot be opened.
     """
     card = table.card
-    columns = input_columns(card) if columns is None else tuple(columns)
+    columns = input_columns(card)
     findings = _findings(table, protocol, columns, cache_dir, progress)
-    worth = find_leak_value(table, protocol, columns, progress=progress) if leak_value else None
     counts = np.bincount(table.labels, minlength=len(card.classes)).tolist()
     return Audit(
         dataset=DatasetFacts(
@@ -77,7 +75,7 @@ def audit(
             card_leaks=protocol.leaks,
             columns=tuple(c.name for c in columns),
         ),
-        leak_value=worth,
+        leak_value=find_leak_value(table, protocol, columns, progress) if leak_value else None,
         classes=find_classes(table, protocol),
         verdict=verdict_text(columns, **findings),
         **findings,
@@ -133,20 +131,20 @@ def _facts(
     table: Table, cache_dir: Path | None, progress: Progress
 ) -> dict[str, list[PhotoFacts | None]]:
     """Per view and row; None where the photograph is not here."""
-    found: dict[str, list[PhotoFacts | None]] = {}
+    by_view: dict[str, list[PhotoFacts | None]] = {}
     for view in table.views:
-        rows = np.flatnonzero(table.pictured(view)).tolist()
-        facts = photo_facts(
-            [table.images[view][i] for i in rows],
-            [table.digests[view][i] for i in rows],
-            name=table.card.name,
-            cache_dir=cache_dir,
-            progress=progress,
+        here = table.pictured(view).tolist()
+        facts = iter(
+            photo_facts(
+                list(compress(table.images[view], here)),
+                list(compress(table.digests[view], here)),
+                name=table.card.name,
+                cache_dir=cache_dir,
+                progress=progress,
+            )
         )
-        found[view] = [None] * len(table)
-        for i, fact in zip(rows, facts, strict=True):
-            found[view][i] = fact
-    return found
+        by_view[view] = [next(facts) if there else None for there in here]
+    return by_view
 
 
 def _verdict_key(table: Table, protocol: Split, columns: Sequence[Column]) -> str:

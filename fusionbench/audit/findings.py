@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-VERSION = 2  # of rules and of the JSON's form; part of what a remembered verdict is keyed by
+VERSION = 3  # of rules and of the JSON's form; part of what a remembered verdict is keyed by
 
 
 class AuditPart(BaseModel):
@@ -28,12 +28,16 @@ class Measure(AuditPart):
     found: bool  # more than chance, and enough to matter
     strong: bool  # enough to put it into the verdict
 
+    @property
+    def stars(self) -> str:
+        """* for what is found, ** for what is strong."""
+        return "*" * (self.found + self.strong)
 
-class Told(AuditPart):
-    """The class that is told best from all others."""
+
+class Told(Measure):
+    """The AUC of the class that is told best from all others."""
 
     class_name: str
-    auc: Measure
 
 
 class Signs(AuditPart):
@@ -46,8 +50,7 @@ class Signs(AuditPart):
     @property
     def measures(self) -> list[Measure]:
         """Those that there are."""
-        told = self.told.auc if self.told is not None else None
-        return [measure for measure in (self.auc, self.bacc, told) if measure is not None]
+        return [measure for measure in (self.auc, self.bacc, self.told) if measure is not None]
 
     @property
     def telling(self) -> bool:
@@ -98,7 +101,6 @@ class PartOverlap(AuditPart):
 
     fold: int
     part: str  # test, or a further part such as holdout
-    train: int
     rows: int
     photographs: int  # of `rows`, those that are here
     patients: BothSides | None
@@ -142,15 +144,18 @@ class EmptyCells(Signs):
 
 class Gaps(AuditPart):
     columns: tuple[EmptyCells, ...]  # only columns that have any
-    patterns: int  # different combinations
+    blocks: tuple[EmptyCells, ...]  # columns that go missing together, largest first
     mask: Signs | None  # all flags together, out of fold; None: they never differ
+
+    @property
+    def signs(self) -> list[Signs]:
+        return [*self.columns, *self.blocks, *([] if self.mask is None else [self.mask])]
 
 
 class Missingness(AuditPart):
     chance: float  # balanced accuracy of knowing nothing
-    blocks: tuple[EmptyCells, ...]  # columns that go missing together, largest first
     not_recorded: Gaps
-    unknown: Gaps
+    unknown: Gaps  # without blocks
     marks: tuple[str, ...]
 
 
@@ -176,7 +181,7 @@ class Proxies(AuditPart):
 
 
 class FoldScores(AuditPart):
-    """A model's scores, one per fold."""
+    """A model's balanced accuracy and accuracy, one per fold."""
 
     bacc: tuple[float, ...]
     acc: tuple[float, ...]
@@ -197,7 +202,6 @@ class LeakyModel(AuditPart):
 class LeakValue(AuditPart):
     twin: str  # the grouped split that the protocol is compared with; "" where it is its own
     models: tuple[LeakyModel, ...]
-    note: str
 
 
 class Confound(Signs):
@@ -206,8 +210,6 @@ class Confound(Signs):
 
 
 class Confounds(AuditPart):
-    photographs: int
-    rows: int
     chance: float
     # Whether a row has a photograph here, over all rows; None where all have.
     there: Confound | None
@@ -232,7 +234,6 @@ class Smallest(AuditPart):
 class Classes(AuditPart):
     folds: tuple[FoldClasses, ...]
     smallest: tuple[Smallest, ...]
-    assumptions: str
 
 
 class Audit(AuditPart):

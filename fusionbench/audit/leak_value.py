@@ -19,7 +19,7 @@ from fusionbench.data.table import Table
 from fusionbench.errors import DataError
 from fusionbench.plugin import registry
 from fusionbench.plugin.control import Control
-from fusionbench.progress import SILENT, Progress
+from fusionbench.progress import Progress
 from fusionbench.protocols import Fold, Split, make_split, overlap, split_of
 
 MODELS = ("metadata-logistic", "metadata-forest", "metadata-boosting")
@@ -35,12 +35,7 @@ def estimators(seed: int) -> dict[str, Any]:
 
 
 def find_leak_value(
-    table: Table,
-    protocol: Split,
-    columns: Sequence[Column],
-    *,
-    seed: int = 0,
-    progress: Progress = SILENT,
+    table: Table, protocol: Split, columns: Sequence[Column], progress: Progress
 ) -> LeakValue | None:
     """The models' scores under both splits. None without input columns, or where no twin can be
     made (too few patients of a class)."""
@@ -51,25 +46,20 @@ def find_leak_value(
         return None
     name, folds = twin
     splits = [protocol.folds, folds] if name else [protocol.folds]
-    models = list(estimators(seed))
-    fits = len(models) * sum(map(len, splits))
-    rows: list[LeakyModel] = []
+    models = []
+    fits = len(estimators(0)) * sum(map(len, splits))
     with progress.task("metadata-only models", total=fits, unit="fit") as task:
-        for model in models:
+        for model in estimators(0):
             scores = []
             for split in splits:
                 pairs = []
                 for fold in split:
-                    pairs.append(_evaluate(estimators(seed)[model], table, fold, columns))
+                    pairs.append(_evaluate(estimators(0)[model], table, fold, columns))
                     task.advance(model=model)
                 bacc, acc = zip(*pairs, strict=True)
                 scores.append(FoldScores(bacc=bacc, acc=acc))
-            rows.append(LeakyModel(model=model, here=scores[0], twin=scores[-1]))
-    note = "The gap is what a model gains from having met the patients in training."
-    if not name:
-        why = "The split keeps patients apart" if table.card.group else "The card names no patient"
-        note = f"{why}: these are the split's own numbers, and there is no gap to measure."
-    return LeakValue(twin=name, models=tuple(rows), note=note)
+            models.append(LeakyModel(model=model, here=scores[0], twin=scores[-1]))
+    return LeakValue(twin=name, models=tuple(models))
 
 
 def grouped_twin(table: Table, protocol: Split) -> Twin | None:

@@ -7,7 +7,8 @@ least FOUND; `strong`, which the verdict repeats, for an effect of at least STRO
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
 
 from fusionbench.audit.evidence import Estimate, Looks
 from fusionbench.audit.findings import Measure, Signs, Told
@@ -21,7 +22,7 @@ ALPHA = 0.01
 FOUND = {"auc": 0.10, "bacc": 0.05}
 STRONG = {"auc": 0.40, "bacc": 0.20}
 
-Key = tuple[str, ...]
+Key = TypeVar("Key", bound=Hashable)
 
 
 def judge(looks: Mapping[Key, Looks]) -> dict[Key, Signs]:
@@ -30,32 +31,32 @@ def judge(looks: Mapping[Key, Looks]) -> dict[Key, Signs]:
         (key, kind): estimate.p
         for key, estimates in looks.items()
         for kind, estimate in estimates.items()
-        if estimate is not None
     }
     adjusted = holm(p_values)
     return {
         key: _signs({
-            kind: _measure(estimate, kind, adjusted[key, kind])
+            kind: _measure(estimate, kind.partition("/")[0], adjusted[key, kind])
             for kind, estimate in estimates.items()
-            if estimate is not None
         })
         for key, estimates in looks.items()
     }  # fmt: skip
 
 
 def _signs(measures: Mapping[str, Measure]) -> Signs:
-    def clearness(name: str) -> tuple[bool, bool, float]:
-        measure = measures[f"auc/{name}"]
-        return measure.strong, measure.found, abs(measure.value - 0.5)
-
-    names = [kind.removeprefix("auc/") for kind in measures if "/" in kind]
-    best = max(names, key=clearness, default="")
-    told = Told(class_name=best, auc=measures[f"auc/{best}"]) if best else None
-    return Signs(auc=measures.get("auc"), bacc=measures.get("bacc"), told=told)
+    by_class = {kind[len("auc/") :]: one for kind, one in measures.items() if "/" in kind}
+    clearest = max(
+        by_class.items(),
+        key=lambda item: (item[1].strong, item[1].found, abs(item[1].value - 0.5)),
+        default=None,
+    )
+    return Signs(
+        auc=measures.get("auc"),
+        bacc=measures.get("bacc"),
+        told=clearest and Told(**dict(clearest[1]), class_name=clearest[0]),
+    )
 
 
 def _measure(estimate: Estimate, kind: str, p: float) -> Measure:
-    kind = kind.partition("/")[0]
     value, chance = estimate.value, estimate.chance
     effect = 2 * abs(value - chance) if kind == "auc" else (value - chance) / (1 - chance)
     return Measure(

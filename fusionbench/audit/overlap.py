@@ -42,7 +42,7 @@ def find_overlap(
         lesions = np.isin(table.lesions, table.lesions[seen])
         for part, held in {"test": fold.test, **fold.extra}.items():
             rows = pd.DataFrame({
-                "fold": fold.index, "train": len(seen), "row": held, "pictured": pictured[held],
+                "row": held, "pictured": pictured[held],
                 "patients": patients[held], "lesions": lesions[held],
             })  # fmt: skip
             copies = either[either.a.isin(held) & either.b.isin(seen)]
@@ -128,7 +128,6 @@ def _shared(
     return PartOverlap(
         fold=fold,
         part=part,
-        train=int(rows.groupby("fold").train.first().sum()),
         rows=len(rows),
         photographs=photographs,
         patients=keys(rows.patients, table.groups) if table.card.group else None,

@@ -16,14 +16,12 @@ few patients there may be none yet, so the last two rules need a hundred patient
 
 from __future__ import annotations
 
-from typing import TypeGuard
-
 import numpy as np
 import pandas as pd
 
 from fusionbench.audit.evidence import Labels, Looks, codes_of, information, look
-from fusionbench.audit.findings import Measure, Proxies, ProxyColumn, Signs
-from fusionbench.audit.measures import Key, judge
+from fusionbench.audit.findings import Proxies, ProxyColumn, Signs
+from fusionbench.audit.measures import judge
 from fusionbench.config.wording import percent
 from fusionbench.data.card import Column
 from fusionbench.data.table import Table
@@ -39,7 +37,7 @@ SHOWN_VALUES = 5
 
 def find_proxies(table: Table, labels: Labels) -> Proxies:
     """Every column of the card, whatever its role."""
-    looks: dict[Key, Looks] = {}
+    looks: dict[str, Looks] = {}
     recorded: dict[str, tuple[Labels, np.ndarray, pd.Series]] = {}
     for column in table.card.columns:
         cells = table.metadata[column.name]
@@ -48,11 +46,11 @@ def find_proxies(table: Table, labels: Labels) -> Proxies:
             continue
         own, cells = labels.take(rows), cells[rows].reset_index(drop=True)
         codes = codes_of(cells, numeric=column.kind == "numeric")
-        looks[column.name,] = look([codes], own)
+        looks[column.name] = look([codes], own)
         recorded[column.name] = own, codes, cells
     signs = judge(looks)
     columns = tuple(
-        _column(column, *recorded[column.name], signs[column.name,])
+        _column(column, *recorded[column.name], signs[column.name])
         for column in table.card.columns
         if column.name in recorded
     )
@@ -75,11 +73,14 @@ def _column(
     why = []
     if known >= INFORMATION:
         why.append(f"takes away {percent(known, 0)} of the class's entropy")
-    many = len(np.unique(labels.patient)) >= MANY_PATIENTS
-    if many and _nearly(told):
-        why.append(f"tells malignant from benign with an AUC of {told.value:.2f}")
-    if many and best is not None and _nearly(best.auc):
-        why.append(f"tells {best.class_name} from the rest with an AUC of {best.auc.value:.2f}")
+    if len(np.unique(labels.patient)) >= MANY_PATIENTS:
+        sides = [(told, "malignant from benign")]
+        sides += [(best, f"{best.class_name} from the rest")] if best is not None else []
+        why += [
+            f"tells {side} with an AUC of {measure.value:.2f}"
+            for measure, side in sides
+            if measure is not None and measure.found and measure.value - 2 * measure.error >= AUC
+        ]
     if told is not None and told.found and told.value >= CERTAIN_AUC and share >= CERTAIN_SHARE:
         why.append(f"{', '.join(values)}: without exception, {percent(share, 0)} of the rows")
     return ProxyColumn(
@@ -93,10 +94,6 @@ def _column(
         proxy=bool(why),
         why="; ".join(why),
     )
-
-
-def _nearly(measure: Measure | None) -> TypeGuard[Measure]:
-    return measure is not None and measure.found and measure.value - 2 * measure.error >= AUC
 
 
 def _certain(labels: Labels, codes: np.ndarray, cells: pd.Series) -> tuple[float, tuple[str, ...]]:

@@ -1,19 +1,16 @@
-"""An audit as a reader sees it: sections of one sentence and small tables, for any format."""
+"""An audit for people: sections of one sentence and small tables, and all of it as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
-import numpy as np
-
-from fusionbench.audit.findings import Audit, BothSides, EmptyCells, Gaps, Measure, Signs
+from fusionbench.audit.classes import ASSUMPTIONS
+from fusionbench.audit.findings import Audit, BothSides, Gaps, Signs
 from fusionbench.audit.measures import ALPHA
-from fusionbench.config.wording import percent, plural
+from fusionbench.config.wording import markdown, percent, plural
 
-ALPHA_NOTE = (
-    f"Findings: p < {ALPHA} after Holm's correction within a section, errors over patients."
-)
 NONE = "-"
 
 
@@ -33,33 +30,52 @@ class Section:
     grids: Sequence[Grid] = ()
 
 
+def to_markdown(audit: Audit, *, command: str) -> str:
+    """The report; `command` says how it was made."""
+    from tabulate import tabulate
+
+    data = audit.dataset
+    libraries = ", ".join(f"{name} {version}" for name, version in data.libraries.items())
+    parts = [
+        f"# Audit of {data.name} / {audit.protocol.name}",
+        f"**{markdown(audit.verdict)}**",
+        f"Made by `{command}`; generated, not to be edited. Audit version {data.audit_version}; "
+        f"{libraries}.",
+        "\n".join(f"* {name}: {markdown(value)}" for name, value in facts(audit).items()),
+    ]
+    for section in sections(audit):
+        parts += [f"## {section.title}", markdown(section.sentence)]
+        for grid in section.grids:
+            cells = [[markdown(cell) for cell in row] for row in (grid.header, *grid.rows)]
+            align = ["left", *["right"] * (len(grid.header) - 1)]
+            parts += [
+                tabulate(cells, "firstrow", "pipe", colalign=align, disable_numparse=True),
+                *map(markdown, grid.notes),
+            ]
+    return "\n\n".join(parts) + "\n"
+
+
 def facts(audit: Audit) -> dict[str, str]:
     """What was looked at."""
     data, split = audit.dataset, audit.protocol
     counts = [plural(data.rows, "row")]
     for count, noun in ((data.patients, "patient"), (data.lesions, "lesion")):
         counts += [] if count is None else [plural(count, noun)]
+    photographs = f"{data.photographs:,} of {data.rows:,}"
+    if data.photographs < data.rows:
+        photographs += "; all that is said of photographs rests on these"
+    there = None if audit.confounds is None else audit.confounds.there
+    if there is not None and there.telling:
+        photographs += ": not a random part, the class shows in which of them are here"
+        photographs += f" (best told: {_cells(there)[2]})" if there.told else ""
     return {
         "data": f"{data.title}, {', '.join(counts)} ({data.fingerprint})",
-        "photographs": _photographs(audit),
+        "photographs": photographs,
         "split": f"{split.kind}, {plural(split.folds, 'fold')} ({split.split_hash})",
         "inputs": ", ".join(split.columns) or "none",
         "malignant": ", ".join(data.malignant) or "the card names none",
+        "findings": f"p < {ALPHA} after Holm's correction within a section, errors over patients",
     }
-
-
-def _photographs(audit: Audit) -> str:
-    """How many there are to look at."""
-    data = audit.dataset
-    if data.photographs == data.rows:
-        return f"all {data.rows:,}"
-    there = None if audit.confounds is None else audit.confounds.there
-    part = ""
-    if there is not None and there.telling:
-        told = "" if there.told is None else f" (best told: {_cells(there)[2]})"
-        part = f": not a random part, the class shows in which of them are here{told}"
-    rest = "all that is said of photographs rests on these"
-    return f"{data.photographs:,} of {data.rows:,}; {rest}{part}"
 
 
 def sections(audit: Audit) -> list[Section]:
@@ -76,24 +92,24 @@ def sections(audit: Audit) -> list[Section]:
 
 def _overlap(audit: Audit) -> Section:
     overlap = audit.overlap
+    worst = overlap.total[0]
     rows = []
     for part in (*overlap.folds, *overlap.total):
         name = "all" if part.fold < 0 else str(part.fold)
-        if part.part != "test":
-            name += f" {part.part}"
         both = (part.patients, part.lesions, part.identical, part.near)
-        rows.append((name, f"{part.rows:,}", *map(_shared, both)))
+        suffix = "" if part.part == "test" else f" {part.part}"
+        rows.append((name + suffix, f"{part.rows:,}", *map(_shared, both)))
     notes = [
         "Evaluated rows whose patient, lesion or photograph the fold trains on. Near copy: a "
         f"256-bit perceptual hash differs in at most {overlap.near_bits} bits."
     ]
     for part in overlap.total:
-        for name, copies in (
-            ("Identical photographs", part.identical),
-            ("Near-duplicates", part.near),
-        ):
-            if copies.examples:
-                notes.append(f"{name}, across the split: {', '.join(copies.examples)}.")
+        copies = {"Identical photographs": part.identical, "Near-duplicates": part.near}
+        notes += [
+            f"{name}, across the split: {', '.join(shared.examples)}."
+            for name, shared in copies.items()
+            if shared.examples
+        ]
     some = ", ".join(
         f"{c.a} = {c.b}{'' if c.same_class else ' (other class)'}" for c in overlap.copies[:5]
     )
@@ -101,26 +117,25 @@ def _overlap(audit: Audit) -> Section:
         f"In the whole dataset {plural(overlap.identical_pairs, 'pair')} of identical photographs "
         f"and {plural(overlap.near_pairs, 'near-duplicate')}{': ' + some if some else ''}."
     )
-    worst = overlap.total[0]
     keyed = {"patient": worst.patients, "lesion": worst.lesions}
-    names = [name for name, shared in keyed.items() if shared is not None]
-    shared = next((shared for shared in keyed.values() if shared is not None), None)
+    known = {name: shared for name, shared in keyed.items() if shared is not None}
+    name, shared = next(iter(known.items()), ("", None))
     if shared is not None and shared.rows:
         sentence = (
-            f"{percent(shared.share)} of the evaluated rows are of {plural(shared.keys, names[0])} "
+            f"{percent(shared.share)} of the evaluated rows are of {plural(shared.keys, name)} "
             "that the same fold trains on: a model can know them again."
         )
     elif worst.identical.rows + worst.near.rows:
         share = percent(worst.identical.share + worst.near.share)
         sentence = f"{share} of the evaluated photographs have a copy in training."
     else:
-        what = f"{', '.join(names)} or photograph" if names else "photograph"
+        what = f"{', '.join(known)} or photograph" if known else "photograph"
         sentence = f"No {what} is on both sides of the split."
     if worst.patients is None:
         sentence += " The card names no patient, so nothing is known of patients."
     header = ("fold", "rows", "patients", "lesions", "same photo", "near copy")
-    grid = Grid(header, rows, notes)
-    return Section("Overlap between training and evaluation", sentence, (grid,))
+    title = "Overlap between training and evaluation"
+    return Section(title, sentence, (Grid(header, rows, notes),))
 
 
 def _shared(shared: BothSides | None) -> str:
@@ -130,64 +145,56 @@ def _shared(shared: BothSides | None) -> str:
 
 
 def _missingness(audit: Audit) -> Section:
-    found = audit.missingness
-    in_blocks = {name for block in found.blocks for name in block.columns}
-    alone = [gap for gap in found.not_recorded.columns if gap.columns[0] not in in_blocks]
+    missing = audit.missingness
     notes = [
         f"Block: {', '.join(b.columns)}; {plural(b.rows, 'row')}, by class: "
         + ", ".join(f"{name} {n}" for name, n in b.by_class.items() if n) + "."
-        for b in found.blocks
+        for b in missing.not_recorded.blocks
     ]  # fmt: skip
     notes.append(
         "AUC: the flag, malignant against benign; best told: one class against the rest. BACC: "
         "balanced accuracy of the flag alone for "
-        f"the classes, out of fold by patient; knowing nothing gives {percent(found.chance, 1)}. "
+        f"the classes, out of fold by patient; knowing nothing gives {percent(missing.chance, 1)}. "
         "* more than chance and enough to matter, ** strong."
     )
-    grids = [
-        _gaps("nothing recorded", "all flags", [*found.blocks, *alone], found.not_recorded, notes),
-        _gaps(
-            f"answered {', '.join(found.marks)}", "all marks", found.unknown.columns, found.unknown
-        ),
-    ]
-    sentence = "What was not recorded tells nothing of the class."
-    if not found.not_recorded.columns:
+    marks = f"answered {', '.join(missing.marks)}"
+    grids = (
+        _gaps("nothing recorded", "all flags together", missing.not_recorded, notes),
+        _gaps(marks, "all marks together", missing.unknown, ()),
+    )
+    if not missing.not_recorded.columns:
         sentence = "Nothing is missing."
     elif "shortcut: missingness" in audit.verdict:
         sentence = "What was not recorded gives the class away: a model can win without any answer."
-    elif _telling(found.not_recorded, found.blocks):
+    elif any(signs.telling for signs in missing.not_recorded.signs):
         sentence = "What was not recorded tells something of the class, though little."
-    if found.unknown.columns:
-        telling = [gap.columns[0] for gap in found.unknown.columns if gap.telling]
-        if "shortcut: unknown marks" in audit.verdict:
-            sentence += " So does answering “unknown”."
-        elif telling:
-            sentence += f" “Unknown” tells something in {', '.join(telling)}."
-        else:
-            sentence += " “Unknown” tells nothing."
+    else:
+        sentence = "What was not recorded tells nothing of the class."
+    telling = [gap.columns[0] for gap in missing.unknown.columns if gap.telling]
+    if "shortcut: unknown marks" in audit.verdict:
+        sentence += " So does answering “unknown”."
+    elif telling:
+        sentence += f" “Unknown” tells something in {', '.join(telling)}."
+    elif missing.unknown.columns:
+        sentence += " “Unknown” tells nothing."
     return Section("Missingness", sentence, [grid for grid in grids if grid.rows])
 
 
-def _gaps(
-    title: str, mask: str, gaps: Sequence[EmptyCells], every: Gaps, notes: Sequence[str] = ()
-) -> Grid:
-    rows = [
+def _gaps(title: str, together: str, gaps: Gaps, notes: Sequence[str]) -> Grid:
+    in_blocks = {name for block in gaps.blocks for name in block.columns}
+    alone = [gap for gap in gaps.columns if gap.columns[0] not in in_blocks]
+    rows: list[tuple[str, ...]] = [
         (
-            f"block of {len(gap.columns)}" if len(gap.columns) > 1 else gap.columns[0],
+            f"block of {len(gap.columns)}" if gap in gaps.blocks else gap.columns[0],
             f"{gap.rows:,} ({percent(gap.share)})",
             NONE if gap.malignant_rows is None else f"{gap.malignant_rows:,}",
             *_cells(gap),
         )
-        for gap in gaps
+        for gap in (*gaps.blocks, *alone)
     ]
-    if every.mask is not None and every.mask.measures:
-        rows.append((f"{mask} together", "", "", *_cells(every.mask)))
-    header = (title, "rows", "malignant", "AUC", "BACC", "best told")
-    return Grid(header, rows, notes)
-
-
-def _telling(gaps: Gaps, blocks: Sequence[EmptyCells]) -> bool:
-    return any(s.telling for s in (gaps.mask, *gaps.columns, *blocks) if s is not None)
+    if gaps.mask is not None and gaps.mask.measures:
+        rows.append((together, "", "", *_cells(gaps.mask)))
+    return Grid((title, "rows", "malignant", "AUC", "BACC", "best told"), rows, notes)
 
 
 def _proxies(audit: Audit) -> Section:
@@ -197,7 +204,7 @@ def _proxies(audit: Audit) -> Section:
             f"{column.name} (proxy)" if column.proxy else column.name,
             column.role,
             # An honest sign may be strong; only a proxy is marked here, at its name.
-            *_cells(column, stars=False)[:2],
+            *(cell.rstrip("*") for cell in _cells(column)[:2]),
             percent(max(column.information, 0.0), 1),
             percent(column.certain),
         )
@@ -229,30 +236,34 @@ def _leak_value(audit: Audit) -> Section:
     title = "What the leak is worth"
     if worth is None:
         return Section(title, "Metadata-only models were not fitted.")
-    if not worth.twin:
-        own = [(m.model, _score(m.here.bacc), _score(m.here.acc)) for m in worth.models]
-        grid = Grid(("model", "BACC", "ACC"), own)
-        return Section(title, f"Metadata only. {worth.note}", (grid,))
-    rows = tuple(
+    rows = [
         (
             m.model,
-            _score(m.here.bacc),
-            _score(m.twin.bacc),
-            _gain(m.here.bacc, m.twin.bacc),
-            _gain(m.here.acc, m.twin.acc),
+            *map(_score, (m.here.bacc, m.here.acc, m.twin.bacc, m.twin.acc)),
+            f"{100 * m.gap('bacc'):+.1f}",
+            f"{100 * m.gap('acc'):+.1f}",
         )
         for m in worth.models
-    )
+    ]
+    header = ("model", "BACC", "ACC", "BACC grouped", "ACC grouped", "gap in BACC", "gap in ACC")
+    width = len(header)
     most = max(worth.models, key=lambda m: m.gap("bacc"))
-    sentence = (
-        f"Without any photograph, {most.model} loses {_points(most.gap('bacc'))} points of "
-        f"balanced accuracy when no patient is on both sides ({worth.twin})."
-        if most.gap("bacc") > 0
-        else f"Metadata-only models gain nothing over {worth.twin}."
-    )
-    header = ("model", "BACC here", "BACC grouped", "gap", "gap in ACC")
-    note = f"{worth.note} Percent; mean ± sample standard deviation over folds."
-    return Section(title, sentence, (Grid(header, rows, (note,)),))
+    if not worth.twin:
+        apart = audit.dataset.patients is not None
+        why = "The split keeps patients apart" if apart else "The card names no patient"
+        sentence = f"Metadata only. {why}: there is no gap to measure."
+        width = 3
+    elif most.gap("bacc") > 0:
+        sentence = (
+            f"Without any photograph, {most.model} loses {_points(most.gap('bacc'))} points of "
+            f"balanced accuracy when no patient is on both sides ({worth.twin}): what it gained "
+            "from having met the patients in training."
+        )
+    else:
+        sentence = f"Metadata-only models gain nothing over {worth.twin}."
+    note = "Percent; mean ± sample standard deviation over folds."
+    grid = Grid(header[:width], [row[:width] for row in rows], (note,))
+    return Section(title, sentence, (grid,))
 
 
 def _confounds(audit: Audit) -> Section:
@@ -265,8 +276,6 @@ def _confounds(audit: Audit) -> Section:
         if telling
         else "The class does not show in size, file, border, colour or sharpness."
     )
-    if found.photographs < found.rows:
-        sentence += f" Over {found.photographs:,} of {found.rows:,} photographs."
     note = (
         f"AUC, BACC and best told as above, chance {percent(found.chance, 1)}. Colour, sharpness "
         "and file size are partly the lesion's own and never count against the dataset."
@@ -277,45 +286,36 @@ def _confounds(audit: Audit) -> Section:
 
 
 def _classes(audit: Audit) -> Section:
-    found = audit.classes
+    classes = audit.classes
     names = tuple(audit.dataset.classes)
-    rows = [(f"{f.fold} {f.part}", *(f"{f.counts[n]:,}" for n in names)) for f in found.folds]
-    fewest, rarest, fold = min(
-        (
-            (min(f.counts.values()), min(f.counts, key=lambda n: f.counts[n]), f.fold)
-            for f in found.folds
-            if f.part == "test"
-        ),
-        key=lambda few: few[0],
-    )
-    small = tuple(
+    rows = [(f"{f.fold} {f.part}", *(f"{f.counts[n]:,}" for n in names)) for f in classes.folds]
+    tested = [
+        (n, rarest, f.fold) for f in classes.folds if f.part == "test"
+        for rarest, n in f.counts.items()
+    ]  # fmt: skip
+    fewest, rarest, fold = min(tested, key=lambda count: count[0])
+    small = [
         (s.metric, NONE if s.over_folds is None else _points(s.over_folds), _points(s.pooled))
-        for s in found.smallest
-    )
-    first = found.smallest[0]
+        for s in classes.smallest
+    ]
+    first = classes.smallest[0]
     reach = first.pooled if first.over_folds is None else first.over_folds
     sentence = (
         f"Fold {fold} tests {fewest:,} of {rarest}, the fewest. Two methods must differ by about "
         f"{_points(reach)} points of {first.metric} to be told apart."
     )
     header = ("smallest difference, points", "over folds", "pooled")
-    grids = (Grid(("rows", *names), rows), Grid(header, small, (found.assumptions,)))
+    grids = (Grid(("rows", *names), rows), Grid(header, small, (ASSUMPTIONS,)))
     return Section("Classes", sentence, grids)
 
 
-def _cells(signs: Signs, *, stars: bool = True) -> tuple[str, str, str]:
+def _cells(signs: Signs) -> tuple[str, str, str]:
     """AUC, BACC and the class that is told best."""
-
-    def cell(measure: Measure | None, number: str) -> str:
-        if measure is None:
-            return NONE
-        return number + "*" * (measure.found + measure.strong) * stars
-
     auc, bacc, told = signs.auc, signs.bacc, signs.told
     return (
-        cell(auc, f"{auc.value:.2f}" if auc else ""),
-        cell(bacc, percent(bacc.value, 1) if bacc else ""),
-        cell(told.auc, f"{told.class_name} {told.auc.value:.2f}") if told else NONE,
+        f"{auc.value:.2f}{auc.stars}" if auc else NONE,
+        f"{percent(bacc.value, 1)}{bacc.stars}" if bacc else NONE,
+        f"{told.class_name} {told.value:.2f}{told.stars}" if told else NONE,
     )
 
 
@@ -324,13 +324,5 @@ def _points(share: float) -> str:
 
 
 def _score(folds: Sequence[float]) -> str:
-    spread = f" ± {_points(float(np.std(folds, ddof=1)))}" if len(folds) > 1 else ""
-    return _points(float(np.mean(folds))) + spread
-
-
-def _gain(here: Sequence[float], twin: Sequence[float]) -> str:
-    """The gap of the means, and the root of the sum of both variances over folds."""
-    gap = f"{100 * (float(np.mean(here)) - float(np.mean(twin))):+.1f}"
-    if min(len(here), len(twin)) < 2:
-        return gap
-    return f"{gap} ± {_points(float(np.hypot(np.std(here, ddof=1), np.std(twin, ddof=1))))}"
+    spread = f" ± {_points(stdev(folds))}" if len(folds) > 1 else ""
+    return _points(fmean(folds)) + spread

@@ -25,13 +25,11 @@ Shares are rounded to whole percents, below 1 % to a tenth.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from fusionbench.audit.findings import BothSides, Confounds, Gaps, Missingness, Overlap, Proxies
+from fusionbench.audit.findings import BothSides, Confounds, Missingness, Overlap, Proxies
 from fusionbench.config.wording import percent
 from fusionbench.data.card import Column
-
-CLEAN = "clean"
 
 
 def verdict_text(
@@ -42,43 +40,25 @@ def verdict_text(
     confounds: Confounds | None,
 ) -> str:
     """The verdict on a split with these inputs. `missingness` is that of these columns."""
-    parts = [*_leaks(overlap), *_shortcuts(columns, missingness, proxies, confounds)]
-    return "; ".join(parts) or CLEAN
 
-
-def _leaks(overlap: Overlap) -> Iterable[str]:
     # A protocol with a holdout has two evaluated parts; the worse one counts.
-    def worst(shared: Iterable[BothSides | None]) -> float:
-        return max((s.share for s in shared if s is not None), default=0.0)
+    def worst(shared: Sequence[BothSides | None]) -> float:
+        return max((one.share for one in shared if one is not None), default=0.0)
 
-    patients = worst(part.patients for part in overlap.total)
-    lesions = worst(part.lesions for part in overlap.total)
-    images = worst(part.images_of_others for part in overlap.total)
-    if patients:
-        yield f"leaky: patients {percent(patients)}"
-    if lesions > patients:
-        yield f"leaky: lesions {percent(lesions)}"
-    if images:
-        yield f"leaky: images {percent(images)}"
-
-
-def _shortcuts(
-    columns: Sequence[Column],
-    missingness: Missingness,
-    proxies: Proxies,
-    confounds: Confounds | None,
-) -> Iterable[str]:
-    if _strong(missingness.not_recorded) or any(block.strong for block in missingness.blocks):
-        yield "shortcut: missingness"
-    if _strong(missingness.unknown):
-        yield "shortcut: unknown marks"
+    patients = worst([part.patients for part in overlap.total])
+    lesions = worst([part.lesions for part in overlap.total])
+    images = worst([part.images_of_others for part in overlap.total])
+    parts = [
+        (f"leaky: patients {percent(patients)}", patients > 0),
+        (f"leaky: lesions {percent(lesions)}", lesions > patients),
+        (f"leaky: images {percent(images)}", images > 0),
+        ("shortcut: missingness", any(s.strong for s in missingness.not_recorded.signs)),
+        ("shortcut: unknown marks", any(s.strong for s in missingness.unknown.signs)),
+    ]
     for column in columns:
-        if column.name in proxies.found or column.role in ("forbidden", "proxy"):
-            yield f"shortcut: {column.name}"
+        named = column.name in proxies.found or column.role in ("forbidden", "proxy")
+        parts.append((f"shortcut: {column.name}", named))
     for fact in confounds.facts if confounds is not None else ():
-        if fact.strong and not fact.lesion_too and not fact.fact.startswith("all "):
-            yield f"shortcut: image {fact.fact}"
-
-
-def _strong(gaps: Gaps) -> bool:
-    return any(signs.strong for signs in (gaps.mask, *gaps.columns) if signs is not None)
+        own = fact.strong and not fact.lesion_too and not fact.fact.startswith("all ")
+        parts.append((f"shortcut: image {fact.fact}", own))
+    return "; ".join(text for text, holds in parts if holds) or "clean"

@@ -14,7 +14,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fusionbench.metrics.compute import checked, probability_scores
+from fusionbench.metrics.compute import checked
+from fusionbench.metrics.names import SCALED
+from fusionbench.metrics.weighted import Weighted
 
 # What a temperature may be. A model that needs more than that has nothing to scale.
 COLDEST, HOTTEST = 0.05, 20.0
@@ -70,8 +72,8 @@ def scaled(y: ArrayLike, probabilities: ArrayLike, temperature: float) -> dict[s
     Raises ValueError as fusionbench.metrics.compute.compute and apply_temperature do.
     """
     labels, probs = checked(y, probabilities)
-    found = probability_scores(labels, apply_temperature(probs, temperature))
-    return {f"{name}_scaled": value for name, value in found.items()}
+    rows = Weighted(labels, apply_temperature(probs, temperature))
+    return {name: float(rows.metric(name.removesuffix("_scaled"))[0]) for name in SCALED}
 
 
 def _logits(probs: NDArray[np.float64]) -> NDArray[np.float64]:

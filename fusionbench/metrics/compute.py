@@ -1,7 +1,6 @@
 """Named numbers from labels and probabilities. Importing this module costs numpy only.
 
     compute(y, probabilities, classes) -> dict[str, float]     every metric, by exact name
-    probability_scores(y, probabilities) -> dict               nll, brier and ece alone
     confusion(y, probabilities, k) -> ndarray (K, K) int64     rows true class, columns prediction
     balanced_nll(y, probabilities) -> float                    to choose an epoch by
 
@@ -49,19 +48,9 @@ def compute(y: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> d
     Raises ValueError naming the first bad row (not finite, negative, sum is not 1, label outside
     0..K-1), and where shapes disagree or n is 0.
     """
-    rows = Weighted(*checked(y, probabilities, len(classes)))
-    numbers = {name: float(rows.metric(name)[0]) for name in METRICS}
-    return numbers | {
-        f"{family}{name}": float(value)
-        for family in PER_CLASS
-        for name, value in zip(classes, rows.per_class(family)[0], strict=True)
-    }
-
-
-def probability_scores(y: ArrayLike, probabilities: ArrayLike) -> dict[str, float]:
-    """nll, brier and ece of (n,) labels and (n, K) probabilities; errors as compute."""
-    rows = Weighted(*checked(y, probabilities))
-    return {name: float(rows.metric(name)[0]) for name in ("nll", "brier", "ece")}
+    rows = Weighted(*checked(y, probabilities, len(classes)), classes)
+    names = [*METRICS, *(f"{family}{name}" for family in PER_CLASS for name in classes)]
+    return {name: float(rows.metric(name)[0]) for name in names}
 
 
 def balanced_nll(y: ArrayLike, probabilities: ArrayLike) -> float:

@@ -113,10 +113,8 @@ def describe(name: str) -> Metric:
 
     Raises KeyError for an unknown name.
     """
-    if name in METRICS:
-        return METRICS[name]
-    if name in SCALED:
-        return SCALED[name]
+    if metric := METRICS.get(name) or SCALED.get(name):
+        return metric
     family, slash, label = name.partition("/")
     if not label:
         raise KeyError(name)

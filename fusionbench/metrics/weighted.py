@@ -7,7 +7,7 @@ weights, AUCs are weighted rank sums: all resamples of a bootstrap cost little m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -25,20 +25,26 @@ SENSITIVITIES = {f"sens_at_spec{s}/": s for s in SPECIFICITIES}
 class Weighted:
     """Checked labels (n,) and probabilities (n, K) under B resamples.
 
-    `weights`: (B, G) and `groups`: (n,) 0..G-1, the group of each row; without them B is 1 and
-    every row counts once. Intermediates are made once, when asked for. Numbers are NaN where a
-    resample does not define them.
+    `classes`: the K names, for metric(); `weights`: (B, G) and `groups`: (n,) 0..G-1, the group of
+    each row; without them B is 1 and every row counts once. Intermediates are made once, when asked
+    for. Numbers are NaN where a resample does not define them.
     """
 
     def __init__(
-        self, y: Ints, p: Floats, weights: Floats | None = None, groups: Ints | None = None
+        self,
+        y: Ints,
+        p: Floats,
+        classes: Sequence[str] = (),
+        weights: Floats | None = None,
+        groups: Ints | None = None,
     ) -> None:
         self.y, self.p, self.weights = y, p, weights
+        self.places = {name: c for c, name in enumerate(classes)}
         self.groups = np.arange(len(y)) if groups is None else groups
         self.k = p.shape[1]
         self.truth = np.eye(self.k)[y]  # (n, K)
         self.right_row = p.argmax(axis=1) == y
-        self._families: dict[str, Floats] = {}
+        self._of_class: dict[tuple[str, int], Floats] = {}
 
     def totals(self, per_row: Floats) -> Floats:
         """(n,) or (n, c) values -> (B,) or (B, c) sums over the resampled rows."""
@@ -68,7 +74,10 @@ class Weighted:
         return self.totals(self.truth * self.right_row[:, None])
 
     def metric(self, name: str) -> Floats:
-        """(B,) values of one of names.METRICS. Raises KeyError for another name."""
+        """(B,) values of a metric of names.METRICS or PER_CLASS. Raises KeyError for others."""
+        family, slash, label = name.partition("/")
+        if slash:
+            return self.of_class(family + slash, self.places[label])
         if name in WHOLE:
             return WHOLE[name](self)
         if name not in METRICS:
@@ -79,13 +88,15 @@ class Weighted:
 
     def per_class(self, family: str) -> Floats:
         """(B, K) values of one of names.PER_CLASS."""
-        if family not in self._families:
-            columns = [self.of_class(family, c) for c in range(self.k)]
-            self._families[family] = np.stack(columns, axis=1)
-        return self._families[family]
+        return np.stack([self.of_class(family, c) for c in range(self.k)], axis=1)
 
     def of_class(self, family: str, c: int) -> Floats:
-        """(B,) values of class `c`. Raises KeyError for an unknown family."""
+        """(B,) values of class `c`."""
+        if (family, c) not in self._of_class:
+            self._of_class[family, c] = self._compute(family, c)
+        return self._of_class[family, c]
+
+    def _compute(self, family: str, c: int) -> Floats:
         right, support, claimed = self.right[:, c], self.support[:, c], self.claimed[:, c]
         if family == "recall/":
             return _ratio(right, support)

@@ -27,7 +27,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusionbench.errors import RecordError
-from fusionbench.metrics.names import PER_CLASS
 from fusionbench.metrics.weighted import Floats, Weighted
 from fusionbench.stats.pooled import Pooled, difference
 
@@ -74,7 +73,7 @@ def paired(
     if problem := difference(a, b):
         raise RecordError(f"The predictions cannot be paired: {problem}.")
     weights = draw(a.n_patients, n_resamples, seed)
-    lacking_class = int(vanished(a, weights).sum())
+    support = _weighted(a, weights, 0).support[:, np.unique(a.y)]
     values_a, values_b = (evaluate(one, metrics) for one in (a, b))
     resampled_a, resampled_b = (evaluate(one, metrics, weights) for one in (a, b))
     pairs = {}
@@ -92,7 +91,7 @@ def paired(
             n_rows=len(a.rows),
             n_patients=a.n_patients,
             n_resamples=n_resamples,
-            lacking_class=lacking_class,
+            lacking_class=int((support == 0).any(axis=1).sum()),
             undefined=len(differences) - len(known),
             value_a=value_a,
             value_b=value_b,
@@ -111,16 +110,7 @@ def evaluate(
     resample. Raises KeyError for a metric that metrics.compute does not give.
     """
     by_seed = [_weighted(pooled, weights, seed) for seed in range(len(pooled.probabilities))]
-    return {
-        name: np.mean([_values(one, name, pooled.classes) for one in by_seed], axis=0)
-        for name in metrics
-    }
-
-
-def vanished(pooled: Pooled, weights: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(B,) whether a class that the rows hold is absent from the resample."""
-    support = _weighted(pooled, weights, 0).support[:, np.unique(pooled.y)]
-    return np.asarray((support == 0).any(axis=1))
+    return {name: np.mean([one.metric(name) for one in by_seed], axis=0) for name in metrics}
 
 
 def two_sided(differences: Floats) -> float:
@@ -134,13 +124,5 @@ def two_sided(differences: Floats) -> float:
 
 def _weighted(pooled: Pooled, weights: NDArray[np.int64] | None, seed: int) -> Weighted:
     floats = None if weights is None else weights.astype(np.float64)
-    return Weighted(pooled.y, pooled.probabilities[seed], floats, pooled.patients)
-
-
-def _values(rows: Weighted, name: str, classes: Sequence[str]) -> Floats:
-    family, slash, label = name.partition("/")
-    if not slash:
-        return rows.metric(name)
-    if family + slash not in PER_CLASS or label not in classes:
-        raise KeyError(name)
-    return rows.of_class(family + slash, classes.index(label))
+    probabilities = pooled.probabilities[seed]
+    return Weighted(pooled.y, probabilities, pooled.classes, floats, pooled.patients)

@@ -123,7 +123,7 @@ def test_altered_copies_of_photographs(plot, change):
 def test_a_block_that_only_benign_lesions_lack(plot, seed):
     found = plot(seed=seed, missing_block=1.0).audit()
     assert found.verdict == "shortcut: missingness"
-    (block,) = found.missingness.blocks
+    (block,) = found.missingness.not_recorded.blocks
     assert len(block.columns) == 13 and block.malignant_rows == 0 and block.auc.value < 0.3
 
 
@@ -134,9 +134,9 @@ def test_one_column_that_one_class_lacks(plot):
             row["region"] = ""
     found = ground.audit()
     assert found.verdict == "shortcut: missingness"
-    assert found.missingness.blocks == ()
+    assert found.missingness.not_recorded.blocks == ()
     gap = next(g for g in found.missingness.not_recorded.columns if g.columns == ("region",))
-    assert gap.told.class_name == "NEV" and gap.told.auc.strong
+    assert gap.told.class_name == "NEV" and gap.told.strong
     assert {name for name, n in gap.by_class.items() if n} == {"NEV"}
 
 

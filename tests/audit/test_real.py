@@ -47,7 +47,7 @@ def test_every_row_is_there_without_its_photograph(pad_ufes_20, table, facts_cac
 def test_thirteen_columns_go_missing_together_and_only_for_benign_lesions(table, found):
     (block,) = recorded_together(table.metadata)
     assert len(block) == 13
-    (gap,) = found["grouped-5fold"].missingness.blocks
+    (gap,) = found["grouped-5fold"].missingness.not_recorded.blocks
     assert (gap.columns, gap.rows, gap.malignant_rows) == (block, 804, 0)
     assert gap.auc.value == pytest.approx(0.5 - 804 / 1209 / 2)
     assert found["grouped-5fold"].missingness.not_recorded.mask.auc.value > 0.8

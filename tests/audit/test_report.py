@@ -13,7 +13,7 @@ from fusionbench.audit.classes import difference_sd
 from fusionbench.audit.examine import audit, verdict_of
 from fusionbench.audit.findings import Audit
 from fusionbench.audit.leak_value import estimators, grouped_twin
-from fusionbench.audit.markdown import to_markdown
+from fusionbench.audit.sections import to_markdown
 from fusionbench.config.wording import percent
 from fusionbench.data.choices import input_columns
 from fusionbench.protocols import overlap
