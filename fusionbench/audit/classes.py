@@ -75,5 +75,5 @@ def _smallest(table: Table, protocol: Split) -> tuple[Smallest, ...]:
         sd = math.sqrt(float(np.mean(np.square(sds))))
         over = smallest_difference(len(sds), sd, ratio, POWER, ALPHA) if len(sds) > 1 else None
         at_once = reach * difference_sd(pooled[classes], kind)
-        smallest.append(Smallest(metric=metric, fold_sd=sd, over_folds=over, pooled=at_once))
+        smallest.append(Smallest(metric=metric, over_folds=over, pooled=at_once))
     return tuple(smallest)

@@ -8,6 +8,7 @@ they are reported and never held against a dataset.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -39,11 +40,10 @@ def find_confounds(facts: Sequence[PhotoFacts | None], labels: Labels) -> Confou
     if not rows.any():
         return None
     own = labels.take(rows)
-    there = [f for f in facts if f is not None]
+    there = pd.DataFrame([fact for fact in facts if fact is not None])
     codes = {
-        field: codes_of(pd.Series([getattr(f, field) for f in there]), numeric=field != "format")
-        for fields in FACTS.values()
-        for field in fields
+        field: codes_of(there[field], numeric=field != "format")
+        for field in chain.from_iterable(FACTS.values())
     }
     apart = tuple(f for name, fields in FACTS.items() if name not in LESION_TOO for f in fields)
     told_by = {**FACTS, ALL_BUT: apart, ALL: tuple(codes)}

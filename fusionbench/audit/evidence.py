@@ -109,8 +109,6 @@ def codes_of(cells: pd.Series, *, numeric: bool) -> np.ndarray:
 
 def patterns(flags: np.ndarray) -> np.ndarray:
     """(n,) int64: rows of `flags` (n, m) that are equal have equal codes."""
-    if flags.shape[1] == 0:
-        return np.zeros(len(flags), dtype=np.int64)
     return np.unique(flags, axis=0, return_inverse=True)[1].reshape(-1)
 
 
@@ -161,7 +159,7 @@ def balanced_accuracy(scores: np.ndarray, labels: Labels) -> Estimate | None:
     value = float(recall.mean())
     part = (hit - recall[y]) / (sizes[y] * len(kept))
     fewest = int(_patients(labels.y, labels, len(labels.classes))[kept].min())
-    return _tested(value, 1 / len(kept), part, labels.patient[rows], fewest, one_sided=True)
+    return _tested(value, 1 / len(kept), part, labels.patient[rows], fewest, True)
 
 
 def auc(score: np.ndarray, labels: Labels, *, one_sided: bool = False) -> Estimate | None:
@@ -179,7 +177,7 @@ def auc(score: np.ndarray, labels: Labels, *, one_sided: bool = False) -> Estima
     placed[~positive] = 1 - (ranks[~positive] - rankdata(score[~positive])) / n1
     value = float(placed[positive].mean())
     part = (placed - value) / np.where(positive, n1, n0)
-    return _tested(value, 0.5, part, labels.patient, fewest, one_sided=one_sided)
+    return _tested(value, 0.5, part, labels.patient, fewest, one_sided)
 
 
 def malignancy_score(codes: np.ndarray, labels: Labels) -> np.ndarray:
@@ -222,13 +220,7 @@ def _patients(target: np.ndarray, labels: Labels, k: int) -> np.ndarray:
 
 
 def _tested(
-    value: float,
-    chance: float,
-    part: np.ndarray,
-    patient: np.ndarray,
-    fewest: int,
-    *,
-    one_sided: bool,
+    value: float, chance: float, part: np.ndarray, patient: np.ndarray, fewest: int, one_sided: bool
 ) -> Estimate:
     """`fewest`: patients of the smallest class; the error is known no better than from those."""
     from scipy.stats import t
@@ -243,8 +235,11 @@ def _tested(
         error *= math.sqrt(1 + FOLDS / (FOLDS - 1))
     off = value - chance
     if abs(off) < 1e-12:
-        return Estimate(value, error, 1.0, chance)
-    if error == 0:  # no exception at all
-        return Estimate(value, error, 1.0 if one_sided and off < 0 else 0.0, chance)
-    tail = float(t.sf(off / error if one_sided else abs(off) / error, fewest - 1))
-    return Estimate(value, error, tail if one_sided else 2 * tail, chance)
+        p = 1.0
+    elif error == 0:  # no exception at all
+        p = 1.0 if one_sided and off < 0 else 0.0
+    elif one_sided:
+        p = float(t.sf(off / error, fewest - 1))
+    else:
+        p = 2 * float(t.sf(abs(off) / error, fewest - 1))
+    return Estimate(value, error, p, chance)

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +70,6 @@ def audit(
             kind=protocol.spec.kind,
             folds=len(protocol.folds),
             split_hash=protocol.split_hash,
-            note=protocol.spec.note,
-            card_leaks=protocol.leaks,
             columns=tuple(c.name for c in columns),
         ),
         leak_value=find_leak_value(table, protocol, columns, progress) if leak_value else None,
@@ -106,14 +103,10 @@ def verdict_of(
 
 
 def _findings(
-    table: Table,
-    protocol: Split,
-    columns: Sequence[Column],
-    cache_dir: Path | None,
-    progress: Progress,
+    table: Table, protocol: Split, columns: Sequence[Column], cache: Path | None, progress: Progress
 ) -> dict[str, Any]:
     """What the verdict follows from, by its names in an Audit."""
-    facts, labels = _facts(table, cache_dir, progress), labels_of(table)
+    facts, labels = _facts(table, cache, progress), labels_of(table)
     return {
         "overlap": find_overlap(table, protocol, find_pairs(table, facts), _pictured(table)),
         "missingness": find_missingness(table, labels, columns),
@@ -133,17 +126,14 @@ def _facts(
     """Per view and row; None where the photograph is not here."""
     by_view: dict[str, list[PhotoFacts | None]] = {}
     for view in table.views:
-        here = table.pictured(view).tolist()
-        facts = iter(
-            photo_facts(
-                list(compress(table.images[view], here)),
-                list(compress(table.digests[view], here)),
-                name=table.card.name,
-                cache_dir=cache_dir,
-                progress=progress,
-            )
+        digests = table.digests[view]
+        here = dict(zip(digests, table.images[view], strict=True))
+        here.pop("", None)
+        facts = photo_facts(
+            [*here.values()], [*here], name=table.card.name, cache_dir=cache_dir, progress=progress
         )
-        by_view[view] = [next(facts) if there else None for there in here]
+        by_digest = dict(zip(here, facts, strict=True))
+        by_view[view] = [by_digest.get(digest) for digest in digests]
     return by_view
 
 

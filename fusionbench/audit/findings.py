@@ -82,8 +82,6 @@ class ProtocolFacts(AuditPart):
     kind: str
     folds: int
     split_hash: str
-    note: str
-    card_leaks: tuple[str, ...]
     columns: tuple[str, ...]  # the inputs that the verdict is about
 
 
@@ -226,7 +224,6 @@ class Smallest(AuditPart):
     """The smallest true difference between two methods that would be found."""
 
     metric: str
-    fold_sd: float  # assumed, of the difference within one fold
     over_folds: float | None  # corrected resampled t-test; None: a single fold
     pooled: float  # a test of all evaluated rows at once, training taken as given
 

@@ -23,7 +23,6 @@ from fusionbench.progress import Progress
 from fusionbench.protocols import Fold, Split, make_split, overlap, split_of
 
 MODELS = ("metadata-logistic", "metadata-forest", "metadata-boosting")
-Twin = tuple[str, tuple[Fold, ...]]
 
 
 def estimators(seed: int) -> dict[str, Any]:
@@ -46,15 +45,15 @@ def find_leak_value(
         return None
     name, folds = twin
     splits = [protocol.folds, folds] if name else [protocol.folds]
-    models = []
-    fits = len(estimators(0)) * sum(map(len, splits))
+    classifiers, models = estimators(0), []
+    fits = len(classifiers) * sum(map(len, splits))
     with progress.task("metadata-only models", total=fits, unit="fit") as task:
-        for model in estimators(0):
+        for model, classifier in classifiers.items():
             scores = []
             for split in splits:
                 pairs = []
                 for fold in split:
-                    pairs.append(_evaluate(estimators(0)[model], table, fold, columns))
+                    pairs.append(_evaluate(classifier, table, fold, columns))
                     task.advance(model=model)
                 bacc, acc = zip(*pairs, strict=True)
                 scores.append(FoldScores(bacc=bacc, acc=acc))
@@ -62,37 +61,32 @@ def find_leak_value(
     return LeakValue(twin=name, models=tuple(models))
 
 
-def grouped_twin(table: Table, protocol: Split) -> Twin | None:
+def grouped_twin(table: Table, protocol: Split) -> tuple[str, tuple[Fold, ...]] | None:
     """Name and folds of the same kind of split with patients kept apart: the card's own where it
     has one of as many folds, else made by the same recipe. The name is "" where the protocol's own
     folds keep them apart. None where the patients are too few."""
     if not table.card.group or not any(overlap(protocol, table.groups)):
         return "", protocol.folds
     spec = protocol.spec
-    parts = len(protocol.folds) + (spec.kind == "kfold-holdout")
+    # As in the protocol, the last part of such a split is held out and trains nothing.
+    held_out = spec.kind == "kfold-holdout"
+    parts = len(protocol.folds) + held_out
     if spec.kind == "fixed":
-        held = len(protocol.folds[0].test) / max(len(table), 1)
-        parts = max(2, round(1 / held))
+        parts = max(2, round(len(table) / max(len(protocol.folds[0].test), 1)))
+    name, ids = f"{spec.name}, by patient", table.ids.tolist()
     try:
-        if spec.kind == "image-kfold":
-            for other in table.card.protocols:
-                if other.kind == "grouped-kfold" and other.folds == parts:
-                    return other.name, split_of(table, other.name).folds
+        for other in table.card.protocols if spec.kind == "image-kfold" else ():
+            if other.kind == "grouped-kfold" and other.folds == parts:
+                return other.name, split_of(table, other.name).folds
         grouped = ProtocolSpec(
-            name=f"{spec.name}, by patient",
-            kind="grouped-kfold",
-            folds=parts,
-            seed=spec.seed,
-            file="-",
+            name=name, kind="grouped-kfold", folds=parts, seed=spec.seed, file="-"
         )
-        ids = table.ids.tolist()
         part_of = make_split(grouped, ids, table.labels, table.groups)
     except DataError:
         return None
     part = np.array([int(part_of[i]) for i in ids])
-    # As in the protocol, the last part is held out and trains nothing.
-    used = parts - (spec.kind == "kfold-holdout")
-    return grouped.name, tuple(
+    used = parts - held_out
+    return name, tuple(
         Fold(k, np.flatnonzero((part != k) & (part < used)), np.flatnonzero(part == k))
         for k in range(used)
     )

@@ -27,12 +27,11 @@ Key = TypeVar("Key", bound=Hashable)
 
 def judge(looks: Mapping[Key, Looks]) -> dict[Key, Signs]:
     """What a section looked at -> what it tells, corrected for all of it together."""
-    p_values = {
+    adjusted = holm({
         (key, kind): estimate.p
         for key, estimates in looks.items()
         for kind, estimate in estimates.items()
-    }
-    adjusted = holm(p_values)
+    })  # fmt: skip
     return {
         key: _signs({
             kind: _measure(estimate, kind.partition("/")[0], adjusted[key, kind])

@@ -59,19 +59,10 @@ class Weighted:
         return self.totals(per_row) / self.totals(np.ones(len(self.y)))
 
     @cached_property
-    def support(self) -> Floats:
-        """(B, K) rows of each class."""
-        return self.totals(self.truth)
-
-    @cached_property
-    def claimed(self) -> Floats:
-        """(B, K) rows that are predicted to be of each class."""
-        return self.totals(np.eye(self.k)[self.p.argmax(axis=1)])
-
-    @cached_property
-    def right(self) -> Floats:
-        """(B, K) rows of each class that are predicted right."""
-        return self.totals(self.truth * self.right_row[:, None])
+    def counts(self) -> tuple[Floats, Floats, Floats]:
+        """(B, K) rows of each class, rows that are predicted to be of it, and those that both."""
+        predicted = np.eye(self.k)[self.p.argmax(axis=1)]
+        return self.totals(self.truth), self.totals(predicted), self.totals(self.truth * predicted)
 
     def metric(self, name: str) -> Floats:
         """(B,) values of a metric of names.METRICS or PER_CLASS. Raises KeyError for others."""
@@ -84,7 +75,7 @@ class Weighted:
             raise KeyError(name)
         family, _, average = name.rpartition("_")
         per_class = self.per_class(f"{family.removesuffix('_ovr')}/")
-        return _average(per_class, self.support if average == "weighted" else None)
+        return _average(per_class, self.counts[0] if average == "weighted" else None)
 
     def per_class(self, family: str) -> Floats:
         """(B, K) values of one of names.PER_CLASS."""
@@ -97,7 +88,7 @@ class Weighted:
         return self._of_class[family, c]
 
     def _compute(self, family: str, c: int) -> Floats:
-        right, support, claimed = self.right[:, c], self.support[:, c], self.claimed[:, c]
+        support, claimed, right = (counts[:, c] for counts in self.counts)
         if family == "recall/":
             return _ratio(right, support)
         if family == "precision/":  # 0 for a class that is never predicted

@@ -55,8 +55,6 @@ class Paired:
 
 def draw(n_patients: int, n_resamples: int, seed: int = 0) -> NDArray[np.int64]:
     """(n_resamples, n_patients) times that each patient is drawn; each row sums to n_patients."""
-    if n_patients < 1 or n_resamples < 1:
-        raise ValueError(f"Cannot draw {n_resamples} resamples of {n_patients} patients.")
     rng = np.random.default_rng(seed)
     return rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=n_resamples)
 
@@ -73,7 +71,7 @@ def paired(
     if problem := difference(a, b):
         raise RecordError(f"The predictions cannot be paired: {problem}.")
     weights = draw(a.n_patients, n_resamples, seed)
-    support = _weighted(a, weights, 0).support[:, np.unique(a.y)]
+    support = _weighted(a, weights, 0).counts[0][:, np.unique(a.y)]
     values_a, values_b = (evaluate(one, metrics) for one in (a, b))
     resampled_a, resampled_b = (evaluate(one, metrics, weights) for one in (a, b))
     pairs = {}

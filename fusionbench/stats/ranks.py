@@ -81,9 +81,7 @@ def friedman(
     )
 
 
-def _groups(
-    names: Sequence[str], ranks: Sequence[float], critical: float
-) -> tuple[tuple[str, ...], ...]:
+def _groups(names: list[str], ranks: list[float], critical: float) -> tuple[tuple[str, ...], ...]:
     """Maximal runs of two methods and more, from best to worst, that span less than `critical`."""
     found: list[tuple[int, int]] = []
     for first, rank in enumerate(ranks):
