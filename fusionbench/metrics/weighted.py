@@ -60,7 +60,7 @@ class Weighted:
 
     @cached_property
     def counts(self) -> tuple[Floats, Floats, Floats]:
-        """(B, K) rows of each class, rows that are predicted to be of it, and those that both."""
+        """(B, K) rows of each class, rows predicted to be of it, and rows that are both."""
         predicted = np.eye(self.k)[self.p.argmax(axis=1)]
         return self.totals(self.truth), self.totals(predicted), self.totals(self.truth * predicted)
 
