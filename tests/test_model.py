@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fusionbench.errors import PluginError
 from fusionbench.models.backbones import build_backbone
-from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.models.fusion_model import FusionModel
 from fusionbench.plugin.fusion import Fusion, Spec, Stage
 
 
@@ -33,9 +33,9 @@ class Recorder(Fusion):
         return torch.cat([image, meta], dim=1)
 
 
-def spec_on(name: str, **options: object) -> tuple[object, Spec]:
+def spec_on(name: str) -> tuple[object, Spec]:
     backbone = build_backbone(name, 64)
-    return backbone, build_spec(backbone, metadata=5, classes=3, **options)
+    return backbone, Spec(backbone.stages, backbone.width, metadata=5, classes=3)
 
 
 def test_encode_runs_once_stages_in_order_and_fuse_last() -> None:
@@ -102,13 +102,6 @@ def test_a_fuse_that_returns_no_matrix_is_refused(shape: tuple[int, ...]) -> Non
     backbone, spec = spec_on("test_vit")
     with pytest.raises(PluginError, match=r"Wrong\.fuse returned shape"):
         FusionModel(backbone, Wrong(spec))
-
-
-def test_build_spec_tells_everything() -> None:
-    backbone, spec = spec_on("test_mambaout", groups={"age": (0,)}, counts=(3, 2, 1))
-    assert spec.stages == backbone.stages
-    assert (spec.width, spec.metadata, spec.classes) == (256, 5, 3)
-    assert (dict(spec.groups), spec.counts, spec.embedding) == ({"age": (0,)}, (3, 2, 1), 0)
 
 
 def test_maps_and_tokens_are_two_views_of_the_same_numbers() -> None:

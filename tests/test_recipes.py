@@ -26,7 +26,7 @@ from fusionbench.config.run_config import SETTINGS, Execution, RunConfig
 from fusionbench.errors import DataError, UsageError
 from fusionbench.metrics.compute import balanced_nll
 from fusionbench.models.backbones import build_backbone
-from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.models.fusion_model import FusionModel
 from fusionbench.plugin import registry
 from fusionbench.plugin.fusion import Fusion, Spec
 from fusionbench.plugin.loss import Loss, Output
@@ -284,7 +284,7 @@ def test_listing_costs_no_torch_and_shows_what_is_guessed() -> None:
 
 def test_the_reducer_is_the_authors_layer_between_any_fusion_and_the_head() -> None:
     backbone = build_backbone("test_resnet", 32)
-    spec = build_spec(backbone, metadata=5, classes=3)
+    spec = Spec(backbone.stages, backbone.width, metadata=5, classes=3)
     fusion = registry.load(registry.find("fusions", "concat"), Fusion)(spec, hidden=16)
     plain, reduced = FusionModel(backbone, fusion), FusionModel(backbone, fusion, 24)
     assert not [name for name in plain.state_dict() if name.startswith("reduce")]

@@ -16,7 +16,7 @@ from traced import traced
 from fusionbench.config.run_config import Execution, RunConfig, StepPath
 from fusionbench.errors import UsageError
 from fusionbench.models.backbones import build_backbone
-from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.models.fusion_model import FusionModel
 from fusionbench.plugin import registry
 from fusionbench.plugin.fusion import Fusion, Spec
 from fusionbench.plugin.loss import CombinedLoss, Loss, Output
@@ -52,7 +52,7 @@ def built(
 ) -> tuple[FusionModel, CombinedLoss]:
     torch.manual_seed(seed)
     backbone = build_backbone("test_resnet", SIZE)
-    spec = build_spec(backbone, metadata=features, classes=CLASSES)
+    spec = Spec(backbone.stages, backbone.width, metadata=features, classes=CLASSES)
     if isinstance(fusion, str):
         fusion = registry.load(registry.find("fusions", fusion), Fusion)
     model = FusionModel(backbone, fusion(spec), reducer)

@@ -6,13 +6,9 @@ In a test of your own:
     assert_ok(check_file("my_fusion.py"))
 """
 
-from __future__ import annotations
-
 from fusionbench.contract.checks import Check, assert_ok
 from fusionbench.contract.control_contract import CONTROL_CHECKS, check_control
-from fusionbench.contract.fusion_case import MICRO_BACKBONES
-from fusionbench.contract.fusion_checks import FUSION_CHECKS
-from fusionbench.contract.fusion_contract import check_fusion
+from fusionbench.contract.fusion_contract import FUSION_CHECKS, MICRO_BACKBONES, check_fusion
 from fusionbench.contract.loss_contract import LOSS_CHECKS, check_loss
 from fusionbench.contract.plugin_files import check_file, load_file
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fusionbench.contract.checks import Check, check_settings, require, run
+from fusionbench.contract.checks import Check, check_settings, named, require, run_all, steps
 from fusionbench.data.card import Column
 from fusionbench.data.encoder import MetadataEncoder
 from fusionbench.plugin.control import Control, Inputs
@@ -37,86 +37,67 @@ def made_up(n: int = 120, seed: int = 0) -> tuple[Inputs, np.ndarray]:
     return Inputs(encoder.transform(frame), frame, ("UNK",)), labels
 
 
-def _fitted(make: Callable[[], Control], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of rows that were not trained on, and the features of all rows."""
+def _fitted(cls: type[Control], rows: np.ndarray, seed: int = 0) -> tuple[Any, np.ndarray]:
+    """The classifier trained on these rows, and the features of the last 40."""
     inputs, labels = made_up()
-    control = make()
-    features = np.asarray(control.features(inputs))
+    control = cls()
+    values = np.asarray(control.features(inputs))
     model = control.estimator(seed)
-    model.fit(features[:80], labels[:80])
-    return np.asarray(model.predict_proba(features[80:])), features
+    model.fit(values[rows], labels[rows])
+    return model, values[80:]
 
 
-def _features(make: Callable[[], Control]) -> str:
+def _probabilities(cls: type[Control], seed: int = 0) -> np.ndarray:
+    model, values = _fitted(cls, np.arange(80), seed)
+    return np.asarray(model.predict_proba(values))
+
+
+def features(cls: type[Control]) -> str:
     inputs, _ = made_up()
-    before = (inputs.encoded.copy(), inputs.metadata.copy())
-    features = np.asarray(make().features(inputs))
-    require(features.ndim == 2 and len(features) == len(inputs.encoded),
-            f"features returned {features.shape} for {len(inputs.encoded)} rows.")  # fmt: skip
-    require(features.shape[1] > 0, "features returned no column.")
-    require(np.isfinite(features.astype(float)).all(), "features are not all finite numbers.")
-    same = np.array_equal(before[0], inputs.encoded) and before[1].equals(inputs.metadata)
+    encoded, recorded = inputs.encoded.copy(), inputs.metadata.copy()
+    values = np.asarray(cls().features(inputs))
+    rows = len(encoded)
+    fits = values.ndim == 2 and len(values) == rows
+    require(fits, f"features returned {values.shape} for {rows} rows.")
+    require(values.shape[1] > 0, "features returned no column.")
+    require(np.isfinite(values.astype(float)).all(), "features are not all finite numbers.")
+    same = np.array_equal(encoded, inputs.encoded) and recorded.equals(inputs.metadata)
     require(same, "features changed what it was given.")
-    return f"{features.shape[1]} features"
+    return f"{values.shape[1]} features"
 
 
-def _rows_alone(make: Callable[[], Control]) -> None:
+def rows_alone(cls: type[Control]) -> None:
     inputs, _ = made_up()
-    whole = np.asarray(make().features(inputs))
+    whole = np.asarray(cls().features(inputs))
     part = Inputs(inputs.encoded[:7], inputs.metadata.iloc[:7], inputs.unknown)
-    require(np.array_equal(whole[:7], np.asarray(make().features(part))),
-            "the features of a row depend on the other rows: test rows would leak.")  # fmt: skip
+    same = np.array_equal(whole[:7], np.asarray(cls().features(part)))
+    require(same, "the features of a row depend on the other rows: test rows would leak.")
 
 
-def _probabilities(make: Callable[[], Control]) -> None:
-    found, _ = _fitted(make)
-    require(found.shape == (40, CLASSES), f"predict_proba returned {found.shape}.")
-    require(np.isfinite(found).all() and (found >= 0).all(), "a probability is no number >= 0.")
-    require(np.allclose(found.sum(axis=1), 1, atol=1e-6), "probabilities do not sum to 1.")
+def probabilities(cls: type[Control]) -> None:
+    values = _probabilities(cls)
+    require(values.shape == (40, CLASSES), f"predict_proba returned {values.shape}.")
+    require(np.isfinite(values).all() and (values >= 0).all(), "a probability is no number >= 0.")
+    require(np.allclose(values.sum(axis=1), 1, atol=1e-6), "probabilities do not sum to 1.")
 
 
-def _repeatable(make: Callable[[], Control]) -> None:
-    require(np.array_equal(_fitted(make, 3)[0], _fitted(make, 3)[0]),
-            "the same seed gives other probabilities: pass it on as random_state.")  # fmt: skip
+def repeatable(cls: type[Control]) -> None:
+    same = np.array_equal(_probabilities(cls, 3), _probabilities(cls, 3))
+    require(same, "the same seed gives other probabilities: pass it on as random_state.")
 
 
-def _absent_class(make: Callable[[], Control]) -> None:
-    inputs, labels = made_up()
-    control = make()
-    features = np.asarray(control.features(inputs))
-    kept = np.flatnonzero(labels != 1)
-    model = control.estimator(0)
-    model.fit(features[kept], labels[kept])
-    require(sorted(np.asarray(model.classes_).tolist()) == [0, 2, 3],
-            "classes_ must name the classes of the training rows.")  # fmt: skip
+def absent_class(cls: type[Control]) -> None:
+    _, labels = made_up()
+    model, _ = _fitted(cls, np.flatnonzero(labels != 1))
+    named_classes = sorted(np.asarray(model.classes_).tolist())
+    require(named_classes == [0, 2, 3], "classes_ must name the classes of the training rows.")
 
 
-CONTROL_CHECKS: dict[str, Callable[[Callable[[], Control]], str | None]] = {
-    "features": _features,
-    "rows-alone": _rows_alone,
-    "probabilities": _probabilities,
-    "repeatable": _repeatable,
-    "absent-class": _absent_class,
-}
+CONTROL_CHECKS = named(features, rows_alone, probabilities, repeatable, absent_class)
 
 
-def check_control(
-    cls: type[Control],
-    *,
-    params: Mapping[str, Any] | None = None,
-    only: Collection[str] = (),
-    progress: Progress = SILENT,
-) -> list[Check]:
-    """Every check of a control class: its settings, features, probabilities, and that they are
-    repeatable. `params`: its keyword arguments; `only`: names of checks."""
-
-    def make() -> Control:
-        return cls(**dict(params or {}))
-
-    found = [run("settings", cls.__name__, lambda: check_settings(cls, first=""))]
-    with progress.task("checks", total=len(CONTROL_CHECKS), unit="check") as task:
-        for name, check in CONTROL_CHECKS.items():
-            if not only or name in only:
-                found.append(run(name, cls.__name__, lambda check=check: check(make)))  # type: ignore[misc]
-            task.advance()
-    return found
+def check_control(cls: type[Control], *, progress: Progress = SILENT) -> list[Check]:
+    """Every check of a control class."""
+    checks = steps(cls, cls.__name__, CONTROL_CHECKS, CONTROL_CHECKS)
+    settings = ("settings", cls.__name__, partial(check_settings, cls))
+    return run_all(cls, [[settings, *checks]], progress)

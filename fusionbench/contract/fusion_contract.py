@@ -5,19 +5,273 @@ Image sides are small and batches of four, so that a plugin is checked in second
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from fusionbench.contract.checks import Check, check_settings, explain, require, run
-from fusionbench.contract.fusion_case import MICRO_BACKBONES, Case
-from fusionbench.contract.fusion_checks import FUSION_CHECKS, with_loss
+from fusionbench.contract.checks import (
+    Broken,
+    Check,
+    Step,
+    check_settings,
+    named,
+    require,
+    run_all,
+    steps,
+)
+from fusionbench.contract.module_checks import (
+    bf16_autocast,
+    compiled,
+    gradients_of,
+    repeatable,
+    require_finite,
+    require_gradients,
+    require_same,
+    some,
+    state_dict,
+    trained,
+)
+from fusionbench.models.backbones import Backbone, build_backbone
+from fusionbench.models.fusion_model import FusionModel
 from fusionbench.plugin import registry
-from fusionbench.plugin.fusion import Fusion, FusionRefused
-from fusionbench.plugin.loss import Loss
+from fusionbench.plugin.fusion import Fusion, Spec
+from fusionbench.plugin.loss import CombinedLoss, Loss, total
 from fusionbench.progress import SILENT, Progress
+
+# NCHW with BatchNorm, tokens behind a class token, NCHW with LayerNorm, NHWC.
+MICRO_BACKBONES = ("test_efficientnet", "test_vit", "test_convnext", "test_mambaout")
+IMAGE_SIZE, METADATA = 64, 9
+GROUPS = {"age": (0,), "region": (1, 2, 3, 4), "itch": (5, 6), "bleed": (7, 8)}
+COUNTS = (40, 30, 20, 10, 5)
+TARGET = torch.tensor([2, 0, 0, 4])  # one class twice, for losses that compare samples
+BATCH, CLASSES = len(TARGET), len(COUNTS)
+
+
+@dataclass(frozen=True)
+class FusionCase:
+    """A fusion on a backbone."""
+
+    cls: type[Fusion]
+    backbone: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, seed: int = 0) -> FusionModel:
+        backbone = deepcopy(_backbone(self.backbone))
+        torch.manual_seed(seed)
+        spec = Spec(backbone.stages, backbone.width, METADATA, CLASSES, 0, GROUPS, COUNTS)
+        return FusionModel(backbone, self.cls(spec, **self.params))
+
+    def module(self, seed: int = 0) -> FusionModel:
+        """In eval mode; BatchNorm statistics fit the batches, so that signals are of normal
+        size all through an untrained network."""
+        model = self.build(seed)
+        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = None  # the plain average over the batches below
+            norm.reset_running_stats()
+        model.train()
+        for batch in range(2):
+            self.values(model, self.batch(100 + batch))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        return model.eval()
+
+    def batch(self, seed: int = 1, size: int = BATCH) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, S, S) and metadata (B, M), half of it 0/1 as one-hot columns are."""
+        generator = torch.Generator().manual_seed(seed)
+        image = torch.randn(size, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
+        meta = torch.randn(size, METADATA, generator=generator)
+        meta[:, METADATA // 2 :] = (meta[:, METADATA // 2 :] > 0).float()
+        return image, meta
+
+    @torch.no_grad()
+    def values(
+        self,
+        module: nn.Module,
+        batch: tuple[Tensor, Tensor],
+        call: Callable[..., Any] | None = None,
+    ) -> dict[str, Tensor]:
+        logits, embedding, _ = (module if call is None else call)(*batch)
+        return {"logits": logits, "embedding": embedding}
+
+    def objective(self, module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(module(*batch).logits.float(), TARGET)
+
+
+@lru_cache(maxsize=len(MICRO_BACKBONES))
+def _backbone(name: str) -> Backbone:
+    torch.manual_seed(0)
+    return build_backbone(name, IMAGE_SIZE)
+
+
+def _require_shapes(model: FusionModel, batch: tuple[Tensor, Tensor]) -> None:
+    output, size = model(*batch), len(batch[0])
+    parts: list[tuple[str, Tensor, tuple[int, ...]]] = [
+        ("logits", output.logits, (size, CLASSES)),
+        ("embedding", output.embedding, (size, model.spec.embedding)),
+    ]
+    for k, (tokens, stage) in enumerate(zip(output.stages, model.spec.stages, strict=True)):
+        token_shape = (size, stage.grid[0] * stage.grid[1], stage.channels)
+        parts.append((f"stage {k}, (B, N, C),", tokens, token_shape))
+    for name, value, shape in parts:
+        require(tuple(value.shape) == shape, f"{name} is {tuple(value.shape)}, not {shape}.")
+        require_finite(value, name)
+
+
+def shapes(case: FusionCase) -> None:
+    model = case.module()
+    _require_shapes(model, case.batch())
+    _require_shapes(model.train(), case.batch())
+
+
+def batch_of_one(case: FusionCase) -> None:
+    _require_shapes(case.module(), case.batch(size=1))
+
+
+def gradients(case: FusionCase) -> None:
+    model, batches = case.module(), [case.batch(step) for step in range(4)]
+    reached = trained(case, model, batches)
+    require_gradients(model, reached, ("fusion.", "head."))
+    # What a backbone never uses (a layer behind a dropped head) is not this fusion's fault.
+    plain = FusionCase(Fusion, case.backbone)
+    used = [n for n, nonzero in trained(plain, plain.module(), batches).items() if nonzero]
+    cut = sorted(n for n in used if n.startswith("backbone.") and not reached.get(n))
+    require(not cut, f"no gradient reaches {len(cut)} parameters of the backbone: {some(cut)}.")
+
+
+def metadata(case: FusionCase) -> str:
+    model, (image, meta) = case.module(), case.batch()
+
+    def moved() -> bool:
+        before, after = (case.values(model, (image, m))["logits"] for m in (meta, meta.roll(1, 0)))
+        return float((before - after).abs().max()) > 1e-6 * float(before.abs().max())
+
+    if not case.cls.uses_metadata:
+        require(not moved(), "uses_metadata is False, but other metadata changes the logits.")
+        return "metadata is ignored, as declared"
+    if not moved():
+        # A method may start as the identity (a gate at zero): look again after a few steps.
+        trained(case, model, [case.batch(step) for step in range(4)])
+        model.eval()
+        require(
+            moved(),
+            "other metadata leaves the logits as they are. A method that means to ignore it says "
+            "`uses_metadata = False`.",
+        )
+    return ""
+
+
+def batch_mates(case: FusionCase) -> None:
+    model, (image, meta), (other_image, other_meta) = case.module(), case.batch(), case.batch(2)
+    mixed = (torch.cat([image[:1], 2 * other_image[1:]]), torch.cat([meta[:1], 2 * other_meta[1:]]))
+
+    def first(image: Tensor, meta: Tensor) -> dict[str, Tensor]:
+        return {name: v[:1] for name, v in case.values(model, (image, meta)).items()}
+
+    whole = first(image, meta)
+    for others in (mixed, (image[:1], meta[:1])):
+        message = "the values of a sample depend on its batch mates in eval mode"
+        require_same(first(*others), whole, 1e-4, message)
+
+
+def deep_copy(case: FusionCase) -> None:
+    model, batch = case.module(), case.batch()
+    case.values(model.train(), case.batch(2))
+    before = case.values(model.eval(), batch)
+    copy = deepcopy(model)
+    require_same(case.values(copy, batch), before, 0.0, "a deep copy gives other values")
+    _scramble(copy)
+    require_same(
+        case.values(model, batch), before, 0.0, "changing a deep copy changes the original"
+    )
+    copy = deepcopy(model)
+    _scramble(model.fusion)
+    message = (
+        "a deep copy still calls the original (a hook, lambda or bound method kept on the module)"
+    )
+    require_same(case.values(copy, batch), before, 0.0, message)
+
+
+@torch.no_grad()
+def _scramble(module: nn.Module) -> None:
+    for p in module.parameters():
+        p.add_(torch.randn_like(p) + 0.5)
+
+
+class _Stop(Exception):
+    pass
+
+
+def after_an_exception(case: FusionCase) -> None:
+    model, batch = case.module(), case.batch()
+    before, hooks = case.values(model, batch), _hooks(model)
+    last = len(model.spec.stages) - 1
+    for method in ("encode", "stage", "fuse"):
+        original = getattr(model.fusion, method)
+
+        def stop(*args: Any, method: str = method, original: Any = original) -> Tensor:
+            result = original(*args)
+            if method == "stage" and args[0] < last:
+                return result
+            raise _Stop
+
+        setattr(model.fusion, method, stop)
+        try:
+            case.values(model, case.batch(2))
+        except _Stop:
+            pass
+        else:
+            raise Broken(f"an exception raised in {method} is swallowed.")
+        finally:
+            delattr(model.fusion, method)
+        where = f"after an exception in {method}"
+        require(_hooks(model) == hooks, f"{where}, hooks are left behind: {_hooks(model)}.")
+        flow = model.backbone._flow
+        require(flow.stage is None and not flow.tokens, f"{where}, the backbone keeps its state.")
+        require_same(case.values(model, batch), before, 0.0, f"{where}, the values are others")
+    require(_hooks(model) == hooks, f"a forward leaves hooks behind: {_hooks(model)}.")
+
+
+def _hooks(model: nn.Module) -> int:
+    """How many hooks of any kind the model and torch itself carry."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    count = sum(len(getattr(m, kind)) for m in model.modules() for kind in kinds)
+    everywhere = nn.modules.module
+    return count + sum(len(getattr(everywhere, f"_global{kind}")) for kind in kinds)
+
+
+def channels_last(case: FusionCase) -> None:
+    model, (image, meta) = case.module(), case.batch()
+    before = case.values(model, (image, meta))
+    model = model.to(memory_format=torch.channels_last)
+    image = image.contiguous(memory_format=torch.channels_last)
+    message = "with channels-last memory the values are others"
+    require_same(case.values(model, (image, meta)), before, 1e-3, message)
+
+
+def training_step(case: FusionCase, losses: Mapping[str, Callable[[Spec], Loss]]) -> None:
+    """One training step of the whole network."""
+    model = case.module().train()
+    loss = CombinedLoss({name: make(model.spec) for name, make in losses.items()})
+    terms = loss(model(*case.batch()), TARGET)
+    for name, value in terms.items():
+        require_finite(value, f"the term {name}")
+    total(terms).backward()
+    require(any(gradients_of(model).values()), "the loss sends no gradient into the model.")
+
+
+# What a fusion must keep on every backbone that accepts it.
+FUSION_CHECKS: dict[str, Callable[[FusionCase], str | None]] = named(
+    shapes, batch_of_one, gradients, metadata, batch_mates, repeatable, state_dict, deep_copy,
+    after_an_exception, channels_last, bf16_autocast, compiled,
+)  # fmt: skip
 
 
 def check_fusion(
@@ -26,8 +280,7 @@ def check_fusion(
     params: Mapping[str, Any] | None = None,
     backbones: Sequence[str] = MICRO_BACKBONES,
     losses: Mapping[str, type[Loss]] | None = None,
-    image_size: int = 64,
-    only: Collection[str] | None = None,
+    only: Collection[str] = tuple(FUSION_CHECKS),
     thorough: bool = False,
     progress: Progress = SILENT,
 ) -> list[Check]:
@@ -35,78 +288,33 @@ def check_fusion(
 
     params     hyper-parameters other than the defaults
     losses     those it must work with, besides `ce`; None: every registered one
-    only       names of FUSION_CHECKS to run; None: all of them
+    only       names of FUSION_CHECKS to run
     thorough   compile on every backbone, not only on the first that accepts the fusion
 
     A backbone that the fusion refuses (FusionRefused) is skipped with its reason; one of them must
     be accepted.
     """
-    settings = dict(params or {})
-    classes = _registered_losses() if losses is None else dict(losses)
-    ce = _registered_losses(("ce",))
-    bodies = {n: body for n, body in FUSION_CHECKS.items() if only is None or n in only}
-    checks = [run("settings", cls.__name__, partial(_settings, cls))]
-    accepted = 0
-    steps = len(backbones) * (len(bodies) + len(classes))
-    with progress.task(f"checking {cls.__name__}", steps, "checks") as task:
-        for name in backbones:
-            case = Case(cls, name, image_size, settings)
-            built = _builds(case)
-            checks.append(built)
-            if built.status != "pass":
-                task.advance(len(bodies) + len(classes))
-                continue
-            accepted += 1
-            runs = _runs(case)
-            for check, body in bodies.items():
-                if check == "compiled" and accepted > 1 and not thorough:
-                    continue
-                if runs or check == "shapes":
-                    checks.append(run(check, name, partial(body, case)))
-                else:
-                    checks.append(Check(check, name, "skip", "its forward fails: see shapes"))
-                task.advance()
-            for loss, loss_cls in classes.items() if runs else ():
-                pair = {**ce, loss: loss_cls}
-                checks.append(run("loss", f"{name} + {loss}", partial(with_loss, case, pair)))
-                task.advance()
-    if backbones and all(c.status == "skip" for c in checks if c.name == "builds"):
-        checks.append(
-            Check("accepted", "all backbones", "fail", "it refuses every backbone it was tried on.")
-        )
+    registered = {
+        name: registry.load(entry, Loss)
+        for name, entry in registry.discover("losses").items()
+        if not entry.broken
+    }
+    groups: list[list[Step]] = [[("settings", cls.__name__, partial(_settings, cls, registered))]]
+    for name in backbones:
+        case = FusionCase(cls, name, params or {})
+        groups.append([("builds", name, case.build), *steps(case, name, FUSION_CHECKS, only)])
+        for loss, loss_cls in (registered if losses is None else losses).items():
+            pair = {"ce": registered["ce"], loss: loss_cls}
+            groups[-1].append(("loss", f"{name} + {loss}", partial(training_step, case, pair)))
+    checks = run_all(cls, groups, progress, thorough=thorough)
+    built = [check.status for check in checks if check.name == "builds"]
+    if built and set(built) == {"skip"}:
+        text = "it refuses every backbone it was tried on."
+        checks.append(Check("accepted", "all backbones", "fail", text))
     return checks
 
 
-def _builds(case: Case) -> Check:
-    try:
-        with torch.random.fork_rng(devices=[]):
-            case.build()
-    except FusionRefused as error:
-        return Check("builds", case.backbone, "skip", str(error))
-    except Exception as error:
-        return Check("builds", case.backbone, "fail", explain(error))
-    return Check("builds", case.backbone, "pass")
-
-
-def _runs(case: Case) -> bool:
-    """Whether a forward goes through at all: without that, no other check says anything."""
-    return run("runs", case.backbone, partial(_forward, case)).status == "pass"
-
-
-def _forward(case: Case) -> None:
-    case.model()(*case.batch())
-
-
-def _settings(cls: type[Fusion]) -> None:
+def _settings(cls: type[Fusion], known: Collection[str]) -> None:
     check_settings(cls)
-    known = registry.discover("losses")
     for name in cls.default_loss.split("+"):
         require(registry.key_of(name) in known, f"default_loss names {name!r}, which is no loss.")
-
-
-def _registered_losses(names: Sequence[str] | None = None) -> dict[str, type[Loss]]:
-    return {
-        name: registry.load(entry, Loss)
-        for name, entry in registry.discover("losses").items()
-        if not entry.broken and (names is None or name in names)
-    }

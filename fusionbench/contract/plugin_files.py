@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from fusionbench.contract.checks import Check
 from fusionbench.contract.control_contract import check_control
@@ -16,25 +15,22 @@ from fusionbench.plugin.fusion import Fusion
 from fusionbench.plugin.loss import Loss
 from fusionbench.progress import SILENT, Progress
 
-Kind = Literal["fusions", "losses", "controls"]
-BASES: dict[Kind, type] = {"fusions": Fusion, "losses": Loss, "controls": Control}
+BASES: dict[str, type] = {"fusions": Fusion, "losses": Loss, "controls": Control}
 
 
-def load_file(path: str | Path) -> tuple[Kind, type]:
-    """The kind and the class of a plugin file.
+def load_file(path: str | Path) -> tuple[str, type]:
+    """The kind (registry.KINDS) and the class of a plugin file.
 
     Raises UsageError where there is no such file or it is not a plugin's, PluginError where it
     fails to import or claims a name that is taken.
     """
     path = Path(path)
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder.", "Name one plugin file.")
-    for kind in BASES:
+    for kind, base in BASES.items():
         for entry in registry.discover(kind, [path]).values():
             if entry.path == path.resolve():
                 if entry.broken:
                     raise PluginError(f"{path} is not a plugin: {entry.broken}")
-                return kind, registry.load(entry, BASES[kind])
+                return kind, registry.load(entry, base)
     raise UsageError(
         f"{path} is not a plugin file.",
         "It must be a .py file, not called test_* or _*, with one class derived from Fusion, Loss "
@@ -50,14 +46,13 @@ def check_file(
     A file that fails to import is one failed check. Raises UsageError for a file that is absent
     or no plugin.
     """
+    name = Path(path).name
     try:
         kind, cls = load_file(path)
     except PluginError as error:
-        return [Check("loads", Path(path).name, "fail", str(error))]
-    what = f"{registry.KINDS[kind].lower()} {cls.__name__}"
-    loads = Check("loads", Path(path).name, "pass", what)
+        return [Check("loads", name, "fail", str(error))]
+    loads = Check("loads", name, "pass", f"{registry.KINDS[kind].lower()} {cls.__name__}")
     if kind == "fusions":
         return [loads, *check_fusion(cls, thorough=thorough, progress=progress)]
-    if kind == "losses":
-        return [loads, *check_loss(cls, progress=progress)]
-    return [loads, *check_control(cls, progress=progress)]
+    check = check_loss if kind == "losses" else check_control
+    return [loads, *check(cls, progress=progress)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from fusionbench.errors import PluginError
 from fusionbench.models.backbones import Backbone
-from fusionbench.plugin.fusion import Fusion, Spec, reducer
+from fusionbench.plugin.fusion import Fusion, reducer
 from fusionbench.plugin.loss import Output
 
 
@@ -46,25 +45,6 @@ class FusionModel(nn.Module):
         """What comes after the backbone: (B, D) features, (B, M') -> (B, K) logits, embedding."""
         embedding = self.reduce(self.fusion.fuse(features, encoded))
         return self.head(embedding), embedding
-
-
-def build_spec(
-    backbone: Backbone,
-    *,
-    metadata: int,
-    classes: int,
-    groups: Mapping[str, tuple[int, ...]] | None = None,
-    counts: tuple[int, ...] = (),
-) -> Spec:
-    """The Spec of a fusion on this backbone."""
-    return Spec(
-        stages=backbone.stages,
-        width=backbone.width,
-        metadata=metadata,
-        classes=classes,
-        groups=dict(groups or {}),
-        counts=counts,
-    )
 
 
 @torch.no_grad()

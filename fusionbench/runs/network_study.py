@@ -25,9 +25,9 @@ from fusionbench.data.image_cache import open_or_build
 from fusionbench.errors import UsageError
 from fusionbench.models import weights
 from fusionbench.models.backbones import Backbone, build_backbone
-from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.models.fusion_model import FusionModel
 from fusionbench.plugin import registry
-from fusionbench.plugin.fusion import Fusion
+from fusionbench.plugin.fusion import Fusion, Spec
 from fusionbench.plugin.loss import CombinedLoss, Loss
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
@@ -109,9 +109,8 @@ class NetworkStudy(Study):
         """Model and loss on this backbone; `train` are positions of the rows to train on, whose
         classes the loss may count. Raises UsageError / FusionRefused with the reason."""
         classes = len(self.table.card.classes)
-        spec = build_spec(
-            backbone, metadata=encoder.n_features, classes=classes, groups=encoder.groups
-        )
+        features, groups = encoder.n_features, encoder.groups
+        spec = Spec(backbone.stages, backbone.width, features, classes, groups=groups)
         fusion = self.method.fusion.build(spec)
         model = FusionModel(backbone, fusion, self.config.method.reducer)
         counts = np.bincount(self.table.labels[train], minlength=classes)

@@ -8,9 +8,9 @@ from benchmarks.textbook_sgmc import TextbookGuidance, TextbookSGMC
 from torch import Tensor, nn
 
 from fusionbench.models.backbones import build_backbone
-from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.models.fusion_model import FusionModel
 from fusionbench.plugin import registry
-from fusionbench.plugin.fusion import Fusion
+from fusionbench.plugin.fusion import Fusion, Spec
 from fusionbench.plugin.loss import CombinedLoss, Loss, total
 
 BATCH, METADATA, CLASSES = 6, 5, 3
@@ -23,7 +23,7 @@ def _plugin(kind: str, name: str, base: type) -> type:
 def _built(fusion: type[Fusion], guidance: type[Loss]) -> nn.ModuleDict:
     torch.manual_seed(0)
     backbone = build_backbone("test_resnet", 32)
-    spec = build_spec(backbone, metadata=METADATA, classes=CLASSES)
+    spec = Spec(backbone.stages, backbone.width, metadata=METADATA, classes=CLASSES)
     model = FusionModel(backbone, fusion(spec))
     ce = _plugin("losses", "ce", Loss)(model.spec)
     loss = CombinedLoss({"ce": ce, "self-contrastive": guidance(model.spec)})

@@ -24,8 +24,9 @@ from fusionbench.data.digests import file_digests
 from fusionbench.data.image_cache import open_or_build
 from fusionbench.data.images import decode
 from fusionbench.models.backbones import build_backbone
-from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.models.fusion_model import FusionModel
 from fusionbench.plugin import registry
+from fusionbench.plugin.fusion import Spec
 from fusionbench.plugin.loss import CombinedLoss, Loss, total
 from fusionbench.runs.network_trainer import NetworkTrainer
 from fusionbench.training.optimizers import make_optimizer
@@ -66,7 +67,7 @@ def textbook(shared: NetworkTrainer) -> Callable[[int], None]:
     memory. Its one batch is in place and normalised: it is not charged for its data."""
     training, device = CONFIG.training, shared.placement.device
     backbone = build_backbone(CONFIG.method.backbone, SIZE)
-    spec = build_spec(backbone, metadata=75, classes=6)
+    spec = Spec(backbone.stages, backbone.width, metadata=75, classes=6)
     model = FusionModel(backbone, TextbookSGMC(spec))
     ce = registry.load(registry.find("losses", "ce"), Loss)(model.spec)
     loss = CombinedLoss({"ce": ce, "self-contrastive": TextbookGuidance(model.spec)})

@@ -38,7 +38,9 @@ def test_check_of_a_broken_plugin_ends_with_1_and_says_what_is_wrong(cli, tmp_pa
     assert answer.code == 1
     (line,) = [line for line in answer.out.splitlines() if line.startswith("batch order")]
     assert line.split()[2:5] == ["0", "of", "2"]
-    assert "the term deaf depends on the order of the batch" in " ".join(answer.out.split())
+    assert "the terms depend on the order of the batch (deaf: off by" in " ".join(
+        answer.out.split()
+    )
     assert answer.out.splitlines()[-1].split()[2] == "2"
     assert "Traceback" not in answer.err
 

@@ -12,7 +12,8 @@ from fusionbench.config.plugin_settings import parse_assignments
 from fusionbench.config.run_config import RunConfig
 from fusionbench.errors import UsageError
 from fusionbench.models.backbones import Backbone, build_backbone
-from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.models.fusion_model import FusionModel
+from fusionbench.plugin.fusion import Spec
 from fusionbench.plugin.loss import CombinedLoss, total
 from fusionbench.runs.network_study import load_method
 
@@ -31,7 +32,7 @@ def build(
     """As a run builds them from what was typed; the weights depend on the settings alone."""
     config = RunConfig.of(fusion=fusion, loss=loss, params=parse_assignments(assignments))
     method = load_method(config)
-    spec = build_spec(backbone, metadata=METADATA, classes=CLASSES, counts=(3, 2, 1))
+    spec = Spec(backbone.stages, backbone.width, METADATA, CLASSES, counts=(3, 2, 1))
     torch.manual_seed(0)
     model = FusionModel(copy.deepcopy(backbone), method.fusion.build(spec))
     losses = {name: loss.build(model.spec) for name, loss in method.losses.items()}

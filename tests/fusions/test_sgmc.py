@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusionbench.models.backbones import build_backbone
-from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.models.fusion_model import FusionModel
 from fusionbench.plugin import registry
 from fusionbench.plugin.fusion import Fusion, Spec, Stage
 from fusionbench.plugin.loss import Loss
@@ -134,7 +134,7 @@ def test_options_are_not_the_same_function() -> None:
 
 def test_feature_selection_updates_its_batchnorm_once_per_forward() -> None:
     backbone = build_backbone("test_efficientnet", 64)
-    spec = build_spec(backbone, metadata=METADATA, classes=3)
+    spec = Spec(backbone.stages, backbone.width, metadata=METADATA, classes=3)
     model = FusionModel(backbone, SGMC(spec)).train()
     before = int(model.fusion.select[1].num_batches_tracked)
     model(torch.randn(2, 3, 64, 64), torch.randn(2, METADATA))
@@ -144,7 +144,7 @@ def test_feature_selection_updates_its_batchnorm_once_per_forward() -> None:
 def test_sizes_on_resnet18() -> None:
     """The whole method at 224 px, 21 metadata features, 6 classes, counted by hand below."""
     backbone = build_backbone("resnet18", 224)
-    spec = build_spec(backbone, metadata=21, classes=6)
+    spec = Spec(backbone.stages, backbone.width, metadata=21, classes=6)
     model = FusionModel(backbone, SGMC(spec))
     stages = [(64, 56), (128, 28), (256, 14), (512, 7)]
     by_hand = 21 * 21 + 21 + 2 * 21  # FS: Linear, BatchNorm

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fusionbench.models.backbones import build_backbone
-from fusionbench.models.fusion_model import FusionModel, build_spec
+from fusionbench.models.fusion_model import FusionModel
 from fusionbench.plugin import registry
-from fusionbench.plugin.fusion import Fusion
+from fusionbench.plugin.fusion import Fusion, Spec
 from fusionbench.plugin.loss import Loss, Output
 
 BACKBONES = ("test_resnet", "test_efficientnet", "test_convnext", "test_vit")
@@ -27,7 +27,7 @@ METADATA, CLASSES = 5, 3
 def model(request: pytest.FixtureRequest) -> FusionModel:
     torch.manual_seed(0)
     backbone = build_backbone(request.param, 64)
-    spec = build_spec(backbone, metadata=METADATA, classes=CLASSES)
+    spec = Spec(backbone.stages, backbone.width, metadata=METADATA, classes=CLASSES)
     return FusionModel(backbone, registry.load(registry.find("fusions", "sgmc"), Fusion)(spec))
 
 
