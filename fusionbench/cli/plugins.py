@@ -86,7 +86,7 @@ def new_command(kind: str, name: str, folder: Path, as_json: bool) -> None:
     from fusionbench.cli import terminal
     from fusionbench.plugin.scaffold import write_plugin
 
-    plugin, test = write_plugin(kind, name, folder)  # type: ignore[arg-type]
+    plugin, test = write_plugin(kind, name, folder)
     if as_json:
         terminal.print_json({"plugin": str(plugin), "test": str(test)})
         return

@@ -201,14 +201,11 @@ def probe(name: str, net: nn.Module, image_size: int) -> tuple[dict[str, _TapLay
             "Choose another --image-size or backbone (fusionbench list backbones).",
         )
 
-    info = getattr(net, "feature_info", None)
-    if not info:
-        raise refuse("timm gives no feature_info for it")
-    entries = [dict(item) for item in (info if isinstance(info, list) else info.info)]
+    info = getattr(net, "feature_info", None) or []
     modules = dict(net.named_modules())
-    usable = {e["module"]: e for e in entries if e.get("module") in modules}
+    usable = {e["module"]: e for e in getattr(info, "info", info) if e.get("module") in modules}
     if len(usable) < 2:
-        raise refuse("its feature_info names fewer than two distinct modules")
+        raise refuse("its feature_info in timm names fewer than two distinct modules")
 
     seen: dict[str, Any] = {}
     handles = [
@@ -220,40 +217,38 @@ def probe(name: str, net: nn.Module, image_size: int) -> tuple[dict[str, _TapLay
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            image = torch.randn(2, 3, image_size, image_size)
-            features = net(image)
-            if features.ndim != 2:
-                raise refuse(f"its pre-logits are {features.ndim}-dimensional, not (B, D)")
-            weight = torch.randn_like(features)
-        tensors = {m: out for m, out in seen.items() if isinstance(out, Tensor)}
-        grads = (
-            torch.autograd.grad((features * weight).sum(), [*tensors.values()], allow_unused=True)
-            if tensors
-            else ()
-        )
-    except BackboneError:
-        raise
+            features = net(torch.randn(2, 3, image_size, image_size))
+            weighted = (features * torch.randn_like(features)).sum()
+        outputs = {m: out for m, out in seen.items() if isinstance(out, Tensor)}
+        inputs = [features, *outputs.values()]
+        _, *grads = torch.autograd.grad(weighted, inputs, materialize_grads=True)
     except Exception as error:
         raise refuse(f"its forward fails ({type(error).__name__}: {error})") from error
     finally:
         for handle in handles:
             handle.remove()
         net.train(training)
+    if features.ndim != 2:
+        raise refuse(f"its pre-logits are {features.ndim}-dimensional, not (B, D)")
 
     layouts: dict[str, _TapLayout] = {}
-    reasons = [f"{m} returns a {type(out).__name__}" for m, out in seen.items() if m not in tensors]
-    for (module, out), grad in zip(tensors.items(), grads, strict=True):
+    reasons = [f"{m} returns a {type(out).__name__}" for m, out in seen.items() if m not in outputs]
+    for (module, out), grad in zip(outputs.items(), grads, strict=True):
         layout = _layout(net, out, int(usable[module]["num_chs"]))
         if layout is None:
             reasons.append(f"{module} returns shape {tuple(out.shape)}, of unknown layout")
-        elif grad is None or not layout.read(grad).abs().any():
+        elif not layout.read(grad).any():
             reasons.append(f"the tokens of {module} do not reach the pre-logits")
         else:
             layouts[module] = layout
-    chosen = _choose(layouts, {m: usable[m].get("reduction") for m in layouts})
-    if len(chosen) < 2:
+    if len(layouts) < 2:
         raise refuse("; ".join(reasons[:3]) or "fewer than two of its stages ran")
-    return chosen, int(features.shape[1])
+    names = list(layouts)
+    if len({usable[m].get("reduction") for m in names}) >= MAX_STAGES:
+        names = names[-MAX_STAGES:]
+    elif (step := len(names) / MAX_STAGES) > 1:
+        names = [names[round(step * (i + 1)) - 1] for i in range(MAX_STAGES)]
+    return {m: layouts[m] for m in names}, int(features.shape[1])
 
 
 def _layout(net: nn.Module, out: Tensor, channels: int) -> _TapLayout | None:
@@ -272,14 +267,3 @@ def _layout(net: nn.Module, out: Tensor, channels: int) -> _TapLayout | None:
             if side > 0 and side * side == out.shape[1] - prefix:
                 return _TapLayout("tokens", (side, side), channels, prefix)
     return None
-
-
-def _choose(layouts: dict[str, _TapLayout], reductions: dict[str, Any]) -> dict[str, _TapLayout]:
-    names = list(layouts)
-    if len(names) <= MAX_STAGES:
-        return layouts
-    if len(set(reductions.values())) >= MAX_STAGES:  # a pyramid: its deepest stages
-        return {m: layouts[m] for m in names[-MAX_STAGES:]}
-    step = len(names) / MAX_STAGES
-    picks = [names[round(step * (i + 1)) - 1] for i in range(MAX_STAGES)]
-    return {m: layouts[m] for m in picks}

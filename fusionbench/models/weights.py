@@ -26,8 +26,6 @@ OFFLINE = {
         "models/efficientnet-lite0-57934424.pth",
     )
 }
-# Final classifiers are not loaded: the number of classes differs.
-HEADS = ("fc.", "classifier.", "head.fc.", "head.", "_fc.", "heads.")
 
 
 def load_weights(net: nn.Module, backbone: str, weights: str, image_size: int) -> None:
@@ -91,19 +89,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not state:
         raise UsageError(f"{path} holds no state dict.", "Save model.state_dict() as safetensors.")
     state = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    if odd := [k for k, v in state.items() if not _plain(v)]:
+    odd = [
+        name
+        for name, v in state.items()
+        if v.layout != torch.strided or v.is_quantized or v.is_complex() or v.device.type != "cpu"
+    ]
+    if odd:
         raise UsageError(
             f"{path} holds {len(odd)} tensors that are sparse, quantised, complex or without data, "
             f"first {odd[0]!r}.",
             "Save plain tensors.",
         )
     return {k.removeprefix("module."): v for k, v in state.items()}
-
-
-def _plain(tensor: Tensor) -> bool:
-    """Dense and real, with its numbers in memory."""
-    dense = tensor.layout == torch.strided and not tensor.is_quantized
-    return dense and tensor.device.type == "cpu" and not tensor.is_complex()
 
 
 def _fill(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
@@ -113,13 +110,9 @@ def _fill(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     """
     want = net.state_dict()
     named = {k: v for k, v in state.items() if k in want and want[k].shape == v.shape}
-    counters = {k for k in want if k.endswith("num_batches_tracked")}
-    if set(want) - counters <= set(named):
-        _load(net, named, path)
-        return
-    ours = [k for k in want if k not in counters]
-    if path.suffix == ".safetensors":
-        absent = [k for k in ours if k not in named]
+    ours = [k for k in want if not k.endswith("num_batches_tracked")]
+    absent = [k for k in ours if k not in named]
+    if absent and path.suffix == ".safetensors":
         raise UsageError(
             f"{path} does not fit this backbone: {len(absent)} of its {len(ours)} tensors are not "
             f"there in their shape, first {absent[0]} {tuple(want[absent[0]].shape)}.",
@@ -127,34 +120,28 @@ def _fill(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
             "can be loaded in order from torch.save(model.state_dict()), not from safetensors, "
             "which does not keep the order.",
         )
-    theirs = [k for k in state if not k.endswith("num_batches_tracked") and not k.startswith(HEADS)]
-    if len(ours) > len(theirs):  # what looked like a head is none
+    if absent:
         theirs = [k for k in state if not k.endswith("num_batches_tracked")]
-    if len(theirs) - len(ours) in (1, 2):  # a head by another name: a weight, perhaps a bias
-        theirs = theirs[: len(ours)]
-    pairs = list(zip(ours, theirs, strict=False))
-    wrong = [(a, b) for a, b in pairs if want[a].shape != state[b].shape]
-    if len(ours) != len(theirs) or wrong:
-        detail = (
-            f"{wrong[0][0]} is {tuple(want[wrong[0][0]].shape)}, the file's {wrong[0][1]} is "
-            f"{tuple(state[wrong[0][1]].shape)}"
-            if wrong
-            else f"{len(theirs)} tensors in the file, {len(ours)} in the model"
-        )
-        raise UsageError(
-            f"{path} does not fit this backbone, neither by name nor in order: {detail}.",
-            "Choose the backbone that the weights were trained for.",
-        )
-    _load(net, {a: state[b] for a, b in pairs}, path)
-
-
-def _load(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    if bad := [name for name, value in state.items() if not value.isfinite().all()]:
+        if len(theirs) - len(ours) in (1, 2):  # a classifier: a weight, perhaps a bias
+            theirs = theirs[: len(ours)]
+        pairs = list(zip(ours, theirs, strict=False))
+        wrong = next(((a, b) for a, b in pairs if want[a].shape != state[b].shape), None)
+        if wrong or len(ours) != len(theirs):
+            detail = f"{len(theirs)} tensors in the file, {len(ours)} in the model"
+            if wrong:
+                shapes = tuple(want[wrong[0]].shape), tuple(state[wrong[1]].shape)
+                detail = f"{wrong[0]} is {shapes[0]}, the file's {wrong[1]} is {shapes[1]}"
+            raise UsageError(
+                f"{path} does not fit this backbone, neither by name nor in order: {detail}.",
+                "Choose the backbone that the weights were trained for.",
+            )
+        named = {a: state[b] for a, b in pairs}
+    if bad := [name for name, value in named.items() if not value.isfinite().all()]:
         raise UsageError(
             f"{path} holds numbers that are not finite, in {len(bad)} tensors, first {bad[0]}.",
             "Its training failed: use an earlier checkpoint.",
         )
-    net.load_state_dict(state, strict=False)
+    net.load_state_dict(named, strict=False)
 
 
 def _from_hub(net: nn.Module, backbone: str, image_size: int) -> None:

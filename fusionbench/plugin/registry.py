@@ -46,6 +46,11 @@ class Entry:
     entry_point: EntryPoint | None = None
 
     @property
+    def place(self) -> str:
+        """The file, or the installed package."""
+        return str(self.path or self.origin)
+
+    @property
     def uses_images(self) -> bool:
         """Whether it is built into a network that sees the photograph, as its base class says."""
         return self.kind != "controls"
@@ -93,17 +98,15 @@ def discover(kind: str, extra: Sequence[str | Path] = ()) -> dict[str, Entry]:
 
     Raises PluginError where two sources claim one name.
     """
-    found: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     for entry in _candidates(kind, plugin_paths(extra)):
-        other = found.get(entry.name)
-        if other is not None and not (other.path and other.path == entry.path):
+        other = entries.setdefault(entry.name, entry)
+        if other is not entry and not (other.path and other.path == entry.path):
             raise PluginError(
-                f"Two {kind} are called {entry.name!r}: {other.path or other.origin} and "
-                f"{entry.path or entry.origin}.",
+                f"Two {kind} are called {entry.name!r}: {other.place} and {entry.place}.",
                 "Rename one of the files.",
             )
-        found.setdefault(entry.name, entry)
-    return dict(sorted(found.items()))
+    return dict(sorted(entries.items()))
 
 
 def find(kind: str, name: str, extra: Sequence[str | Path] = ()) -> Entry:
@@ -120,16 +123,16 @@ def find_method(name: str, extra: Sequence[str | Path] = ()) -> Entry:
 
     Raises UsageError with the nearest names, PluginError where both kinds claim the name.
     """
-    found = {kind: discover(kind, extra) for kind in METHODS}
-    key = key_of(name)
-    claimed = [entries[key] for entries in found.values() if key in entries]
-    if not claimed:
-        known = [known for entries in found.values() for known in entries]
-        raise UsageError(*unknown_name("fusion", name, known))
-    if len(claimed) > 1:
-        places = " and ".join(str(entry.path or entry.origin) for entry in claimed)
-        raise PluginError(f"A fusion and a control are called {key!r}: {places}.", "Rename one.")
-    return claimed[0]
+    methods = [entry for kind in METHODS for entry in discover(kind, extra).values()]
+    claims = [entry for entry in methods if entry.name == key_of(name)]
+    if not claims:
+        raise UsageError(*unknown_name("fusion", name, [entry.name for entry in methods]))
+    if len(claims) > 1:
+        places = " and ".join(entry.place for entry in claims)
+        raise PluginError(
+            f"A fusion and a control are called {claims[0].name!r}: {places}.", "Rename one."
+        )
+    return claims[0]
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> tuple[str, str]:
@@ -145,25 +148,28 @@ def load(entry: Entry, base: type[T]) -> type[T]:
 
     Raises PluginError with the plugin's own traceback where the import fails.
     """
-    if entry.entry_point is not None:
-        try:
-            cls = entry.entry_point.load()
-        except Exception as error:
-            raise _import_error(entry, error) from error
-        if not (isinstance(cls, type) and issubclass(cls, base)):
-            raise PluginError(
-                f"The entry point {entry.name!r} of {entry.origin} is not a {base.__name__} class."
-            )
-        return cls
-    assert entry.path is not None
-    module = _import_file(entry)
+    point = entry.entry_point
+    try:
+        loaded = _import_file(entry) if point is None else point.load()
+    except Exception as error:
+        trace = "".join(traceback.format_exception(error)[-3:]).strip()
+        raise PluginError(
+            f"The plugin {entry.name!r} ({entry.place}) fails to import:\n{trace}\n",
+            "Mend the file, or leave it out of --plugins.",
+        ) from error
+    if point is not None:
+        if isinstance(loaded, type) and issubclass(loaded, base):
+            return loaded
+        raise PluginError(
+            f"The entry point {entry.name!r} of {entry.origin} is not a {base.__name__} class."
+        )
     classes = [
-        obj
-        for obj in vars(module).values()
-        if isinstance(obj, type)
-        and issubclass(obj, base)
-        and obj.__module__ == module.__name__
-        and not obj.__name__.startswith("_")
+        value
+        for value in vars(loaded).values()
+        if isinstance(value, type)
+        and issubclass(value, base)
+        and value.__module__ == loaded.__name__
+        and not value.__name__.startswith("_")
     ]
     if len(classes) != 1:
         have = ", ".join(c.__name__ for c in classes) or "none"
@@ -179,8 +185,7 @@ def source_hash(entry: Entry) -> str:
     """sha256 of the plugin's source file, 16 hex digits; of the module's for an entry point."""
     path = entry.path
     if path is None and entry.entry_point is not None:
-        spec = importlib.util.find_spec(entry.entry_point.module)
-        path = Path(spec.origin) if spec and spec.origin else None
+        path = _module_file(entry.entry_point)
     if path is None:
         return "unknown"
     return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()[:16]
@@ -188,22 +193,25 @@ def source_hash(entry: Entry) -> str:
 
 def dataset_cards(extra: Sequence[str | Path] = ()) -> dict[str, Path]:
     """Dataset name -> its dataset.toml: built-in, under `--plugins` folders, installed."""
-    folders = [builtin_root() / "datasets", *(p / "datasets" for p in plugin_paths(extra))]
     cards: dict[str, Path] = {}
-    for folder in folders:
-        for card in sorted(folder.glob("*/dataset.toml")):
-            if card.parent.name in cards:
+    for root in (builtin_root(), *plugin_paths(extra)):
+        for card in sorted(root.glob("datasets/*/dataset.toml")):
+            name = card.parent.name
+            if name in cards:
                 raise PluginError(
-                    f"Two datasets are called {card.parent.name!r}: {cards[card.parent.name]} "
-                    f"and {card}.",
+                    f"Two datasets are called {name!r}: {cards[name]} and {card}.",
                     "Rename one of the folders.",
                 )
-            cards[card.parent.name] = card
+            cards[name] = card
     for point in _installed("fusionbench.datasets"):
-        spec = importlib.util.find_spec(point.module)
-        if spec and spec.origin and point.name not in cards:
-            cards[point.name] = Path(spec.origin).parent / "dataset.toml"
+        if (module := _module_file(point)) is not None:
+            cards.setdefault(point.name, module.parent / "dataset.toml")
     return cards
+
+
+def _module_file(point: EntryPoint) -> Path | None:
+    spec = importlib.util.find_spec(point.module)
+    return Path(spec.origin) if spec and spec.origin else None
 
 
 @cache
@@ -212,40 +220,27 @@ def _installed(group: str) -> tuple[EntryPoint, ...]:
 
 
 def _candidates(kind: str, extra: list[Path]) -> Iterator[Entry]:
-    for path in sorted((builtin_root() / "plugins" / kind).glob("*.py")):
-        if not path.name.startswith("_"):
-            yield _read(path, kind, "built-in")
-    for root in extra:
-        yield from _under(root, kind)
+    """Built-in plugins, those in files and folders of the user's, and installed ones. `fusions/`
+    and `losses/` inside a folder tell the kind, elsewhere the base class in the source does."""
+    roots = [(builtin_root() / "plugins", "built-in"), *((root, str(root)) for root in extra)]
+    for root, origin in roots:
+        files = [*sorted(root.glob("*.py")), *sorted((root / kind).glob("*.py"))]
+        for path in [root] if root.is_file() else files:
+            if path.name.startswith(("_", "test_")) or path.suffix != ".py":
+                continue
+            status = path.stat()
+            entry = _parsed(path, status.st_mtime_ns, status.st_size, status.st_ino)
+            parameters = entry.parameters if entry.kind == kind else ()
+            broken = entry.broken
+            if path.parent.name != kind and entry.kind != kind:
+                if path != root or kind != "fusions" or entry.kind:
+                    continue
+                # Named explicitly, and of no kind: say why rather than pass it over.
+                broken = broken or "no class derived from Fusion, Loss or Control"
+            yield replace(entry, kind=kind, origin=origin, parameters=parameters, broken=broken)
     for point in _installed(f"fusionbench.{kind}"):
         dist = point.dist.name if point.dist else "installed package"
         yield Entry(key_of(point.name), kind, dist, summary=point.value, entry_point=point)
-
-
-def _under(root: Path, kind: str) -> Iterator[Entry]:
-    """Plugins in a file or folder of the user's: `fusions/` and `losses/` inside it tell the kind,
-    elsewhere the base class in the source does."""
-    if root.is_file():
-        files = [root]
-    else:
-        files = [*sorted(root.glob("*.py")), *sorted((root / kind).glob("*.py"))]
-    for path in files:
-        if path.name.startswith(("_", "test_")) or path.suffix != ".py":
-            continue
-        entry = _read(path, kind, str(root))
-        declared = _parsed(path, *_version(path)).kind
-        if path.parent.name == kind or declared == kind:
-            yield entry
-        elif root.is_file() and kind == "fusions" and not declared:
-            # Named explicitly, and of no kind: say why rather than pass it over.
-            yield replace(
-                entry, broken=entry.broken or "no class derived from Fusion, Loss or Control"
-            )
-
-
-def _version(path: Path) -> tuple[int, ...]:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 @lru_cache(maxsize=4096)
@@ -271,13 +266,6 @@ def _parsed(path: Path, *version: int) -> Entry:
     return replace(entry, kind=declared, summary=summary, parameters=parameters)
 
 
-def _read(path: Path, kind: str, origin: str) -> Entry:
-    """An Entry from source text alone."""
-    entry = _parsed(path, *_version(path))
-    parameters = entry.parameters if entry.kind == kind else ()
-    return replace(entry, kind=kind, origin=origin, parameters=parameters)
-
-
 def _keywords(node: ast.ClassDef) -> tuple[tuple[str, str], ...]:
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
@@ -291,25 +279,13 @@ def _import_file(entry: Entry) -> ModuleType:
     assert entry.path is not None
     digest = hashlib.sha256(str(entry.path).encode() + entry.path.read_bytes()).hexdigest()[:12]
     name = f"fusionbench_plugins.{entry.kind}.{entry.name.replace('-', '_')}_{digest}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, entry.path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[name]
-        if not isinstance(error, Exception):
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, entry.path)
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[name])
+        except BaseException:
+            del sys.modules[name]
             raise
-        raise _import_error(entry, error) from error
-    return module
-
-
-def _import_error(entry: Entry, error: Exception) -> PluginError:
-    trace = "".join(traceback.format_exception(error)[-3:]).strip()
-    return PluginError(
-        f"The plugin {entry.name!r} ({entry.path or entry.origin}) fails to import:\n{trace}\n",
-        "Mend the file, or leave it out of --plugins.",
-    )
+    return sys.modules[name]

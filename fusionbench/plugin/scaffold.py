@@ -5,7 +5,6 @@ from __future__ import annotations
 import keyword
 import re
 from pathlib import Path
-from typing import Literal
 
 from fusionbench.errors import UsageError
 from fusionbench.plugin import registry
@@ -14,10 +13,12 @@ MAX_LENGTH = 40
 # Names that the written files use for something else.
 TAKEN = {"Fusion", "Loss", "Control", "Spec", "Output", "Tensor", "Pipeline"}
 
-FUSION = '''"""{title}: metadata gates the pooled image features.
+SOURCE = '''
 
 Source: unpublished. Once there is a paper, cite it here: authors, title, venue, year, URL.
-"""
+"""'''
+
+FUSION = '''"""{title}: metadata gates the pooled image features.{source}
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +39,7 @@ class {cls}(Fusion):
         return image * torch.sigmoid(self.gate(meta))
 '''
 
-LOSS = '''"""{title}: cross-entropy in which hard samples count more.
-
-Source: unpublished. Once there is a paper, cite it here: authors, title, venue, year, URL.
-"""
+LOSS = '''"""{title}: cross-entropy in which hard samples count more.{source}
 
 import torch
 from torch import Tensor
@@ -65,10 +63,7 @@ class {cls}(Loss):
         return {{"{name}": loss}}
 '''
 
-CONTROL = '''"""{title}: nearest neighbours in the encoded metadata; the photograph is never seen.
-
-Source: unpublished. Once there is a paper, cite it here: authors, title, venue, year, URL.
-"""
+CONTROL = '''"""{title}: nearest neighbours in the encoded metadata, without the photograph.{source}
 
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -99,20 +94,15 @@ def test_{stem}_keeps_its_contract() -> None:
     assert_ok(check_file(Path(__file__).with_name("{file}")))
 '''
 
-Kind = Literal["fusion", "loss", "control"]
-# Kind -> (registry kind, text of the plugin).
-TEMPLATES: dict[Kind, tuple[str, str]] = {
-    "fusion": ("fusions", FUSION),
-    "loss": ("losses", LOSS),
-    "control": ("controls", CONTROL),
-}
+TEMPLATES = {"Fusion": FUSION, "Loss": LOSS, "Control": CONTROL}  # base class -> plugin
 
 
-def write_plugin(kind: Kind, name: str, folder: Path) -> tuple[Path, Path]:
+def write_plugin(kind: str, name: str, folder: Path) -> tuple[Path, Path]:
     """Write `folder`/NAME.py and `folder`/test_NAME.py; returns the two paths.
 
-    `name` is what the plugin is called on the command line ("my-gate"). Raises UsageError for a
-    name that cannot be a file's and a class's, that is taken, or where a file is there already.
+    `kind` is fusion, loss or control; `name` is what the plugin is called on the command line
+    ("my-gate"). Raises UsageError for a name that cannot be a file's and a class's, that is taken,
+    or where a file is there already.
     """
     key = registry.key_of(name)
     stem = key.replace("-", "_")
@@ -124,12 +114,12 @@ def write_plugin(kind: Kind, name: str, folder: Path) -> tuple[Path, Path]:
         )
     if key.startswith("test-"):
         raise UsageError(f"{name!r} would be read as a test, not as a {kind}.", "Drop the test-.")
-    registry_kind, template = TEMPLATES[kind]
-    entries = registry.discover(registry_kind, [folder] if folder.is_dir() else [])
+    base = kind.capitalize()
+    plurals = {base: plural for plural, base in registry.KINDS.items()}
+    entries = registry.discover(plurals[base], [folder] if folder.is_dir() else [])
     if key in entries:
-        where = entries[key].path or entries[key].origin
         raise UsageError(
-            f"There is a {kind} called {key!r} already: {where}.", "Take another name."
+            f"There is a {kind} called {key!r} already: {entries[key].place}.", "Take another name."
         )
 
     plugin, test = folder / f"{stem}.py", folder / f"test_{stem}.py"
@@ -144,8 +134,9 @@ def write_plugin(kind: Kind, name: str, folder: Path) -> tuple[Path, Path]:
         "kind": kind,
         "stem": stem,
         "file": plugin.name,
+        "source": SOURCE,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    plugin.write_text(template.format(**words), encoding="utf-8")
+    plugin.write_text(TEMPLATES[base].format(**words), encoding="utf-8")
     test.write_text(TEST.format(**words), encoding="utf-8")
     return plugin, test
