@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from fusionbench.contract import (
-    CONTROL_CHECKS,
-    FUSION_CHECKS,
-    LOSS_CHECKS,
-    MICRO_BACKBONES,
-    assert_ok,
-    check_control,
-    check_fusion,
-    check_loss,
-)
+from fusionbench.contract import assert_ok, check_control, check_fusion, check_loss
+from fusionbench.contract.control_contract import CONTROL_CHECKS
+from fusionbench.contract.fusion_contract import FUSION_CHECKS, MICRO_BACKBONES
+from fusionbench.contract.loss_contract import LOSS_CHECKS
 from fusionbench.plugin import registry
 from fusionbench.plugin.control import Control
 from fusionbench.plugin.fusion import Fusion

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fusionbench.contract import assert_ok, check_fusion, load_file
+from fusionbench.contract import assert_ok, check_fusion
+from fusionbench.contract.plugin_files import load_file
 from fusionbench.errors import UsageError
 from fusionbench.plugin import registry
 from fusionbench.plugin.scaffold import write_plugin

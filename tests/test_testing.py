@@ -11,16 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusionbench.contract import (
-    FUSION_CHECKS,
-    LOSS_CHECKS,
-    Check,
-    assert_ok,
-    check_file,
-    check_fusion,
-    check_loss,
-    load_file,
-)
+from fusionbench.contract import Check, assert_ok, check_file, check_fusion, check_loss
+from fusionbench.contract.fusion_contract import FUSION_CHECKS
+from fusionbench.contract.loss_contract import LOSS_CHECKS
+from fusionbench.contract.plugin_files import load_file
 from fusionbench.errors import UsageError
 from fusionbench.plugin.fusion import Fusion, FusionRefused, Spec
 from fusionbench.plugin.loss import Loss, Output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from fusionbench.contract import Check
 
-STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow"}
+STYLES = {"fail": "bold red", "skip": "yellow", "pass": "green"}  # the worst first
 
 
 @click.command("check")
@@ -33,15 +34,14 @@ def check_command(file: Path, thorough: bool, as_json: bool) -> int:
     from fusionbench.contract import check_file
 
     checks = check_file(file, thorough=thorough, progress=progress)
-    failed = sum(c.status == "fail" for c in checks)
+    count = Counter(check.status for check in checks)
     if as_json:
         terminal.print_json(checks)
-        return 1 if failed else 0
-    console = terminal.out()
-    console.print(_table(checks))
-    passed = sum(c.status == "pass" for c in checks)
-    console.print(f"{passed} passed, {failed} failed, {len(checks) - passed - failed} skipped")
-    return 1 if failed else 0
+    else:
+        console = terminal.out()
+        console.print(_table(checks))
+        console.print(f"{count['pass']} passed, {count['fail']} failed, {count['skip']} skipped")
+    return 1 if count["fail"] else 0
 
 
 def _table(checks: list[Check]) -> Table:
@@ -52,21 +52,19 @@ def _table(checks: list[Check]) -> Table:
 
     rows: list[tuple[object, ...]] = []
     for name in dict.fromkeys(check.name for check in checks):
-        of_name = [check for check in checks if check.name == name]
-        found: dict[tuple[str, str], list[str]] = {}  # (status, detail) -> subjects
-        for check in of_name:
-            if check.detail:
-                found.setdefault((check.status, check.detail), []).append(check.subject)
+        statuses = [check.status for check in checks if check.name == name]
+        subjects: dict[tuple[str, str], list[str]] = {}  # (status, detail) -> subjects
+        for check in checks:
+            if check.name == name and check.detail:
+                subjects.setdefault((check.status, check.detail), []).append(check.subject)
         details = Text("\n").join(
             Text.assemble(
-                "" if status == "pass" else (f"{', '.join(subjects)}: ", STYLES[status]), detail
+                "" if status == "pass" else (f"{', '.join(on)}: ", STYLES[status]), detail
             )
-            for (status, detail), subjects in found.items()
+            for (status, detail), on in subjects.items()
         )
-        statuses = {check.status for check in of_name}
-        worst = next(status for status in ("fail", "skip", "pass") if status in statuses)
-        passed = sum(check.status == "pass" for check in of_name)
-        count = Text(f"{passed} of {len(of_name)}", style=STYLES[worst])
+        worst = next(status for status in STYLES if status in statuses)
+        count = Text(f"{statuses.count('pass')} of {len(statuses)}", style=STYLES[worst])
         rows.append((name, count, details))
     return grid(("check", "passed", ""), rows, fixed=("check", "passed"))
 

@@ -7,21 +7,9 @@ In a test of your own:
 """
 
 from fusionbench.contract.checks import Check, assert_ok
-from fusionbench.contract.control_contract import CONTROL_CHECKS, check_control
-from fusionbench.contract.fusion_contract import FUSION_CHECKS, MICRO_BACKBONES, check_fusion
-from fusionbench.contract.loss_contract import LOSS_CHECKS, check_loss
-from fusionbench.contract.plugin_files import check_file, load_file
+from fusionbench.contract.control_contract import check_control
+from fusionbench.contract.fusion_contract import check_fusion
+from fusionbench.contract.loss_contract import check_loss
+from fusionbench.contract.plugin_files import check_file
 
-__all__ = [
-    "CONTROL_CHECKS",
-    "FUSION_CHECKS",
-    "LOSS_CHECKS",
-    "MICRO_BACKBONES",
-    "Check",
-    "assert_ok",
-    "check_control",
-    "check_file",
-    "check_fusion",
-    "check_loss",
-    "load_file",
-]
+__all__ = ["Check", "assert_ok", "check_control", "check_file", "check_fusion", "check_loss"]

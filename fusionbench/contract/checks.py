@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,9 @@ from fusionbench.plugin.fusion import FusionRefused
 from fusionbench.progress import Progress
 
 Subject = TypeVar("Subject")
-# A check to be run: its name, its subject, and the code, which raises Broken (or anything) where
-# the plugin fails it; a text that it returns is shown.
+# Name -> check; a text that it returns is shown. It raises Broken, or anything, on a failure.
+Checks = dict[str, Callable[[Subject], str | None]]
+# A check to be run: its name, the name of its subject, and the check.
 Step = tuple[str, str, Callable[[], object]]
 
 MAX_MESSAGE_LINES = 6
@@ -43,19 +44,14 @@ class Broken(AssertionError):
     """A contract is broken; the message says how."""
 
 
-def named(*bodies: Callable[[Subject], str | None]) -> dict[str, Callable[[Subject], str | None]]:
+def named(*bodies: Callable[[Subject], str | None]) -> Checks[Subject]:
     """Check name -> check: `batch_of_one` is called "batch of one"."""
     return {body.__name__.replace("_", " "): body for body in bodies}
 
 
-def steps(
-    case: Subject,
-    subject: str,
-    checks: Mapping[str, Callable[[Subject], str | None]],
-    only: Collection[str],
-) -> list[Step]:
-    """Those of the checks that are called as one in `only`, on a case."""
-    return [(name, subject, partial(body, case)) for name, body in checks.items() if name in only]
+def steps(case: Subject, name: str, checks: Checks[Subject], only: Collection[str]) -> list[Step]:
+    """Those of the checks that `only` names, of a subject and its name."""
+    return [(key, name, partial(body, case)) for key, body in checks.items() if key in only]
 
 
 def run_all(
@@ -72,11 +68,9 @@ def run_all(
                 task.advance()
                 if closed == "builds" or (name == "compiled" and compiled and not thorough):
                     continue
-                if closed:
-                    checks.append(Check(name, subject, "skip", f"it needs {closed}: see there"))
-                    continue
-                checks.append(run(name, subject, body))
-                compiled |= name == "compiled"
+                skipped = Check(name, subject, "skip", f"It needs {closed}: see there.")
+                checks.append(skipped if closed else run(name, subject, body))
+                compiled |= name == "compiled" and not closed
                 if name in GATES and checks[-1].status != "pass":
                     closed = name
     return checks

@@ -37,19 +37,16 @@ def made_up(n: int = 120, seed: int = 0) -> tuple[Inputs, np.ndarray]:
     return Inputs(encoder.transform(frame), frame, ("UNK",)), labels
 
 
-def _fitted(cls: type[Control], rows: np.ndarray, seed: int = 0) -> tuple[Any, np.ndarray]:
-    """The classifier trained on these rows, and the features of the last 40."""
+def _fitted(
+    cls: type[Control], rows: np.ndarray | slice = slice(80), seed: int = 0
+) -> tuple[Any, np.ndarray]:
+    """The classifier trained on these rows, and its probabilities of the last 40."""
     inputs, labels = made_up()
     control = cls()
     values = np.asarray(control.features(inputs))
     model = control.estimator(seed)
     model.fit(values[rows], labels[rows])
-    return model, values[80:]
-
-
-def _probabilities(cls: type[Control], seed: int = 0) -> np.ndarray:
-    model, values = _fitted(cls, np.arange(80), seed)
-    return np.asarray(model.predict_proba(values))
+    return model, np.asarray(model.predict_proba(values[80:]))
 
 
 def features(cls: type[Control]) -> str:
@@ -75,14 +72,14 @@ def rows_alone(cls: type[Control]) -> None:
 
 
 def probabilities(cls: type[Control]) -> None:
-    values = _probabilities(cls)
+    _, values = _fitted(cls)
     require(values.shape == (40, CLASSES), f"predict_proba returned {values.shape}.")
     require(np.isfinite(values).all() and (values >= 0).all(), "a probability is no number >= 0.")
     require(np.allclose(values.sum(axis=1), 1, atol=1e-6), "probabilities do not sum to 1.")
 
 
 def repeatable(cls: type[Control]) -> None:
-    same = np.array_equal(_probabilities(cls, 3), _probabilities(cls, 3))
+    same = np.array_equal(_fitted(cls, seed=3)[1], _fitted(cls, seed=3)[1])
     require(same, "the same seed gives other probabilities: pass it on as random_state.")
 
 

@@ -10,19 +10,25 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fusionbench.contract.checks import Check, Step, check_settings, named, require, run_all, steps
+from fusionbench.contract.checks import (
+    Check,
+    Checks,
+    Step,
+    check_settings,
+    named,
+    require,
+    run_all,
+    steps,
+)
 from fusionbench.contract.fusion_contract import MICRO_BACKBONES, FusionCase, training_step
 from fusionbench.contract.module_checks import (
-    bf16_autocast,
-    compiled,
+    SHARED_CHECKS,
     gradients_of,
-    repeatable,
     require_finite,
     require_gradients,
     require_same,
-    state_dict,
     trained,
 )
 from fusionbench.plugin.fusion import Fusion, Spec, Stage
@@ -55,14 +61,15 @@ class LossCase:
         return self.cls(spec, **self.params)
 
     def batch(
-        self, seed: int = 1, target: Sequence[int] | None = None, scale: float = 1.0
+        self, seed: int = 1, target: Sequence[int] | None = None, scale: float = 2.0
     ) -> Batch:
-        """An Output of leaves that take gradients, and targets; bfloat16 holds every number."""
+        """An Output of leaves that take gradients, and targets; bfloat16 holds every number. By
+        default its numbers are as large as the logits of a network that has learnt something."""
         generator = torch.Generator().manual_seed(seed)
-        size = 6 if target is None else len(target)
+        target = target or torch.randint(0, self.classes, (6,), generator=generator).tolist()
 
         def leaf(*shape: int) -> Tensor:
-            values = scale * torch.randn(size, *shape, generator=generator)
+            values = scale * torch.randn(len(target), *shape, generator=generator)
             return values.bfloat16().float().requires_grad_()
 
         output = Output(
@@ -70,22 +77,15 @@ class LossCase:
             leaf(EMBEDDING),
             tuple(leaf(s.grid[0] * s.grid[1], s.channels) for s in NETWORKS[self.network]),
         )
-        if target is not None:
-            return output, torch.tensor(list(target))
-        return output, torch.randint(0, self.classes, (size,), generator=generator)
+        return output, torch.tensor(target)
 
-    def values(
-        self,
-        module: nn.Module,
-        batch: Batch,
-        call: Callable[..., Any] | None = None,
-    ) -> dict[str, Tensor]:
+    def values(self, module: Any, batch: Batch) -> dict[str, Tensor]:
         """From the state that the module is in: a loss may keep a memory in buffers, and may drop
         out or mix at random."""
         torch.manual_seed(3)
-        return _terms(deepcopy(module) if call is None else call, *batch)
+        return _terms(deepcopy(module), *batch)
 
-    def objective(self, module: nn.Module, batch: Batch) -> Tensor:
+    def objective(self, module: Any, batch: Batch) -> Tensor:
         return total(_terms(module, *batch))
 
 
@@ -129,7 +129,7 @@ def gradients(case: LossCase) -> None:
 def training_steps(
     case: LossCase,
     targets: Sequence[Sequence[int]] = ([1, 3, 0, 2, 4, 1],),
-    scales: Sequence[float] = (1.0,),
+    scales: Sequence[float] = (2.0,),
     classes: int = CLASSES,
 ) -> None:
     """A training step with each of the targets, at each size of the outputs: terms, and gradients
@@ -149,18 +149,19 @@ def batch_order(case: LossCase) -> None:
     order = torch.tensor([3, 1, 5, 0, 2, 4])
     want = case.values(case.module(), (output, target))
     got = case.values(case.module(), (_each(output, lambda t: t[order]), target[order]))
-    require_same(got, want, 1e-4, "the terms depend on the order of the batch")
+    require_same(got, want, "the terms depend on the order of the batch", 1e-4)
 
 
 # What a loss must keep on the outputs of every kind of network.
-LOSS_CHECKS: dict[str, Callable[[LossCase], str | None]] = {
+LOSS_CHECKS: Checks[LossCase] = {
     **named(terms, gradients),
     "one class": partial(training_steps, targets=[[1] * 6]),
     "each class once": partial(training_steps, targets=[range(CLASSES)]),
     "batch of two": partial(training_steps, targets=[[0, 0], [0, 1]]),
     "two classes": partial(training_steps, targets=[[0, 1, 1, 0, 1, 0]], classes=2),
     "extreme values": partial(training_steps, scales=(1e4, 0.0)),
-    **named(batch_order, repeatable, state_dict, bf16_autocast, compiled),
+    **named(batch_order),
+    **SHARED_CHECKS,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from fusionbench.contract.checks import Broken, require
+from fusionbench.contract.checks import Broken, Checks, named, require
 
 
 class Case(Protocol):
@@ -24,12 +24,10 @@ class Case(Protocol):
     def batch(self, seed: int = 1) -> tuple[Any, Any]:
         """What the module takes."""
 
-    def values(
-        self, module: nn.Module, batch: tuple[Any, Any], call: Callable[..., Any] | None = None
-    ) -> dict[str, Tensor]:
-        """What the module returns, by name; `call` is its compiled form."""
+    def values(self, module: Any, batch: tuple[Any, Any]) -> dict[str, Tensor]:
+        """What the module returns, by name."""
 
-    def objective(self, module: nn.Module, batch: tuple[Any, Any]) -> Tensor:
+    def objective(self, module: Any, batch: tuple[Any, Any]) -> Tensor:
         """The scalar that training minimises."""
 
 
@@ -41,7 +39,7 @@ def repeatable(case: Case) -> None:
     case.values(module, case.batch(3))
     torch.rand(3), random.random(), np.random.rand(3)
     after = case.values(module, batch)
-    require_same(after, before, 0.0, "the same batch gives other values later")
+    require_same(after, before, "the same batch gives other values later")
 
 
 def state_dict(case: Case) -> None:
@@ -66,9 +64,8 @@ def state_dict(case: Case) -> None:
         f"the saved names do not fit a fresh instance: missing {some(missing) or 'none'}; "
         f"unexpected {some(extra) or 'none'}.",
     )
-    require_same(
-        case.values(fresh, batch), before, 0.0, "after loading the state dict the values are others"
-    )
+    message = "after loading the state dict the values are others"
+    require_same(case.values(fresh, batch), before, message)
 
 
 def _through_safetensors(module: nn.Module) -> dict[str, Tensor]:
@@ -86,7 +83,7 @@ def bf16_autocast(case: Case) -> None:
     want = case.values(module, batch)
     with torch.autocast("cpu", torch.bfloat16):
         got = case.values(module, batch)
-    require_same(got, want, 0.1, "under bf16 autocast the values are far from float32's")
+    require_same(got, want, "under bf16 autocast the values are far from float32's", 0.1)
     with torch.autocast("cpu", torch.bfloat16):
         objective = case.objective(module.train(), batch)
     objective.backward()
@@ -99,21 +96,23 @@ def compiled(case: Case) -> None:
     want = case.values(module, batch)
     torch._dynamo.reset()
     try:
-        fast = torch.compile(module, fullgraph=True, backend="aot_eager")
-        got = case.values(module, batch, fast)
+        got = case.values(torch.compile(module, fullgraph=True, backend="aot_eager"), batch)
     finally:
         torch._dynamo.reset()
-    require_same(got, want, 1e-3, "compiled, the values are others")
+    require_same(got, want, "compiled, the values are others", 1e-3)
 
 
-def trained(case: Case, module: nn.Module, batches: Iterable[tuple[Any, Any]]) -> dict[str, bool]:
+SHARED_CHECKS: Checks[Case] = named(repeatable, state_dict, bf16_autocast, compiled)
+
+
+def trained(case: Case, module: nn.Module, batches: Iterable[Any] = ()) -> dict[str, bool]:
     """Parameter -> whether its gradient was ever other than zero, where a gradient reaches it.
 
     In training and in eval mode (where BatchNorm hides no bias), with small steps between, so that
     a gate which starts at zero is open by the end.
     """
     reached: dict[str, bool] = {}
-    for step, batch in enumerate(batches):
+    for step, batch in enumerate(batches or map(case.batch, range(4))):
         case.objective(module.train(step % 2 == 0), batch).backward()
         for name, nonzero in gradients_of(module).items():
             reached[name] = reached.get(name, False) or nonzero
@@ -147,14 +146,13 @@ def require_gradients(
 
 
 def require_same(
-    got: Mapping[str, Tensor], want: Mapping[str, Tensor], tolerance: float, message: str
+    got: Mapping[str, Tensor], want: Mapping[str, Tensor], message: str, tolerance: float = 0.0
 ) -> None:
     """Of each value: max |got - want| <= tolerance * max |want|, and both finite."""
-    for name, wanted in want.items():
-        require_finite(got[name], f"{message}: {name}")
-        require_finite(wanted, f"{message}: {name}")
-        error = float((got[name].detach().float() - wanted.detach().float()).abs().max())
-        size = float(wanted.detach().abs().max())
+    for name in want:
+        pair = torch.stack([got[name].detach().float(), want[name].detach().float()])
+        require_finite(pair, f"{message}: {name}")
+        error, size = float((pair[0] - pair[1]).abs().max()), float(pair[1].abs().max())
         allowed = tolerance * max(size, 1e-6)
         require(
             error <= allowed,

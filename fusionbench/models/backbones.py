@@ -85,26 +85,20 @@ class _Tap:
 class Backbone(nn.Module):
     """A tapped timm model. Build it with `build_backbone`.
 
-    name, image_size   as built
-    stages             the tapped stages, for `Spec`
-    taps               timm module names of the taps, same order
-    width              D of the pooled pre-logits
-    mean, std          of the input normalisation the weights expect (RGB, 0..1)
+    stages      the tapped stages, for `Spec`
+    taps        timm module names of the taps, same order
+    width       D of the pooled pre-logits
+    mean, std   of the input normalisation the weights expect (RGB, 0..1)
     """
 
     _scale: Tensor
     _shift: Tensor
 
     def __init__(
-        self,
-        name: str,
-        image_size: int,
-        net: nn.Module,
-        layouts: dict[str, _TapLayout],
-        width: int,
+        self, name: str, net: nn.Module, layouts: dict[str, _TapLayout], width: int
     ) -> None:
         super().__init__()
-        self.name, self.image_size, self.width = name, image_size, width
+        self.name, self.width = name, width
         self.taps = tuple(layouts)
         self.stages = tuple(Stage(v.channels, v.grid) for v in layouts.values())
         config = timm.data.resolve_model_data_config(net)
@@ -154,7 +148,7 @@ def build_backbone(name: str, image_size: int, *, drop_path_rate: float = 0.0) -
     """
     net = create_net(name, image_size, drop_path_rate=drop_path_rate)
     layouts, width = probe(name, net, image_size)
-    return Backbone(name, image_size, net, layouts, width)
+    return Backbone(name, net, layouts, width)
 
 
 def create_net(

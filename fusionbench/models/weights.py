@@ -74,14 +74,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"{path} cannot be read as weights: {error}.") from error
     except Exception as error:  # unpickling errors are of many types
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(
-            f"{path} cannot be read as plain weights ({reason}).",
-            "It may hold pickled objects, which are never run: save its state_dict as safetensors.",
-        ) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        remedy = "Pickled objects are never run: save its state_dict as safetensors."
+        remedy = "" if isinstance(error, SafetensorError | OSError) else remedy
+        raise UsageError(f"{path} cannot be read as weights: {reason}.", remedy) from error
     for key in ("state_dict", "model", "state_dict_ema"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

@@ -15,6 +15,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -60,10 +61,8 @@ class Entry:
         """The defaults of its settings, as far as they are literals."""
         values = {}
         for key, source in self.parameters:
-            try:
+            with suppress(ValueError, SyntaxError):
                 values[key] = ast.literal_eval(source)
-            except (ValueError, SyntaxError):
-                continue
         return values
 
 
@@ -183,9 +182,7 @@ def load(entry: Entry, base: type[T]) -> type[T]:
 
 def source_hash(entry: Entry) -> str:
     """sha256 of the plugin's source file, 16 hex digits; of the module's for an entry point."""
-    path = entry.path
-    if path is None and entry.entry_point is not None:
-        path = _module_file(entry.entry_point)
+    path = _module_file(entry.entry_point) if entry.entry_point else entry.path
     if path is None:
         return "unknown"
     return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()[:16]

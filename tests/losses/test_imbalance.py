@@ -11,7 +11,8 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
-from fusionbench.contract import LOSS_CHECKS, assert_ok, check_loss
+from fusionbench.contract import assert_ok, check_loss
+from fusionbench.contract.loss_contract import LOSS_CHECKS
 from fusionbench.plugin import registry
 from fusionbench.plugin.fusion import Spec, Stage
 from fusionbench.plugin.loss import CombinedLoss, Loss, Output, balanced_weights
