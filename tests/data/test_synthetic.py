@@ -342,10 +342,10 @@ def test_habit_makes_patients_alike() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"noise": 1.5}, "noise: Input should be less than or equal to 1"),
-        ({"patients": 0}, "patients: Input should be greater than or equal to 1"),
-        ({"patients": 2.5}, "patients: Input should be a valid integer"),
-        ({"colour": 1}, "colour: Extra inputs.*It has: seed, patients"),
+        ({"noise": 1.5}, "noise: must be less than or equal to 1"),
+        ({"patients": 0}, "patients: must be greater than or equal to 1"),
+        ({"patients": 2.5}, "patients: must be a valid integer"),
+        ({"colour": 1}, "colour: is not a known field.*It has: seed, patients"),
     ],
 )
 def test_wrong_knobs_are_named(
@@ -374,7 +374,7 @@ def test_ensure_draws_once_and_by_knobs(tmp_path: Path, monkeypatch: pytest.Monk
     # A half-deleted copy is an error of its own kind only for other knobs; without its stamp it is
     # somebody else's folder.
     (root / "generator.json").unlink()
-    with pytest.raises(DataError, match="holds something else"):
+    with pytest.raises(DataError, match="is not empty"):
         ensure(small)
 
 
@@ -405,7 +405,7 @@ def test_an_interrupted_drawing_leaves_nothing(
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("...")
-    with pytest.raises(DataError, match="something else"):
+    with pytest.raises(DataError, match="is not empty"):
         generate(tmp_path, Knobs(patients=2))
     assert [p.name for p in tmp_path.iterdir() if p.suffix != ".lock"] == ["thesis.tex"]
     empty = tmp_path / "empty"

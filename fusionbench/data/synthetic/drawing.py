@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,92 +25,59 @@ SKIN = np.array(
 SIZES = ((80, 80), (96, 80), (80, 96), (72, 72))  # width, height in pixels: one camera each
 
 
-@dataclass(frozen=True)
-class Style:
-    """What all photographs of a patient have in common."""
+def draw_lesion(
+    seed: int, photo: int, patient: int, fitzpatrick: int, lesion: int, core: int, rim: int
+) -> NDArray[np.uint8]:
+    """One photograph, (H, W, 3) RGB; `fitzpatrick` is 1..6, `core` and `rim` are families.
 
-    skin: Floats  # (3,) RGB
-    light: Floats  # (3,) gain per channel
-    gradient: Floats  # (2,) slope of the light across x and y
-    hair: float  # mean number of hairs
-    hair_colour: Floats  # (3,)
-    grain: float  # amplitude of the noise
-    size: tuple[int, int]  # width, height
+    All photographs of a patient share skin, light, hair, grain and size; all of a lesion its shape,
+    which tells nothing about its class. Place, turn, light and grain vary from one to the next.
+    """
+    style, shape, draw = Stream(seed, 5, patient), Stream(seed, 6, lesion), Stream(seed, 7, photo)
+    gain, hairy = style.uniform(2, [0.82, 0], [1.08, 1])
+    skin = SKIN[fitzpatrick - 1] + style.uniform(3, -8, 8)
+    gains = gain * style.uniform(3, 0.94, 1.06)  # per channel
+    slope = style.uniform(2, -0.18, 0.18)  # of the light across x and y
+    hair_colour = style.uniform(1, 20, 110) * np.array([1.0, 0.8, 0.6])
+    (level,) = style.uniform(1, 2, 9)  # of the grain
+    width, height = SIZES[style.pick(1, (0.4, 0.2, 0.2, 0.2))[0]]
 
-
-def style_of(draw: Stream, fitzpatrick: int) -> Style:
-    """The style of a patient of that Fitzpatrick type (1..6)."""
-    gain = draw.uniform(1, 0.82, 1.08)
-    hairy = draw.uniform(1)[0]
-    return Style(
-        skin=SKIN[fitzpatrick - 1] + draw.uniform(3, -8, 8),
-        light=gain * draw.uniform(3, 0.94, 1.06),
-        gradient=draw.uniform(2, -0.18, 0.18),
-        hair=float(10 * hairy * hairy),
-        hair_colour=draw.uniform(1, 20, 110) * np.array([1.0, 0.8, 0.6]),
-        grain=float(draw.uniform(1, 2, 9)[0]),
-        size=SIZES[draw.pick(1, (0.4, 0.2, 0.2, 0.2))[0]],
-    )
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What all photographs of a lesion have in common."""
-
-    rim: float  # mean radius as a share of half the shorter side
-    core: float  # core's radius as a share of the rim's
-    ratio: float  # width to height of the outline
-    waves: Floats  # (4, 2) cosine and sine amplitudes of the outline's harmonics 2..5
-    tint: Floats  # (2, 3) offsets of core's and rim's colour
-
-
-def shape_of(draw: Stream) -> Shape:
-    """The shape of a lesion; tells nothing about its class."""
+    # Radius as a share of half the shorter side, the core's as a share of it, width to height.
+    size, share, ratio = shape.uniform(3, [0.62, 0.52, 0.88], [0.8, 0.64, 1.14])
     falling = np.array([[0.07], [0.05], [0.035], [0.025]])
-    return Shape(
-        rim=float(draw.uniform(1, 0.62, 0.8)[0]),
-        core=float(draw.uniform(1, 0.52, 0.64)[0]),
-        ratio=float(draw.uniform(1, 0.88, 1.14)[0]),
-        waves=draw.uniform(8, -1, 1).reshape(4, 2) * falling,
-        tint=draw.uniform(6, -14, 14).reshape(2, 3),
-    )
+    waves = shape.uniform(8, -1, 1).reshape(4, 2) * falling
+    tint = shape.uniform(6, -14, 14).reshape(2, 3)
 
-
-def draw_lesion(draw: Stream, style: Style, shape: Shape, core: int, rim: int) -> NDArray[np.uint8]:
-    """One photograph, (H, W, 3) RGB: place, turn, light and grain vary from one to the next."""
-    width, height = style.size
     half = min(width, height) / 2
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     x, y = (x + 0.5 - width / 2) / half, (y + 0.5 - height / 2) / half
-    light = 1 + style.gradient[0] * x + style.gradient[1] * y
+    light = 1 + slope[0] * x + slope[1] * y
 
-    shift, scale = draw.uniform(2, -0.1, 0.1), draw.uniform(1, 0.92, 1.08)[0]
+    *shift, scale = draw.uniform(3, [-0.1, -0.1, 0.92], [0.1, 0.1, 1.08])
     turn = draw.uniform(2, -1, 1)
     # Not `turn @ turn`: a BLAS may fuse multiply and add.
     turn = turn / max(float(np.sqrt(turn[0] * turn[0] + turn[1] * turn[1])), 1e-6)
-    u, v = (x - shift[0]) / scale * shape.ratio, (y - shift[1]) / scale / shape.ratio
+    u, v = (x - shift[0]) / scale * ratio, (y - shift[1]) / scale / ratio
     u, v = turn[0] * u - turn[1] * v, turn[1] * u + turn[0] * v
     radius = np.sqrt(u * u + v * v) + 1e-9
-    outline = _outline(u / radius, v / radius, shape.waves)
+    outline = _outline(u / radius, v / radius, waves)
     edge = 2.5 / half
-    in_rim = _step((shape.rim * outline - radius) / edge)
-    in_core = _step((shape.rim * shape.core * (2 - outline) - radius) / edge)
+    in_rim = _step((size * outline - radius) / edge)
+    in_core = _step((size * share * (2 - outline) - radius) / edge)
 
-    image = np.broadcast_to(style.skin, (height, width, 3))
-    for mask, colour in (
-        (in_rim, RIM[rim] + shape.tint[1]),
-        (in_core, CORE[core] + shape.tint[0]),
-    ):
+    image = np.broadcast_to(skin, (height, width, 3))
+    for mask, colour in ((in_rim, RIM[rim] + tint[1]), (in_core, CORE[core] + tint[0])):
         image = image + mask[:, :, None] * (colour - image)
-    hairs = _hairs(draw, x, y, round(style.hair * float(draw.uniform(1, 0.6, 1.4)[0])))
-    image = image + 0.8 * hairs[:, :, None] * (style.hair_colour - image)
-    image = image * (style.light * draw.uniform(1, 0.95, 1.05)) * light[:, :, None]
-    grain = draw.uniform(height * width * 3, -style.grain, style.grain)
+    hairs = _hairs(draw, x, y, round(10 * hairy * hairy * draw.uniform(1, 0.6, 1.4)[0]))
+    image = image + 0.8 * hairs[:, :, None] * (hair_colour - image)
+    image = image * (gains * draw.uniform(1, 0.95, 1.05)) * light[:, :, None]
+    grain = draw.uniform(height * width * 3, -level, level)
     return np.clip(image + grain.reshape(image.shape) + 0.5, 0, 255).astype(np.uint8)
 
 
 def _outline(cos1: Floats, sin1: Floats, waves: Floats) -> Floats:
-    """1 + sum of harmonics 2..5 of the angle, by the addition theorem."""
+    """1 + sum of harmonics 2..5 of the angle, by the addition theorem; `waves` are (4, 2) cosine
+    and sine amplitudes."""
     total, cos, sin = np.ones_like(cos1), cos1, sin1
     for a, b in waves:
         cos, sin = cos * cos1 - sin * sin1, sin * cos1 + cos * sin1

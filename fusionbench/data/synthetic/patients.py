@@ -6,11 +6,13 @@ except `biopsed`, and the thirteen missing columns where the knobs say so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
-from fusionbench.data.synthetic.truth import CLASSES, MALIGNANT, Ints, Stream, Truth
+from fusionbench.data.synthetic.truth import CLASSES, MALIGNANT, Stream, Truth
 
 COLUMNS = [
     "patient_id", "lesion_id", "smoke", "drink", "background_father", "background_mother",
@@ -47,83 +49,68 @@ _YES = {
 _IDLE = {"grew": (0.4, 0.17), "changed": (0.3, 0.17)}  # share of True, of UNK
 _REPEATED = {"itch": 0.003, "hurt": 0.004}  # share of UNK
 
-Row = dict[str, str]
 
-
-def draw_patients(draw: Stream, n: int) -> tuple[list[Row], Ints]:
-    """Patients' answers, and their Fitzpatrick types 1..6. Nothing here depends on a label."""
+def draw_patients(draw: Stream, n: int) -> pd.DataFrame:
+    """One row of answers per patient. Nothing here depends on a label."""
     numbers = 1 + draw.shuffled(max(2 * n, 10))[:n]
-    fitzpatrick = 1 + draw.pick(n, _FITZPATRICK)
-    columns: dict[str, Iterable[str]] = {
-        "patient_id": (f"PAT_{i}" for i in numbers),
-        "age": (str(int(20 + a)) for a in draw.uniform(n, 0, 37) + draw.uniform(n, 0, 37)),
+    skin = 1.0 + draw.pick(n, _FITZPATRICK)
+    age = 20 + (draw.uniform(n, 0, 37) + draw.uniform(n, 0, 37))
+    columns = {
+        "patient_id": [f"PAT_{i}" for i in numbers],
+        "age": age.astype(int),
         "gender": _texts(draw, n, {"FEMALE": 753, "MALE": 741}),
         "background_father": _texts(draw, n, _FATHER),
         "background_mother": _texts(draw, n, _MOTHER),
-        "fitspatrick": (f"{f:.1f}" for f in fitzpatrick),
+        "fitspatrick": skin,
     }
-    for name, share in _YES.items():
-        columns[name] = (str(bool(v)) for v in draw.chance(n, share))
-    keys = list(columns)
-    rows = [dict(zip(keys, r, strict=True)) for r in zip(*columns.values(), strict=True)]
-    return rows, fitzpatrick
+    columns |= {name: draw.chance(n, share) for name, share in _YES.items()}
+    return pd.DataFrame(columns)
 
 
-def draw_lesions(draw: Stream, truth: Truth, patients: list[Row]) -> list[Row]:
-    """Rows of metadata.csv without img_id, one per lesion."""
+def draw_lesions(draw: Stream, truth: Truth, patients: pd.DataFrame) -> pd.DataFrame:
+    """One row per lesion: all columns of metadata.csv but img_id, as text."""
     n = len(truth)
     # Lesion numbers repeat across patients, never within one: the key is (patient, lesion).
     numbers = 1 + draw.shuffled(n) % max(3, (9 * n) // 10)
+    keys: dict[tuple[int, int], None] = {}
+    for patient, number in zip(truth.patient.tolist(), numbers.tolist(), strict=True):
+        while (patient, number) in keys:
+            number += 1
+        keys[patient, number] = None
     first = 2 + np.floor(draw.uniform(n) * draw.uniform(n, 8, 32))
     second = np.maximum(1, np.floor(first * draw.uniform(n, 0.5, 1)))
-    unmeasured = draw.chance(n, 0.01)
-    regions = _texts(draw, n, _REGION)
-    biopsed = draw.chance(n, 0.2)
-    answers = {
-        name: _texts(draw, n, {"True": yes, "False": 1 - yes - unknown, "UNK": unknown})
-        for name, (yes, unknown) in _IDLE.items()
+    measured = ~draw.chance(n, 0.01)
+    columns = {
+        "lesion_id": [number for _, number in keys],
+        "diagnostic": np.array(CLASSES)[truth.label],
+        "region": _texts(draw, n, _REGION),
+        "diameter_1": first * measured,
+        "diameter_2": second * measured,
+        "bleed": truth.malignant,
+        "elevation": truth.core_counts,
+        "biopsed": draw.chance(n, 0.2) | MALIGNANT[truth.label],
     }
+    for name, (yes, unknown) in _IDLE.items():
+        odds = {"True": yes, "False": 1 - yes - unknown, "UNK": unknown}
+        columns[name] = _texts(draw, n, odds)
     for name, unknown in _REPEATED.items():
-        hidden = draw.chance(n, unknown)
-        answers[name] = [
-            "UNK" if h else str(bool(v)) for h, v in zip(hidden, truth.malignant, strict=True)
-        ]
-    rows: list[Row] = []
-    for i in range(n):
-        label = truth.label[i]
-        row = {
-            **patients[truth.patient[i]],
-            "lesion_id": str(numbers[i]),
-            "diagnostic": CLASSES[label],
-            "region": regions[i],
-            "diameter_1": "0.0" if unmeasured[i] else f"{first[i]:.1f}",
-            "diameter_2": "0.0" if unmeasured[i] else f"{second[i]:.1f}",
-            **{name: texts[i] for name, texts in answers.items()},
-            "bleed": str(bool(truth.malignant[i])),
-            "elevation": str(bool(truth.core_counts[i])),
-            "biopsed": str(bool(MALIGNANT[label] or biopsed[i])),
-        }
-        if truth.missing[i]:
-            row.update(dict.fromkeys(BLOCK, ""))
-        rows.append(row)
-    taken: set[tuple[str, str]] = set()
-    for row in rows:
-        while (row["patient_id"], row["lesion_id"]) in taken:
-            row["lesion_id"] = str(int(row["lesion_id"]) + 1)
-        taken.add((row["patient_id"], row["lesion_id"]))
-    return rows
+        columns[name] = np.where(draw.chance(n, unknown), "UNK", truth.malignant.astype(str))
+    table = patients.iloc[truth.patient].reset_index(drop=True).assign(**columns).astype(str)
+    table.loc[truth.missing, BLOCK] = ""
+    return table
 
 
-def image_names(draw: Stream, rows: list[Row]) -> list[str]:
+def image_names(draw: Stream, lesions: pd.DataFrame) -> list[str]:
+    """`PAT_<patient>_<lesion>_<number>.png` of every row, each name once."""
     names: dict[str, None] = {}
-    for row, number in zip(rows, draw.pick(len(rows), (1,) * 999), strict=True):
-        name = f"{row['patient_id']}_{row['lesion_id']}"
-        while f"{name}_{number + 1}.png" in names:
+    numbers = draw.pick(len(lesions), (1,) * 999)
+    keys = lesions["patient_id"] + "_" + lesions["lesion_id"]
+    for key, number in zip(keys, numbers.tolist(), strict=True):
+        while f"{key}_{number + 1}.png" in names:
             number = (number + 1) % 999
-        names[f"{name}_{number + 1}.png"] = None
+        names[f"{key}_{number + 1}.png"] = None
     return list(names)
 
 
-def _texts(draw: Stream, n: int, odds: Mapping[str, float]) -> list[str]:
-    values = list(odds)
-    return [values[i] for i in draw.pick(n, tuple(odds.values()))]
+def _texts(draw: Stream, n: int, odds: Mapping[str, float]) -> NDArray[np.str_]:
+    return np.array(list(odds))[draw.pick(n, tuple(odds.values()))]

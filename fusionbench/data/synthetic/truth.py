@@ -34,6 +34,7 @@ MOST_PATIENTS = 100_000  # about 280,000 photographs; each is drawn
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Bound = float | list[float]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -80,9 +81,12 @@ class Stream:
     def __init__(self, *key: int) -> None:
         self._bits = np.random.PCG64(np.random.SeedSequence(list(key)))
 
-    def uniform(self, n: int, low: float = 0.0, high: float = 1.0) -> Floats:
+    def uniform(self, n: int, low: Bound = 0.0, high: Bound = 1.0) -> Floats:
+        """(n,) in [low, high); a list has one bound per number."""
         words = np.asarray(self._bits.random_raw(n), dtype=np.uint64)
-        return low + (high - low) * ((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+        lows, highs = np.array([low, high], dtype=np.float64)
+        unit: Floats = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return lows + (highs - lows) * unit
 
     def chance(self, n: int, p: float | Floats) -> Bools:
         return self.uniform(n) < p
