@@ -9,9 +9,10 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -26,7 +27,15 @@ from fusionbench.data.paths import unsafe_path
 from fusionbench.errors import DataError, UsageError
 from fusionbench.plugin.registry import unknown_name
 
+
+def _inside(path: str) -> str:
+    if path not in (".", "./") and (reason := unsafe_path(path)):
+        raise ValueError(reason)
+    return path
+
+
 Text = Annotated[str, Field(min_length=1)]
+Inside = Annotated[str, AfterValidator(_inside)]  # a relative path that stays in its folder
 
 
 class _CardPart(BaseModel):
@@ -46,9 +55,9 @@ class DataSource(_CardPart):
 class Files(_CardPart):
     """Files of the dataset, relative to its data folder."""
 
-    metadata: Text
+    metadata: Inside
     # Folders that are searched for images, recursively, in this order.
-    images: tuple[str, ...] = ("images",)
+    images: tuple[Inside, ...] = ("images",)
     # Data may sit one or two folders deeper (archives, mirrors); these names are tried as roots.
     roots: tuple[str, ...] = ()
 
@@ -144,18 +153,19 @@ class Subgroup(_CardPart):
 class ProtocolSpec(_CardPart):
     """How rows are split. The committed file decides; the recipe says how it was made."""
 
-    name: Text
+    name: Annotated[Inside, Field(pattern="^[^/]+$")]  # becomes part of a file's name
     # grouped-kfold: StratifiedGroupKFold by the group key. image-kfold: StratifiedKFold by row.
     # kfold-holdout: StratifiedKFold into folds+1 parts, the last kept as a separate test part.
     # fixed: train / valid / test as published.
     kind: Literal["grouped-kfold", "image-kfold", "kfold-holdout", "fixed"]
     folds: Annotated[int, Field(ge=1, le=1000)] = 5
     seed: int = 0
-    file: str = ""  # relative to the card's folder, e.g. splits/grouped-5fold.csv
+    # Relative to the card's folder, e.g. splits/grouped-5fold.csv; written where it is not there.
+    file: Inside = ""
     sha256: str = ""  # of the file; checked on reading
     # Instead of a file of ours: part -> csv in the user's own data folder whose `index_column`
     # holds 0-based row positions of the metadata file.
-    index_files: dict[Literal["train", "valid", "test"], Text] = {}
+    index_files: dict[Literal["train", "valid", "test"], Inside] = {}
     index_column: str = "indexes"
     # Known leaks, shown on every row: ("patients",) where a patient may be on both sides.
     leaks: tuple[str, ...] = ()
@@ -166,12 +176,16 @@ class ProtocolSpec(_CardPart):
         """How many folds it has."""
         return 1 if self.kind == "fixed" else self.folds
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of parts that a split file may give to a row."""
+        if self.kind == "fixed":
+            return ("train", "valid", "test")
+        holdout = ("holdout",) if self.kind == "kfold-holdout" else ()
+        return (*map(str, range(self.folds)), *holdout)
+
     @model_validator(mode="after")
     def _has_source(self) -> ProtocolSpec:
-        # A split that is not there yet is written to `file`; `name` becomes part of a file's name.
-        for path in (self.name, self.file, *self.index_files.values()):
-            if (path and unsafe_path(path)) or (path is self.name and "/" in path):
-                raise ValueError(f"{path[:80]!r} must be a name or path that stays in its folder")
         if bool(self.file) == bool(self.index_files):
             raise ValueError("a protocol names either `file` or `index_files`")
         if self.index_files and (
@@ -181,6 +195,9 @@ class ProtocolSpec(_CardPart):
         if self.kind != "fixed" and self.folds < 2:
             raise ValueError("folds must be at least 2")
         return self
+
+
+Part = TypeVar("Part", View, ProtocolSpec)
 
 
 class Expect(_CardPart):
@@ -278,20 +295,19 @@ class DatasetCard(_CardPart):
 
     def protocol(self, name: str = "") -> ProtocolSpec:
         """The protocol of that name; "": the default, else the first. Raises UsageError."""
-        specs = {spec.name: spec for spec in self.protocols}
-        name = name or self.default_protocol or next(iter(specs))
-        if name not in specs:
-            raise UsageError(*unknown_name(f"protocol of {self.name}", name, specs))
-        return specs[name]
+        name = name or self.default_protocol or self.protocols[0].name
+        return _named(f"protocol of {self.name}", self.protocols, name)
 
-    def view(self, name: str | None = None) -> View:
-        """The view of that name; the default view for None. Raises DataError."""
-        views = {view.name: view for view in self.views}
-        if name is not None and name not in views:
-            raise DataError(
-                f"Dataset {self.name} has no view {name!r}.", f"It has: {', '.join(views)}."
-            )
-        return self.views[0] if name is None else views[name]
+    def view(self, name: str = "") -> View:
+        """The view of that name; "": the first. Raises UsageError."""
+        return _named(f"view of {self.name}", self.views, name or self.views[0].name)
+
+
+def _named(what: str, parts: tuple[Part, ...], name: str) -> Part:
+    by_name = {part.name: part for part in parts}
+    if name not in by_name:
+        raise UsageError(*unknown_name(what, name, by_name))
+    return by_name[name]
 
 
 def read_card(path: Path) -> DatasetCard:

@@ -19,8 +19,8 @@ def named(config: RunConfig, card: DatasetCard) -> RunConfig:
     columns = input_columns(card, data.columns or None, forbidden=data.allow_forbidden)
     return config.changed(
         dataset=card.name,
-        protocol=data.protocol or card.default_protocol or card.protocols[0].name,
-        view=data.view or card.views[0].name,
+        protocol=data.protocol or card.protocol().name,
+        view=data.view or card.view().name,
         columns=tuple(column.name for column in columns),
     )
 

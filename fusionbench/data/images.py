@@ -14,7 +14,6 @@ from PIL import Image, ImageOps
 
 from fusionbench.config.run_config import Resize
 from fusionbench.data.card import DatasetCard
-from fusionbench.data.paths import unsafe_path
 from fusionbench.data.threads import in_threads
 from fusionbench.errors import DataError
 from fusionbench.progress import SILENT, Progress
@@ -29,15 +28,14 @@ DECODER = "1"
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """The image files below a data root, by lower-case file name and by lower-case stem."""
+    """The image files below a data root, by lower-case stem."""
 
     root: Path
-    by_name: Mapping[str, list[Path]]
     by_stem: Mapping[str, list[Path]]
     skipped_links: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
-        return sum(len(paths) for paths in self.by_name.values())
+        return sum(len(paths) for paths in self.by_stem.values())
 
     def candidates(self, name: str) -> tuple[Path, ...]:
         """Every file that `name` (a file name, or a relative path such as `NEL/NEL025.JPG`) may
@@ -46,15 +44,11 @@ class ImageIndex:
         wanted = PurePosixPath(name)
         if wanted.name in ("", ".."):
             return ()
-        named = [p for p in self.by_name.get(wanted.name.lower(), ()) if _ends_with(p, wanted)]
-        exact = [p for p in named if p.name == wanted.name]
-        if exact or named:
-            return tuple(exact or named)
         stem = wanted.stem if wanted.suffix.lower() in EXTENSIONS else wanted.name
-        bare = wanted.with_name(stem)
-        return tuple(
-            p for p in self.by_stem.get(stem.lower(), ()) if _ends_with(p.with_suffix(""), bare)
-        )
+        alike = [p for p in self.by_stem.get(stem.lower(), ()) if _ends_with(p, wanted)]
+        named = [p for p in alike if p.name.lower() == wanted.name.lower()]
+        exact = [p for p in named if p.name == wanted.name]
+        return tuple(exact or named or alike)
 
 
 def index_images(root: Path, card: DatasetCard) -> ImageIndex:
@@ -62,7 +56,7 @@ def index_images(root: Path, card: DatasetCard) -> ImageIndex:
 
     Links that lead out of `root` are not followed and are listed. An image folder that does not
     exist is passed over: rows without a file are reported where rows are read. Raises DataError
-    where the card names a folder outside of `root`.
+    for a pattern that cannot be used.
     """
     root = root.resolve()
     files: dict[Path, None] = {}
@@ -73,11 +67,10 @@ def index_images(root: Path, card: DatasetCard) -> ImageIndex:
                 skipped.append(folder)
             elif folder.is_dir():
                 files.update(dict.fromkeys(_walk(folder, root, skipped)))
-    by_name, by_stem = defaultdict(list), defaultdict(list)
+    by_stem = defaultdict(list)
     for path in files:
-        by_name[path.name.lower()].append(path)
         by_stem[path.stem.lower()].append(path)
-    return ImageIndex(root, by_name, by_stem, tuple(dict.fromkeys(skipped)))
+    return ImageIndex(root, by_stem, tuple(dict.fromkeys(skipped)))
 
 
 def decode(
@@ -163,11 +156,6 @@ def _rgb(picture: Image.Image, name: str) -> Image.Image:
 def _folders(root: Path, pattern: str, card: DatasetCard) -> list[Path]:
     if pattern in (".", "./"):
         return [root]
-    if reason := unsafe_path(pattern):
-        raise DataError(
-            f"The card of {card.name} names the image folder {pattern[:80]!r}, which {reason}.",
-            "Name folders below the data folder.",
-        )
     try:
         return sorted(root.glob(pattern))
     except (OSError, ValueError, NotImplementedError) as error:

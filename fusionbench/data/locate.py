@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from fusionbench.data.card import DatasetCard, read_card
-from fusionbench.data.paths import given_path, is_file, is_folder, unsafe_path
+from fusionbench.data.paths import given_path, is_file, is_folder
 from fusionbench.errors import DataError, UsageError
 from fusionbench.plugin import registry
 
@@ -51,28 +51,19 @@ def find_data(card: DatasetCard, data: Path | None = None) -> Path:
         from fusionbench.data.synthetic.generate import ensure  # drawing is needed by few
 
         return ensure(card)
-    looked: list[Path] = []
-    for folder, shared in _places(card, data):
-        looked.append(folder)
-        if is_folder(folder):
-            root = _root_in(card, folder, shared)
-            if root is not None:
-                return root
-    raise _absent(card, data, looked)
+    places = _places(card, data)
+    for folder, shared in places:
+        if is_folder(folder) and (root := _root_in(card, folder, shared)):
+            return root
+    raise _absent(card, data, [folder for folder, _ in places])
 
 
-def metadata_file(card: DatasetCard, root: Path) -> Path | None:
-    """The metadata file under `root`, whatever the case of its name; None where there is none.
-
-    Raises DataError where the card names a file outside of `root`.
-    """
-    if reason := unsafe_path(card.files.metadata):
-        raise DataError(
-            f"The card of {card.name} names the metadata file {card.files.metadata[:80]!r}, "
-            f"which {reason}.",
-            "Name a file below the data folder.",
-        )
-    return _find_ignoring_case(root, card.files.metadata)
+def metadata_file(card: DatasetCard, root: Path) -> Path:
+    """The metadata file under `root`, whatever the case of its name. Raises DataError."""
+    path = _find_ignoring_case(root, card.files.metadata)
+    if path is None:
+        raise DataError(f"There is no {card.files.metadata} in {root}.")
+    return path
 
 
 def default_folder(card: DatasetCard) -> Path:
@@ -84,29 +75,22 @@ def default_folder(card: DatasetCard) -> Path:
     return card.folder / "data"
 
 
-def _places(card: DatasetCard, data: Path | None) -> Iterator[tuple[Path, bool]]:
+def _places(card: DatasetCard, data: Path | None) -> list[tuple[Path, bool]]:
     """(folder, whether it may hold other datasets too), in the order of search."""
-    if data is not None:
-        # An explicit folder is the only one: falling back would use other data in silence.
-        base = given_path(data)
-        yield base / card.name, False
-        yield base, False
-        return
-    if os.environ.get("FUSIONBENCH_DATA"):
-        base = given_path(os.environ["FUSIONBENCH_DATA"])
-        yield base / card.name, False
-        yield base, True
-    yield default_folder(card), False
-    yield card.folder, True
+    places: list[tuple[Path, bool]] = []
+    if named := data or os.environ.get("FUSIONBENCH_DATA"):
+        base = given_path(named)
+        places = [(base / card.name, False), (base, data is None)]
+    if data is None:  # otherwise falling back would use other data in silence
+        places += [(default_folder(card), False), (card.folder, True)]
+    return places
 
 
 def _root_in(card: DatasetCard, folder: Path, shared: bool) -> Path | None:
     """The root at `folder` or below. In a shared folder only subfolders of known names count."""
-    if metadata_file(card, folder):
+    if path := _find_ignoring_case(folder, card.files.metadata):
         # A folder of another dataset's in the same layout would be read by mistake otherwise.
-        if shared and not _header_fits(card, folder):
-            return None
-        return folder
+        return folder if not shared or _header_fits(card, path) else None
     names = {_plain(n) for n in (card.name, card.title, *card.files.roots)}
     foreign = {_plain(n) for n in registry.dataset_cards()} - names
     level = [folder]
@@ -116,15 +100,20 @@ def _root_in(card: DatasetCard, folder: Path, shared: bool) -> Path | None:
         if shared:
             below = [child for child in below if _plain(child.name) in names]
         below.sort(key=lambda child: (_plain(child.name) not in names, str(child)))
-        found = [c for c in below if metadata_file(card, c) and _header_fits(card, c)]
-        if len(found) > 1 and _plain(found[0].name) not in names:
+        roots = [
+            child
+            for child in below
+            if (path := _find_ignoring_case(child, card.files.metadata))
+            and _header_fits(card, path)
+        ]
+        if len(roots) > 1 and _plain(roots[0].name) not in names:
             raise DataError(
-                f"{folder} holds {len(found)} folders that look like {card.name}: "
-                f"{', '.join(str(f) for f in found[:5])}.",
+                f"{folder} holds {len(roots)} folders that look like {card.name}: "
+                f"{', '.join(map(str, roots[:5]))}.",
                 "Name one of them with --data.",
             )
-        if found:
-            return found[0]
+        if roots:
+            return roots[0]
         level, shared = below, False
     return None
 
@@ -153,9 +142,7 @@ def _find_ignoring_case(root: Path, relative: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _header_fits(card: DatasetCard, root: Path) -> bool:
-    path = metadata_file(card, root)
-    assert path is not None
+def _header_fits(card: DatasetCard, path: Path) -> bool:
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             header = file.readline(65536)

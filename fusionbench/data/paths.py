@@ -22,7 +22,7 @@ def unsafe_path(name: str) -> str:
         return "is an absolute path"
     parts = name.split("/")
     if ".." in parts:
-        return "leaves the image folder"
+        return "leaves its folder"
     return "" if set(parts) - {"", "."} else "is empty"
 
 

@@ -140,8 +140,6 @@ def _inspect(
 ) -> tuple[PrepareReport, Table | None]:
     """The report, and the table of the default view where the data can be used as it is."""
     path = metadata_file(card, root)
-    if path is None:
-        raise DataError(f"There is no {card.files.metadata} in {root}.")
     report = PrepareReport(card.name, found=True, root=str(root))
     try:
         frame, problems = read_rows(path)

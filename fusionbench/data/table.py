@@ -91,11 +91,9 @@ def load_table(
     `photographs="optional"` keeps every row, whether or not its photograph is there (`pictured`
     says which): for audits, not for training. Its fingerprint is never that of a table to train on.
     """
-    names = (view,) if isinstance(view, str) or view is None else tuple(view)
+    names = (view or "",) if isinstance(view, str) or view is None else view
     views = tuple(card.view(name).name for name in names)
     path = metadata_file(card, root)
-    if path is None:
-        raise DataError(f"There is no {card.files.metadata} in {root}.")
     frame, problems = read_rows(path)
     problems += check_rows(card, frame, path, views)
     if problems:

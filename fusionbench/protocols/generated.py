@@ -19,6 +19,7 @@ from fusionbench.errors import DataError
 
 Ints = NDArray[np.int64]
 Values = Sequence[Any] | NDArray[Any]  # one entry per row: class names or numbers, group keys
+INNER = 5  # parts that training rows are cut into, one of which validates
 
 
 def make_split(
@@ -54,29 +55,26 @@ def make_split(
     return {str(i): str(p) for i, p in zip(ids, part, strict=True)}
 
 
-def inner_split(
-    train: Ints, labels: Values, groups: Values | None, seed: int, fraction: float = 1 / 5
-) -> tuple[Ints, Ints]:
+def inner_split(train: Ints, labels: Values, groups: Values | None, seed: int) -> tuple[Ints, Ints]:
     """(fit, valid) positions out of `train`: stratified, and no group in both where there are
     groups. `labels` and `groups` are those of the whole table.
 
-    `valid` is the first part of round(1 / fraction) that leaves every class something to fit.
+    `valid` is the first part of INNER that leaves every class something to fit.
     Raises DataError where the training rows are too few to be cut.
     """
     train = np.asarray(train, dtype=np.int64)
-    y, parts = np.asarray(labels)[train], round(1 / fraction)
+    y = np.asarray(labels)[train]
     keys = np.arange(len(train)) if groups is None else np.asarray(groups)[train]
     keys = np.unique(keys, return_inverse=True)[1]
-    if parts < 2 or len(np.unique(keys)) < parts:
+    if (n := len(np.unique(keys))) < INNER:
         raise DataError(
-            f"{len(np.unique(keys))} groups of training rows cannot be cut into {parts} parts for "
-            "an inner validation.",
+            f"{n} groups of training rows cannot be cut into {INNER} for an inner validation.",
             "Use --select last.",
         )
     with warnings.catch_warnings():
         # A class with fewer members than parts is missing from some; that is checked below.
         warnings.simplefilter("ignore", UserWarning)
-        cut: Any = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
+        cut: Any = StratifiedGroupKFold(INNER, shuffle=True, random_state=seed)
         try:
             pairs = list(cut.split(train, y, keys))
         except ValueError as error:

@@ -22,7 +22,6 @@ from fusionbench.plugin.registry import builtin_root
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols.generated import Ints, Values, make_split
 from fusionbench.protocols.splitfile import (
-    check_fit,
     hash_of,
     read_indexes,
     read_split,
@@ -79,19 +78,16 @@ def load_protocol(
     ids = [str(i) for i in ids]
     if spec.index_files:
         parts, source = read_indexes(card, spec, root), ", ".join(spec.index_files.values())
-        remedy = "Restore the files of the original download."
+    elif path := _locate(card, spec, ids, labels, groups, complete, progress):
+        parts, source = read_split(path, spec), str(path)
     else:
-        path = _locate(card, spec, ids, labels, groups, complete, progress)
-        if path is None:
-            parts, source, remedy = make_split(spec, ids, labels, groups), "the new split", ""
-        else:
-            parts, source = read_split(path, spec), str(path)
-            remedy = (
-                "Restore the file as it was published."
-                if spec.sha256
-                else "If the dataset has changed, delete the file and it is made anew; its results "
-                "cannot be compared with the old ones."
-            )
+        parts, source = make_split(spec, ids, labels, groups), "the new split"
+    remedy = (
+        "Restore the files as they were published."
+        if spec.index_files or spec.sha256
+        else "If the dataset has changed, delete the file and it is made anew; its results cannot "
+        "be compared with the old ones."
+    )
     digest = hash_of(parts)
     if spec.sha256 and digest != spec.sha256:
         raise DataError(
@@ -99,7 +95,17 @@ def load_protocol(
             f"{digest[:16]}, the card says {spec.sha256[:16]}.",
             remedy,
         )
-    check_fit(parts, ids, complete, source, remedy)
+    odd = dict.fromkeys((i for i in ids if i not in parts), "not in the split")
+    if complete:
+        odd |= dict.fromkeys(sorted(set(parts) - set(ids)), "not in the table")
+    if odd:
+        some = "; ".join(f"{i} is {what}" for i, what in [*odd.items()][:4])
+        raise DataError(
+            f"{source} was made for other rows ({len(odd)} differ): {some}"
+            f"{'; …' if len(odd) > 4 else '.'}",
+            remedy,
+            [{"file": source, "id": i, "problem": what} for i, what in odd.items()],
+        )
     protocol = Split(spec, digest[:16], _folds(spec, parts, ids), spec.leaks)
     for fold in protocol.folds:
         if not len(fold.train) or not len(fold.test):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from fusionbench.data.card import DatasetCard, ProtocolSpec
@@ -36,7 +36,7 @@ def read_split(path: Path, spec: ProtocolSpec) -> dict[str, str]:
     frame, problems = read_rows(path)
     if list(frame) != HEADER:
         raise DataError(f"The split file {path} does not begin with the header {','.join(HEADER)}.")
-    known = _part_names(spec)
+    known = spec.parts
     fits = frame["part"].isin(known)
     text = f"no such part; known: {', '.join(known)}"
     problems += [
@@ -53,10 +53,7 @@ def read_indexes(card: DatasetCard, spec: ProtocolSpec, root: Path | None) -> di
     """id -> part from files of row positions in the user's own copy of the data."""
     if root is None:
         raise DataError(f"The protocol {spec.name} of {card.name} needs the data folder.")
-    path = metadata_file(card, root)
-    if path is None:
-        raise DataError(f"There is no {card.files.metadata} in {root}.")
-    ids = read_rows(path)[0][card.id_column].tolist()
+    ids = read_rows(metadata_file(card, root))[0][card.id_column].tolist()
     remedy = "Restore the files of the original download."
     parts: dict[str, str] = {}
     for part, name in spec.index_files.items():
@@ -75,36 +72,6 @@ def read_indexes(card: DatasetCard, spec: ProtocolSpec, root: Path | None) -> di
         if problems:
             raise bad_rows(root / name, problems, remedy)
     return parts
-
-
-def check_fit(
-    parts: Mapping[str, str], ids: Sequence[str], complete: bool, source: str, remedy: str
-) -> None:
-    """Raises DataError where a row of the table has no part, or a part no row."""
-    odd = {"not in the split": [i for i in ids if i not in parts]}
-    odd["not in the table"] = sorted(set(parts) - set(ids)) if complete else []
-    if any(odd.values()):
-        some = [
-            f"{len(rows)} {what} ({', '.join(rows[:3])}{', …' if len(rows) > 3 else ''})"
-            for what, rows in odd.items()
-            if rows
-        ]
-        raise DataError(
-            f"{source} was made for other rows: {' and '.join(some)}.",
-            remedy,
-            [
-                {"file": source, "id": i, "problem": what}
-                for what, rows in odd.items()
-                for i in rows
-            ],
-        )
-
-
-def _part_names(spec: ProtocolSpec) -> tuple[str, ...]:
-    if spec.kind == "fixed":
-        return ("train", "valid", "test")
-    numbers = tuple(str(k) for k in range(spec.folds))
-    return (*numbers, "holdout") if spec.kind == "kfold-holdout" else numbers
 
 
 def _text(parts: Mapping[str, str]) -> str:

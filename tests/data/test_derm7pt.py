@@ -15,7 +15,7 @@ from fusionbench.data.encoder import MetadataEncoder
 from fusionbench.data.locate import find_data, open_card
 from fusionbench.data.prepare import verify
 from fusionbench.data.table import load_table
-from fusionbench.errors import DataError
+from fusionbench.errors import DataError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_the_dermoscopic_photograph_by_default_the_clinical_by_option(whole, car
     assert both.images == {**derm.images, **clinic.images}
     assert derm.ids.tolist() == meta["case_num"].tolist()
     assert len(set(derm.groups)) == 1011  # no patient is named: every case is its own
-    with pytest.raises(DataError, match="dermoscopic, clinical"):
+    with pytest.raises(UsageError, match="dermoscopic, clinical"):
         load_table(card, root, view="histology")
 
 

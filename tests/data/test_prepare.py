@@ -120,7 +120,7 @@ def test_every_problem_is_in_one_list(pebbles, card):
     expected = [
         (2, "unknown class"),
         (3, "not a number"),
-        (4, "leaves the image folder"),
+        (4, "leaves its folder"),
         (1, "column is missing"),
         (None, "photograph is missing"),
         (None, "p06.png is damaged"),

@@ -75,7 +75,7 @@ def test_every_offending_row_is_listed_and_nothing_is_written(pebbles, snapshot,
     assert found[4, "file"] == "duplicate id: also in row 3"
     assert found[5, "grams"] == found[11, "grams"] == "is not a number"
     assert "0 to 500" in found[6, "grams"]
-    assert found[7, "file"] == "leaves the image folder"
+    assert found[7, "file"] == "leaves its folder"
     assert "granite, slate" in found[8, "rock"]
     assert "neither True nor False" in found[9, "wet"]
     assert "patient" in found[10, "beach"]
