@@ -87,6 +87,15 @@ def cache_folder(given: Path | None = None) -> Path:
     return Path(user_cache_dir("fusionbench", appauthor=False))
 
 
+@contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """An OSError in the block becomes a DataError: `path` cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
 class Memory(Generic[T]):
     """A JSON file of results that cost time to compute: text -> T.
 

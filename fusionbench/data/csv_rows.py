@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from fusionbench.errors import DataError
+from fusionbench.files import reading
 
 Problem = dict[str, object]
 
@@ -29,7 +30,7 @@ def read_rows(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
     lines: list[int] = []
     problems: list[Problem] = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
             _check_header(path, header)
@@ -53,8 +54,6 @@ def read_rows(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
             f"{path} is not a readable csv file: line {reader.line_num}: {error}.",
             "Check the quotation marks around that line.",
         ) from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
     if not records and not problems:
         raise DataError(f"{path} has a header but no rows.")
     index = pd.Index(lines, dtype="int64")

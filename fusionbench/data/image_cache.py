@@ -1,12 +1,10 @@
 """Decoded photographs on disk: decode once, map into memory ever after.
 
 One file of uint8 rows per (files, size, resize policy), named after a hash of the files' contents
-and of everything that decides their pixels. A manifest beside it holds a checksum per row; it is
-written last, so a cache without a manifest is not one, and every row is checked on opening
-(crc32 in threads: about as fast as reading the file, which training does next anyway).
-
-While a cache is built, a journal holds the checksum of every finished row. After an interruption
-finished rows that still have their checksum are kept.
+and of everything that decides their pixels. Beside it lies the crc32 of every finished row. Every
+row is checked on opening (in threads: about as fast as reading the file, which training does next
+anyway), and rows that are missing or damaged are decoded: a build that was interrupted goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -14,11 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import PIL
@@ -27,25 +26,12 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from fusionbench.config.run_config import Resize
 from fusionbench.data.images import DECODER, decode
 from fusionbench.data.paths import plain_name
-from fusionbench.data.threads import in_threads
+from fusionbench.data.threads import refused
 from fusionbench.errors import DataError
-from fusionbench.files import cache_folder, write_atomically
+from fusionbench.files import cache_folder, reading
 from fusionbench.progress import SILENT, Progress
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class ImageCache:
-    """`array`: read-only uint8 (n, size, size, 3), RGB, in the order of the paths given."""
-
-    array: np.ndarray
-    path: Path
-    key: str
-    built: bool  # False: it was there already
-
-    def __len__(self) -> int:
-        return len(self.array)
 
 
 def open_or_build(
@@ -58,34 +44,55 @@ def open_or_build(
     cache_dir: Path | None = None,
     workers: int | None = None,
     progress: Progress = SILENT,
-) -> ImageCache:
-    """The decoded photographs of one view: `paths` with the sha256 of each (Table.images and
-    Table.digests), `size` in pixels. `name` only makes the file recognisable.
+) -> np.memmap:
+    """The decoded photographs of one view, in order: uint8 (n, size, size, 3), RGB, read-only.
 
-    A second process that wants the same cache waits for the first. A damaged or cut-off file is
-    built anew. Raises DataError listing every photograph that does not decode or that changed
-    since its digest was taken; OSError problems (disk full) as DataError too.
+    `paths` with the sha256 of each (Table.images and Table.digests), `size` in pixels. `name` only
+    makes the file recognisable.
+
+    A second process that wants the same cache waits for the first. Raises DataError listing every
+    photograph that does not decode or that changed since its digest was taken; OSError problems
+    (disk full) as DataError too.
     """
     key = cache_key(digests, size, resize)
-    folder = cache_folder(cache_dir) / "images"
+    data = cache_folder(cache_dir) / "images" / f"{plain_name(name)}-{size}-{key}.u8"
     shape = (len(paths), size, size, 3)
-    target = folder / f"{plain_name(name)}-{size}-{key}.u8"
+
+    def build_row(i: int) -> None:
+        """Decode and write one row."""
+        with reading(paths[i].name):
+            contents = paths[i].read_bytes()
+        if hashlib.sha256(contents).hexdigest() != digests[i]:
+            raise DataError(f"{paths[i].name} changed while it was read.")
+        row = decode(contents, size, resize=resize, name=paths[i].name).tobytes()
+        # Plain writes, not the memory map: a full disk is then an error, not a crash.
+        os.pwrite(file.fileno(), row, i * len(row))
+        sums[i] = _checksum(row)
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(target.with_suffix(".lock"), progress):
-            array = _open(target, key, shape, workers, progress)
-            if array is not None:
-                return ImageCache(array, target, key, built=False)
-            _build(target, key, shape, paths, digests, resize, workers, progress)
-            array = _open(target, key, shape, workers, progress)
+        data.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(data.with_suffix(".lock"), progress):
+            sums = _finished(data, shape, workers, progress)
+            if todo := {i: paths[i] for i in np.flatnonzero(sums == 0).tolist()}:
+                with data.open("r+b") as file:
+                    problems = refused(
+                        build_row, todo, "decoding photographs", workers=workers, progress=progress
+                    )
+                if problems:
+                    raise DataError(
+                        f"{len(problems)} of {len(paths)} photographs could not be decoded; the "
+                        f"first: {problems[0]['problem']}",
+                        "Replace those files; `fusionbench data verify` checks all of them.",
+                        problems,
+                    )
+                if (checksums(_mapped(data, shape), workers) != sums).any():
+                    raise DataError(f"{data} does not keep what is written.", "Check the disk.")
+            return _mapped(data, shape)
     except OSError as error:
         raise DataError(
-            f"The image cache in {folder} cannot be used: {error.strerror or error}.",
+            f"The image cache in {data.parent} cannot be used: {error.strerror or error}.",
             "Free space there, or set $FUSIONBENCH_CACHE to another folder.",
         ) from error
-    if array is None:
-        raise DataError(f"{target} does not keep what is written to it.", "Check the disk.")
-    return ImageCache(array, target, key, built=True)
 
 
 def cache_key(digests: Sequence[str], size: int, resize: Resize = "squash") -> str:
@@ -98,18 +105,16 @@ def find_caches(
     digests: Sequence[str], *, cache_dir: Path | None = None
 ) -> tuple[dict[str, object], ...]:
     """The finished caches of those photographs: path, size, resize, bytes."""
-    found: list[dict[str, object]] = []
-    for manifest in sorted((cache_folder(cache_dir) / "images").glob("*.json")):
-        raw = _manifest(manifest)
-        size, resize = raw.get("size"), raw.get("resize")
-        data = manifest.with_suffix(".u8")
-        if not isinstance(size, int) or not data.is_file():
-            continue
-        if raw.get("key") == cache_key(digests, size, "crop" if resize == "crop" else "squash"):
-            found.append(
-                {"path": str(data), "size": size, "resize": resize, "bytes": data.stat().st_size}
-            )
-    return tuple(found)
+    caches: list[dict[str, object]] = []
+    for data in sorted((cache_folder(cache_dir) / "images").glob("*.u8")):
+        named, sums = re.fullmatch(r".*-(\d+)-([0-9a-f]{16})", data.stem), _sums(data)
+        if named and len(sums) == len(digests) and sums.all():
+            size, key = int(named[1]), named[2]
+            for resize in get_args(Resize):
+                if key == cache_key(digests, size, resize):
+                    facts = {"size": size, "resize": resize, "bytes": data.stat().st_size}
+                    caches.append({"path": str(data), **facts})
+    return tuple(caches)
 
 
 def _locked(path: Path, progress: Progress) -> AcquireReturnProxy[FileLock]:
@@ -121,25 +126,32 @@ def _locked(path: Path, progress: Progress) -> AcquireReturnProxy[FileLock]:
         return lock.acquire(timeout=-1)
 
 
-def _open(
-    target: Path, key: str, shape: tuple[int, ...], workers: int | None, progress: Progress
-) -> np.ndarray | None:
-    """The finished cache, every row checked; None where there is none or it is damaged."""
-    manifest = target.with_suffix(".json")
-    if not manifest.is_file():
-        return None
-    raw = _manifest(manifest)
-    sums = raw.get("crc32")
-    whole = raw.get("key") == key and isinstance(sums, list) and len(sums) == shape[0]
-    if whole and target.is_file() and target.stat().st_size == int(np.prod(shape)):
-        array = _mapped(target, shape)
-        if checksums(array, workers).tolist() == sums:
-            return array
-        del array
-    progress.note(f"The image cache {target.name} is damaged and is built anew.")
-    manifest.unlink(missing_ok=True)
-    target.unlink(missing_ok=True)
-    return None
+def _finished(
+    data: Path, shape: tuple[int, ...], workers: int | None, progress: Progress
+) -> np.ndarray:
+    """uint32 (n,), mapped to the file beside `data`: the checksum of every row that has it, else 0.
+    Both files exist afterwards."""
+    logged, beside = _sums(data), data.with_suffix(".crc32")
+    with data.open("ab") as file:
+        file.truncate(int(np.prod(shape)))
+    sums = np.zeros(shape[0], dtype=np.uint32)
+    if len(logged) == len(sums) and logged.any():
+        sums = np.where(logged == checksums(_mapped(data, shape), workers), logged, 0)
+        if damaged := int((sums != logged).sum()):
+            progress.note(f"{damaged} rows of {data.name} are damaged and are decoded again.")
+        elif not sums.all():
+            n = np.count_nonzero(sums)
+            progress.note(f"{n} of {shape[0]} photographs were decoded before.")
+    if not np.array_equal(sums, logged):
+        beside.write_bytes(sums.tobytes())
+    return np.memmap(beside, dtype=np.uint32, mode="r+")
+
+
+def _sums(data: Path) -> np.ndarray:
+    try:
+        return np.fromfile(data.with_suffix(".crc32"), dtype=np.uint32)
+    except OSError:
+        return np.zeros(0, dtype=np.uint32)
 
 
 def checksums(array: np.ndarray, workers: int | None = None) -> np.ndarray:
@@ -147,91 +159,13 @@ def checksums(array: np.ndarray, workers: int | None = None) -> np.ndarray:
     rows = array.reshape(len(array), -1)
     blocks = np.array_split(np.arange(len(rows)), (workers or os.cpu_count() or 1) * 4)
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        parts = pool.map(lambda block: [zlib.crc32(rows[i]) for i in block], blocks)
+        parts = pool.map(lambda block: [_checksum(rows[i]) for i in block], blocks)
         return np.array([crc for part in parts for crc in part], dtype=np.uint32)
 
 
-def _build(
-    target: Path,
-    key: str,
-    shape: tuple[int, ...],
-    paths: Sequence[Path],
-    digests: Sequence[str],
-    resize: Resize,
-    workers: int | None,
-    progress: Progress,
-) -> None:
-    part, journal = target.with_suffix(".part"), target.with_suffix(".journal")
-    sums = _resume(part, journal, shape, workers)
-    todo = np.flatnonzero(sums == 0).tolist()
-    if len(todo) < shape[0]:
-        progress.note(f"{shape[0] - len(todo)} of {shape[0]} photographs were decoded before.")
-
-    def build_row(i: int) -> str:
-        """Decode and write one row; returns why not."""
-        try:
-            row = _pixels(paths[i], digests[i], shape[1], resize).tobytes()
-        except DataError as error:
-            return error.message
-        # Plain writes, not the memory map: a full disk is then an error, not a crash.
-        os.pwrite(data.fileno(), row, i * len(row))
-        sums[i] = zlib.crc32(row)
-        return ""
-
-    with part.open("r+b") as data:
-        reasons = in_threads(
-            build_row, todo, "decoding photographs", "img", workers=workers, progress=progress
-        )
-        problems: list[dict[str, object]] = [
-            {"file": str(paths[i]), "problem": reason}
-            for i, reason in zip(todo, reasons, strict=True)
-            if reason
-        ]
-    if problems:
-        raise DataError(
-            f"{len(problems)} of {shape[0]} photographs could not be decoded; the first: "
-            f"{problems[0]['problem']}",
-            "Replace those files; `fusionbench data verify` checks all of them.",
-            problems,
-        )
-    manifest = {"key": key, "size": shape[1], "resize": resize, "crc32": sums.tolist()}
-    part.replace(target)
-    write_atomically(target.with_suffix(".json"), json.dumps(manifest))
-    journal.unlink(missing_ok=True)
+def _checksum(row: Any) -> int:
+    return zlib.crc32(row) or 1  # 0 stands for a row that is not there
 
 
-def _resume(part: Path, journal: Path, shape: tuple[int, ...], workers: int | None) -> np.ndarray:
-    """The journal, mapped: uint32 (n,), crc32 of every finished row, else 0. What an interrupted
-    build left counts as far as its rows still have their checksum. Both files exist afterwards."""
-    sums = np.zeros(shape[0], dtype=np.uint32)
-    total = int(np.prod(shape))
-    if part.is_file() and journal.is_file():
-        logged = np.fromfile(journal, dtype=np.uint32)
-        if logged.shape == sums.shape and part.stat().st_size == total:
-            sums = np.where(logged == checksums(_mapped(part, shape), workers), logged, sums)
-    with part.open("ab") as file:
-        file.truncate(total)
-    journal.write_bytes(sums.tobytes())
-    return np.memmap(journal, dtype=np.uint32, mode="r+")
-
-
-def _pixels(path: Path, digest: str, size: int, resize: Resize) -> np.ndarray:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path.name} cannot be read: {error.strerror or error}.") from None
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise DataError(f"{path.name} changed while it was read.")
-    return decode(data, size, resize=resize, name=path.name)
-
-
-def _manifest(path: Path) -> dict[str, object]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return raw if isinstance(raw, dict) else {}
-
-
-def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.memmap:
     return np.memmap(path, dtype=np.uint8, mode="r", shape=shape)

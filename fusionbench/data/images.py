@@ -14,8 +14,9 @@ from PIL import Image, ImageOps
 
 from fusionbench.config.run_config import Resize
 from fusionbench.data.card import DatasetCard
-from fusionbench.data.threads import in_threads
+from fusionbench.data.threads import refused
 from fusionbench.errors import DataError
+from fusionbench.files import reading
 from fusionbench.progress import SILENT, Progress
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -92,36 +93,18 @@ def decode(
     return np.asarray(picture, dtype=np.uint8)
 
 
-def verify_images(
-    paths: Sequence[Path], *, progress: Progress = SILENT, workers: int | None = None
-) -> list[dict[str, object]]:
+def verify_images(paths: Sequence[Path], *, progress: Progress = SILENT) -> list[dict[str, object]]:
     """Decode every file in full; one problem per file that does not open."""
-
-    def why(path: Path) -> str:
-        try:
-            _open(path, None)
-        except DataError as error:
-            return error.message
-        return ""
-
-    reasons = in_threads(
-        why, paths, "opening photographs", "img", workers=workers, progress=progress
-    )
-    return [
-        {"file": str(path), "problem": reason}
-        for path, reason in zip(paths, reasons, strict=True)
-        if reason
-    ]
+    files = dict(zip(paths, paths, strict=True))
+    return refused(lambda path: _open(path, None), files, "opening photographs", progress=progress)
 
 
 def _open(source: Path | bytes, least: int | None, name: str = "") -> Image.Image:
     """Decoded, upright RGB. `least`: both sides may be reduced to this while decoding."""
     if isinstance(source, Path):
         name = name or source.name
-        try:
+        with reading(name):
             source = source.read_bytes()
-        except OSError as error:
-            raise DataError(f"{name} cannot be read: {error.strerror or error}.") from None
     if not source:
         raise DataError(f"{name} is empty.")
     try:

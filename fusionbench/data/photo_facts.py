@@ -15,9 +15,8 @@ import numpy as np
 from PIL import Image, ImageStat
 
 from fusionbench.data.images import DECODER, FORMATS, decode
-from fusionbench.data.threads import in_threads
-from fusionbench.errors import DataError
-from fusionbench.files import Memory, cache_folder
+from fusionbench.data.threads import remembered
+from fusionbench.files import Memory, cache_folder, reading
 from fusionbench.progress import SILENT, Progress
 
 VERSION = 1  # of the facts; a change reads the photographs again
@@ -59,37 +58,26 @@ def photo_facts(
     *,
     name: str,
     cache_dir: Path | None = None,
-    workers: int | None = None,
     progress: Progress = SILENT,
 ) -> list[PhotoFacts]:
     """The facts of every file, in order; `digests` are the sha256 of the files (Table.digests).
 
-    Remembered below the cache folder by content, one file per `name` (that of the dataset). The
-    result does not depend on the number of workers. Raises DataError for an unreadable file.
+    Remembered below the cache folder by content, one file per `name` (that of the dataset). Raises
+    DataError for an unreadable file.
     """
     index = cache_folder(cache_dir) / "photo-facts" / f"{name}-v{VERSION}-{DECODER}.json"
+    items = dict(zip(digests, paths, strict=True))
     memory = Memory(index, PhotoFacts)
-    known = memory.read()
-    todo = {d: p for p, d in zip(paths, digests, strict=True) if d not in known}
-    if todo:
-        facts = in_threads(
-            facts_of, [*todo.values()], "looking at photographs", "img",
-            workers=workers, progress=progress,
-        )  # fmt: skip
-        fresh = dict(zip(todo, facts, strict=True))
-        known = known | fresh
-        memory.add(fresh, progress)
-    return [known[d] for d in digests]
+    facts = remembered(memory, facts_of, items, "looking at photographs", "img", progress=progress)
+    return [facts[digest] for digest in digests]
 
 
 def facts_of(path: Path) -> PhotoFacts:
     """Decode one file. Raises DataError where it is unreadable or no image."""
     import imagehash
 
-    try:
+    with reading(path):
         raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
     pixels = decode(raw, SIDE, name=path.name)
     with Image.open(io.BytesIO(raw), formats=FORMATS) as header:
         width, height = header.size

@@ -88,7 +88,7 @@ class NetworkStudy(Study):
                 name=f"{self.table.card.name}-{self.view}",
                 workers=workers,
                 progress=progress,
-            ).array
+            )
         with warnings.catch_warnings():  # torch warns of read-only memory; nobody writes to it
             warnings.simplefilter("ignore", UserWarning)
             return torch.from_numpy(array)

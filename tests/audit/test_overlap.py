@@ -98,11 +98,10 @@ def _blurred(path):
     return path.with_name("b.png")
 
 
-def test_facts_are_remembered_and_do_not_depend_on_workers(plot, tmp_path, monkeypatch):
+def test_facts_are_remembered(plot, tmp_path, monkeypatch):
     table = plot(patients=12).table()
     paths, digests = table.images["clinical"], table.digests["clinical"]
-    one = photo_facts(paths, digests, name="x", cache_dir=tmp_path / "1", workers=1)
-    assert one == photo_facts(paths, digests, name="x", cache_dir=tmp_path / "3", workers=3)
+    one = photo_facts(paths, digests, name="x", cache_dir=tmp_path / "1")
     monkeypatch.setattr("fusionbench.data.photo_facts.facts_of", None)  # nothing is decoded again
     assert one == photo_facts(paths, digests, name="x", cache_dir=tmp_path / "1")
     assert all(isinstance(f, PhotoFacts) for f in one)

@@ -90,4 +90,4 @@ def test_a_made_up_dataset_needs_a_card_and_no_code(tmp_path):
     ]
     for view in table.views:
         cache = open_or_build(table.images[view], table.digests[view], 8, name=f"leaves-{view}")
-        assert (cache.array == np.stack([decode(p, 8) for p in table.images[view]])).all()
+        assert (cache == np.stack([decode(p, 8) for p in table.images[view]])).all()
