@@ -15,12 +15,12 @@ from fusionbench.config.run_config import Resize
 from fusionbench.data import image_cache as cache
 from fusionbench.data.archive import unpack, unpack_inner
 from fusionbench.data.card import DatasetCard
-from fusionbench.data.csv_rows import Problem, read_rows
+from fusionbench.data.csv_rows import Problem
 from fusionbench.data.digests import file_digests
-from fusionbench.data.images import index_images, verify_images
-from fusionbench.data.locate import default_folder, find_data, metadata_file
-from fusionbench.data.schema import check_rows, unlisted_columns
-from fusionbench.data.table import Table, load_table, match_images
+from fusionbench.data.images import verify_images
+from fusionbench.data.locate import default_folder, find_data
+from fusionbench.data.schema import unlisted_columns
+from fusionbench.data.table import Table, load_table, read_dataset
 from fusionbench.errors import DataError
 from fusionbench.files import new_folder
 from fusionbench.progress import SILENT, Progress
@@ -139,25 +139,20 @@ def _inspect(
     card: DatasetCard, root: Path, *, pixels: bool, cache_dir: Path | None, progress: Progress
 ) -> tuple[PrepareReport, Table | None]:
     """The report, and the table of the default view where the data can be used as it is."""
-    path = metadata_file(card, root)
     report = PrepareReport(card.name, found=True, root=str(root))
     try:
-        frame, problems = read_rows(path)
+        reading = read_dataset(card, root, [view.name for view in card.views])
     except DataError as error:
-        only: Problem = {"file": path.name, "problem": error.message, "fix": error.remedy}
+        only: Problem = {"problem": error.message, "fix": error.remedy}
         return replace(report, problems=(only,)), None
-    problems += check_rows(card, frame, path, tuple(view.name for view in card.views))
-    fits = not problems
+    frame, missing, problems = reading.frame, reading.missing, [*reading.problems]
     notes = [f"column not in the card: {name}" for name in unlisted_columns(card, frame)]
-    index = index_images(root, card)
-    views = tuple(v.name for v in card.views if v.column in frame)
-    found, missing, doubts = match_images(card, views, frame, index, path)
-    problems += doubts
     problems += [{"file": name, "problem": "photograph is missing"} for name in missing]
-    files = list(dict.fromkeys(p for paths in found.values() for p in paths if p is not None))
-    if len(index) > len(files):
-        notes.append(f"{len(index) - len(files)} image file(s) belong to no row")
-    notes += [f"link not followed: {link}" for link in index.skipped_links]
+    pictured = [path for paths in reading.files.values() for path in paths if path]
+    files = list(dict.fromkeys(pictured))
+    if len(reading.index) > len(files):
+        notes.append(f"{len(reading.index) - len(files)} image file(s) belong to no row")
+    notes += [f"link not followed: {link}" for link in reading.index.skipped_links]
     if pixels:
         problems += verify_images(files, progress=progress)
         notes += _copies(files, root, cache_dir, progress)
@@ -167,30 +162,31 @@ def _inspect(
     expected = [("rows", len(frame), card.expect.rows), ("groups", groups, card.expect.groups)]
     expected += [(f"class {name}", counts[name], n) for name, n in card.expect.classes.items()]
     problems += [
-        {"file": path.name, "value": have, "problem": f"{have} {what}, expected {want}"}
+        {"file": reading.path.name, "value": have, "problem": f"{have} {what}, expected {want}"}
         for what, have, want in expected
         if want is not None and have != want
     ]
     table = None
-    if fits and not doubts and len(missing) < len(frame) * len(views):
+    caches: tuple[dict[str, object], ...] = ()
+    if not reading.problems and len(missing) < len(frame) * len(card.views):
         try:
             table = load_table(card, root, allow_missing_images=True, cache_dir=cache_dir)
+            caches = cache.find_caches(table.digests[table.views[0]], cache_dir=cache_dir)
         except DataError as error:
             problems.append({"problem": error.message, "fix": error.remedy})
     report = replace(
         report,
         rows=len(frame),
         groups=groups,
-        images_found=sum(p is not None for paths in found.values() for p in paths),
+        images_found=len(pictured),
         images_missing=len(missing),
         classes=classes,
+        fingerprint=table.fingerprint if table else "",
+        caches=caches,
         problems=tuple(problems),
         notes=tuple(notes),
         checked_pixels=pixels,
     )
-    if table is not None:
-        caches = cache.find_caches(table.digests[table.views[0]], cache_dir=cache_dir)
-        report = replace(report, fingerprint=table.fingerprint, caches=caches)
     return report, table
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ _BOOLEAN["0.0"] = "False"
 
 
 def check_rows(
-    card: DatasetCard, frame: pd.DataFrame, path: Path, views: tuple[str, ...]
+    card: DatasetCard, frame: pd.DataFrame, path: Path, views: Sequence[str]
 ) -> list[Problem]:
     """Everything in `frame` (text, from read_rows) that does not fit the card: all of it, sorted
     by row. An empty list: it fits. A photograph must be named in the views that are used."""
@@ -79,7 +79,7 @@ def number(column: Column, cell: str, unknown: tuple[str, ...]) -> float:
 Fault = Callable[[str], str]  # what is wrong with a cell; "" where nothing is
 
 
-def _checks(card: DatasetCard, views: tuple[str, ...]) -> Iterator[tuple[str, Fault]]:
+def _checks(card: DatasetCard, views: Sequence[str]) -> Iterator[tuple[str, Fault]]:
     """The columns that must be there, and what their cells may not be."""
     yield card.id_column, lambda cell: "" if cell else "is empty: every row needs an id"
     for view in card.views:

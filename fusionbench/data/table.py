@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Literal
 
@@ -57,13 +58,10 @@ class Table:
         """Those rows (positions or a mask), in that order. The fingerprint stays that of the
         whole: a fold is part of the same data."""
         chosen = np.arange(len(self))[indices]
+        arrays = ("ids", "labels", "groups", "lesions", "rows")
         return replace(
             self,
-            ids=self.ids[chosen],
-            labels=self.labels[chosen],
-            groups=self.groups[chosen],
-            lesions=self.lesions[chosen],
-            rows=self.rows[chosen],
+            **{name: getattr(self, name)[chosen] for name in arrays},
             metadata=self.metadata.iloc[chosen].reset_index(drop=True),
             images={view: tuple(paths[i] for i in chosen) for view, paths in self.images.items()},
             digests={view: tuple(all_[i] for i in chosen) for view, all_ in self.digests.items()},
@@ -91,29 +89,26 @@ def load_table(
     `photographs="optional"` keeps every row, whether or not its photograph is there (`pictured`
     says which): for audits, not for training. Its fingerprint is never that of a table to train on.
     """
-    names = (view or "",) if isinstance(view, str) or view is None else view
-    views = tuple(card.view(name).name for name in names)
-    path = metadata_file(card, root)
-    frame, problems = read_rows(path)
-    problems += check_rows(card, frame, path, views)
-    if problems:
-        raise bad_rows(path, problems, CORRECT)
+    chosen = (view or "",) if isinstance(view, str) or view is None else view
+    views = tuple(card.view(name).name for name in chosen)
+    reading = read_dataset(card, root, views)
+    frame, missing = reading.frame, reading.missing
+    if reading.problems:
+        raise bad_rows(reading.path, reading.problems, CORRECT)
     extra = unlisted_columns(card, frame)
     if extra:
-        progress.note(f"{path.name} has columns that the card does not name: {', '.join(extra)}.")
-    index = index_images(root, card)
-    found, missing, doubts = match_images(card, views, frame, index, path)
-    if doubts:
-        raise bad_rows(path, doubts, CORRECT)
+        names = ", ".join(extra)
+        progress.note(f"{reading.path.name} has columns that the card does not name: {names}.")
     optional = photographs == "optional"
     if missing and not (allow_missing_images or optional):
-        raise missing_photographs(card, index, missing, len(frame))
-    keep = np.array([optional or all(row) for row in zip(*found.values(), strict=True)], dtype=bool)
+        raise _missing_photographs(reading)
+    pictured = [all(row) for row in zip(*reading.files.values(), strict=True)]
+    keep = np.array(pictured, dtype=bool) | optional
     if not keep.any():
         raise DataError(f"Not one photograph of {card.title} is in {root}.", _looked_in(card))
     images = {
-        name: tuple(p or ABSENT for p, kept in zip(paths, keep, strict=True) if kept)
-        for name, paths in found.items()
+        name: tuple(path or ABSENT for path in compress(paths, keep))
+        for name, paths in reading.files.items()
     }
     there = list(dict.fromkeys(p for paths in images.values() for p in paths if p != ABSENT))
     contents = file_digests(there, root=root, cache_dir=cache_dir, progress=progress)
@@ -140,47 +135,60 @@ def load_table(
     return replace(table, fingerprint=_fingerprint(table, photographs))
 
 
-def match_images(
-    card: DatasetCard,
-    views: Sequence[str],
-    frame: pd.DataFrame,
-    index: ImageIndex,
-    path: Path,
-) -> tuple[dict[str, list[Path | None]], list[str], list[Problem]]:
-    """(files per view and row, names without a file, names that mean several different files)."""
-    found: dict[str, list[Path | None]] = {}
-    missing: list[str] = []
-    doubts: list[Problem] = []
+@dataclass(frozen=True)
+class Reading:
+    """The csv of a dataset, and which file is the photograph of which row."""
+
+    card: DatasetCard
+    path: Path  # of the csv
+    frame: pd.DataFrame  # as read_rows gives it
+    index: ImageIndex
+    files: dict[str, list[Path | None]]  # view -> one per row
+    missing: list[str]  # names in the csv that have no file
+    # What does not fit the card, and names that mean several different files.
+    problems: list[Problem]
+
+
+def read_dataset(card: DatasetCard, root: Path, views: Sequence[str]) -> Reading:
+    """Read the dataset at `root`; problems of rows are listed, not raised. Raises DataError where
+    there is no csv that can be read."""
+    path = metadata_file(card, root)
+    frame, problems = read_rows(path)
+    problems += check_rows(card, frame, path, views)
+    index = index_images(root, card)
+    reading = Reading(card, path, frame, index, {}, [], problems)
     for view in views:
         column = card.view(view).column
-        taken: dict[Path, int] = {}
-        found[view] = []
+        if column not in frame:
+            continue
+        taken: dict[Path, tuple[int, str]] = {}
+        paths = reading.files[view] = []
         for row, name in cells(frame, column):
             options = index.candidates(name)
             if len(options) > 1 and len({p.read_bytes() for p in options}) > 1:
                 where = ", ".join(str(p.relative_to(index.root)) for p in options)
-                doubts.append(problem(path, row, column, name, f"several files: {where}"))
-            chosen = options[0] if options else None
-            found[view].append(chosen)
-            if chosen is None:
-                missing.append(name)
-            elif column == card.id_column and taken.setdefault(chosen, row) != row:
-                text = f"the same file as row {taken[chosen]}: {chosen.name}"
-                doubts.append(problem(path, row, column, name, text))
-    return found, missing, doubts
+                problems.append(problem(path, row, column, name, f"several files: {where}"))
+            paths.append(options[0] if options else None)
+            if not options:
+                reading.missing.append(name)
+                continue
+            first, same = taken.setdefault(options[0], (row, name))
+            if column == card.id_column and name != same:  # equal names are listed as equal ids
+                text = f"the same file as row {first}: {options[0].name}"
+                problems.append(problem(path, row, column, name, text))
+    return reading
 
 
-def missing_photographs(
-    card: DatasetCard, index: ImageIndex, missing: list[str], rows: int
-) -> DataError:
-    names = list(dict.fromkeys(missing))
+def _missing_photographs(reading: Reading) -> DataError:
+    card, index = reading.card, reading.index
+    names = list(dict.fromkeys(reading.missing))
     some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     links = ""
     if index.skipped_links:
         links = f" Links that leave the folder are not followed: {index.skipped_links[0]}."
     return DataError(
-        f"{len(names)} photographs of {card.title} are missing (of {rows} rows; {len(index)} image "
-        f"files in {index.root}): {some}.{links}",
+        f"{len(names)} photographs of {card.title} are missing (of {len(reading.frame)} rows; "
+        f"{len(index)} image files in {index.root}): {some}.{links}",
         f"{_looked_in(card)} Add them, or run on the rest with --allow-missing-images; its results "
         "are never ranked beside those on the whole set.",
         [{"file": name, "problem": "missing"} for name in names],

@@ -50,7 +50,6 @@ class Split:
     spec: ProtocolSpec
     split_hash: str  # 16 hex digits of `hash_of` the whole file, also where images are missing
     folds: tuple[Fold, ...]
-    leaks: tuple[str, ...] = ()
 
 
 def load_protocol(
@@ -106,7 +105,7 @@ def load_protocol(
             remedy,
             [{"file": source, "id": i, "problem": what} for i, what in odd.items()],
         )
-    protocol = Split(spec, digest[:16], _folds(spec, parts, ids), spec.leaks)
+    protocol = Split(spec, digest[:16], _folds(spec, parts, ids))
     for fold in protocol.folds:
         if not len(fold.train) or not len(fold.test):
             raise DataError(
@@ -143,15 +142,14 @@ def split_of(
     )
 
 
-def overlap(protocol: Split, groups: Values, part: str = "test") -> tuple[int, ...]:
-    """Per fold, how many groups are both in training or validation and in `part` ("test" or the
-    name of an extra part). Any key does: patients, lesions."""
+def overlap(protocol: Split, groups: Values) -> tuple[int, ...]:
+    """Per fold, how many groups are both in training or validation and in test. Any key does:
+    patients, lesions."""
     keys = np.asarray(groups)
     counts = []
     for fold in protocol.folds:
         seen = fold.train if fold.valid is None else np.concatenate([fold.train, fold.valid])
-        held = fold.test if part == "test" else fold.extra[part]
-        counts.append(len(set(keys[seen].tolist()) & set(keys[held].tolist())))
+        counts.append(len({*keys[seen].tolist()} & {*keys[fold.test].tolist()}))
     return tuple(counts)
 
 

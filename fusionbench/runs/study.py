@@ -154,8 +154,8 @@ class Study:
     def flags(self) -> tuple[str, ...]:
         """What a reader must know about the row."""
         flags = [] if self.uses_images else ["control: no image"]
-        if self.protocol.leaks:
-            flags.append(f"leaky: {', '.join(self.protocol.leaks)}")
+        if self.protocol.spec.leaks:
+            flags.append(f"leaky: {', '.join(self.protocol.spec.leaks)}")
         if self.uses_images and self.config.training.select == "test-best":
             flags.append("optimistic: test-best")
         if not self.table.complete:
