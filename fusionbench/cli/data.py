@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.filesize import decimal
 
 from fusionbench.cli.options import data_option, json_option, plugins_option
 from fusionbench.config.wording import plural
@@ -127,9 +126,7 @@ def _facts(report: PrepareReport) -> dict[str, object]:
         "photographs": photographs,
         "classes": ", ".join(f"{name} {n:,}" for name, n in report.classes.items()),
         "fingerprint": report.fingerprint,
-        "cache": ", ".join(
-            f"{c['size']} px {c['resize']}, {decimal(int(str(c['bytes'])))}" for c in report.caches
-        ),
+        "cache": report.cache,
         "notes": "\n".join(notes),
     }
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -60,12 +59,7 @@ def read_rows(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
     return pd.DataFrame(records, columns=header, index=index, dtype=object), problems
 
 
-def cells(frame: pd.DataFrame, column: str) -> Iterator[tuple[int, str]]:
-    """(line of the file, text) of the cells of a column."""
-    return zip(frame.index.tolist(), frame[column].tolist(), strict=True)
-
-
-def problem(path: Path, row: int | None, column: str, value: object, text: str) -> Problem:
+def problem(path: Path, row: object, column: str, value: object, text: str) -> Problem:
     """One finding, in the form that the command line prints as a table."""
     return {
         "file": path.name,

@@ -12,12 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import PIL
@@ -101,22 +100,6 @@ def cache_key(digests: Sequence[str], size: int, resize: Resize = "squash") -> s
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def find_caches(
-    digests: Sequence[str], *, cache_dir: Path | None = None
-) -> tuple[dict[str, object], ...]:
-    """The finished caches of those photographs: path, size, resize, bytes."""
-    caches: list[dict[str, object]] = []
-    for data in sorted((cache_folder(cache_dir) / "images").glob("*.u8")):
-        named, sums = re.fullmatch(r".*-(\d+)-([0-9a-f]{16})", data.stem), _sums(data)
-        if named and len(sums) == len(digests) and sums.all():
-            size, key = int(named[1]), named[2]
-            for resize in get_args(Resize):
-                if key == cache_key(digests, size, resize):
-                    facts = {"size": size, "resize": resize, "bytes": data.stat().st_size}
-                    caches.append({"path": str(data), **facts})
-    return tuple(caches)
-
-
 def _locked(path: Path, progress: Progress) -> AcquireReturnProxy[FileLock]:
     lock = FileLock(path)
     try:
@@ -131,7 +114,8 @@ def _finished(
 ) -> np.ndarray:
     """uint32 (n,), mapped to the file beside `data`: the checksum of every row that has it, else 0.
     Both files exist afterwards."""
-    logged, beside = _sums(data), data.with_suffix(".crc32")
+    beside = data.with_suffix(".crc32")
+    logged = np.fromfile(beside, np.uint32) if beside.is_file() else np.zeros(0, np.uint32)
     with data.open("ab") as file:
         file.truncate(int(np.prod(shape)))
     sums = np.zeros(shape[0], dtype=np.uint32)
@@ -145,13 +129,6 @@ def _finished(
     if not np.array_equal(sums, logged):
         beside.write_bytes(sums.tobytes())
     return np.memmap(beside, dtype=np.uint32, mode="r+")
-
-
-def _sums(data: Path) -> np.ndarray:
-    try:
-        return np.fromfile(data.with_suffix(".crc32"), dtype=np.uint32)
-    except OSError:
-        return np.zeros(0, dtype=np.uint32)
 
 
 def checksums(array: np.ndarray, workers: int | None = None) -> np.ndarray:

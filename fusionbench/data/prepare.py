@@ -5,24 +5,21 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from fusionbench.config.run_config import Resize
-from fusionbench.data import image_cache as cache
 from fusionbench.data.archive import unpack, unpack_inner
 from fusionbench.data.card import DatasetCard
 from fusionbench.data.csv_rows import Problem
 from fusionbench.data.digests import file_digests
+from fusionbench.data.image_cache import open_or_build
 from fusionbench.data.images import verify_images
 from fusionbench.data.locate import default_folder, find_data
 from fusionbench.data.schema import unlisted_columns
 from fusionbench.data.table import Table, load_table, read_dataset
-from fusionbench.errors import DataError
-from fusionbench.files import new_folder
+from fusionbench.errors import DataError, UsageError
 from fusionbench.progress import SILENT, Progress
 
 
@@ -39,7 +36,7 @@ class PrepareReport:
     images_missing: int = 0
     classes: dict[str, int] = field(default_factory=dict)
     fingerprint: str = ""  # of the default view; "" where the data cannot be used as it is
-    caches: tuple[dict[str, object], ...] = ()
+    cache: str = ""  # the file of decoded photographs that `prepare` made or found
     problems: tuple[Problem, ...] = ()  # each with at least `problem`
     notes: tuple[str, ...] = ()  # worth knowing, not wrong
     checked_pixels: bool = False  # every photograph was decoded in full
@@ -59,7 +56,6 @@ def prepare(
     dest: Path | None = None,
     *,
     image_size: int = 224,
-    resize: Resize = "squash",
     cache_dir: Path | None = None,
     progress: Progress = SILENT,
 ) -> PrepareReport:
@@ -67,35 +63,37 @@ def prepare(
     cache of the default view where nothing is wrong but missing photographs.
 
     An archive is unpacked to `dest` (default: locate.default_folder). A folder is used where it
-    is, or copied to `dest` if that is given. Raises DataError where the source cannot be read or
-    holds no such dataset; what is wrong inside the dataset is in the report.
+    is. Raises DataError where the source cannot be read or holds no such dataset; what is wrong
+    inside the dataset is in the report.
     """
     source = Path(source)
     if not source.exists():
         raise DataError(f"There is no archive or folder at {source}.")
-    target = dest or source
+    target = source
     if source.is_file():
         target = dest or default_folder(card)
         unpack(source, target, accept=partial(_check_holds, card, source), progress=progress)
+    elif dest is not None:
+        raise UsageError(
+            f"{source} is a folder, which is used where it is; --to is for archives.",
+            "Leave out --to, or copy the folder first.",
+        )
     else:
-        if dest is not None:
-            _copy(source, dest)
         unpack_inner(target, progress=progress)
     root = find_data(card, target)
     report, table = _inspect(card, root, pixels=True, cache_dir=cache_dir, progress=progress)
     if table is None:
         return report
     view = table.views[0]
-    cache.open_or_build(
+    array = open_or_build(
         table.images[view],
         table.digests[view],
         image_size,
-        resize=resize,
         name=f"{card.name}-{view}",  # as a run names it, so that it is found again
         cache_dir=cache_dir,
         progress=progress,
     )
-    return replace(report, caches=cache.find_caches(table.digests[view], cache_dir=cache_dir))
+    return replace(report, cache=str(array.filename))
 
 
 def verify(
@@ -167,11 +165,9 @@ def _inspect(
         if want is not None and have != want
     ]
     table = None
-    caches: tuple[dict[str, object], ...] = ()
     if not reading.problems and len(missing) < len(frame) * len(card.views):
         try:
             table = load_table(card, root, allow_missing_images=True, cache_dir=cache_dir)
-            caches = cache.find_caches(table.digests[table.views[0]], cache_dir=cache_dir)
         except DataError as error:
             problems.append({"problem": error.message, "fix": error.remedy})
     report = replace(
@@ -182,7 +178,6 @@ def _inspect(
         images_missing=len(missing),
         classes=classes,
         fingerprint=table.fingerprint if table else "",
-        caches=caches,
         problems=tuple(problems),
         notes=tuple(notes),
         checked_pixels=pixels,
@@ -197,18 +192,3 @@ def _copies(files: list[Path], root: Path, cache_dir: Path | None, progress: Pro
     for path, digest in zip(files, digests, strict=True):
         same.setdefault(digest, []).append(path.name)
     return [f"same photograph: {', '.join(names)}" for names in same.values() if len(names) > 1]
-
-
-def _copy(source: Path, dest: Path) -> None:
-    """Copy a folder without its links; `dest` appears only when all of it is there."""
-    if dest.resolve().is_relative_to(source.resolve()):
-        raise DataError(f"{dest} lies inside {source}.", "Name a folder outside of it.")
-
-    def links(folder: str, names: list[str]) -> list[str]:
-        return [name for name in names if (Path(folder) / name).is_symlink()]
-
-    try:
-        with new_folder(dest) as folder:
-            shutil.copytree(source, folder, ignore=links, dirs_exist_ok=True)
-    except (OSError, shutil.Error) as error:
-        raise DataError(f"{source} cannot be copied to {dest}: {error}.") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from fusionbench.data.card import Column, DatasetCard
-from fusionbench.data.csv_rows import Problem, cells, problem
+from fusionbench.data.csv_rows import Problem, problem
 from fusionbench.data.paths import unsafe_path
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -31,8 +31,8 @@ def check_rows(
             continue
         # Each distinct text is looked at once.
         faults = {cell: fault for cell in frame[name].unique() if (fault := fault_of(cell))}
-        bad = frame[frame[name].isin(faults.keys())]
-        problems += [problem(path, row, name, cell, faults[cell]) for row, cell in cells(bad, name)]
+        bad = frame[name][frame[name].isin(faults.keys())]
+        problems += [problem(path, row, name, cell, faults[cell]) for row, cell in bad.items()]
     if card.id_column in frame:
         problems += _repeated(frame[card.id_column], path)
     unique = {(p["row"], p["column"], p["problem"]): p for p in problems}

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from fusionbench.data.card import DatasetCard
-from fusionbench.data.csv_rows import Problem, bad_rows, cells, problem, read_rows
+from fusionbench.data.csv_rows import Problem, bad_rows, problem, read_rows
 from fusionbench.data.digests import file_digests
 from fusionbench.data.images import ImageIndex, index_images
 from fusionbench.data.locate import metadata_file
@@ -161,9 +161,9 @@ def read_dataset(card: DatasetCard, root: Path, views: Sequence[str]) -> Reading
         column = card.view(view).column
         if column not in frame:
             continue
-        taken: dict[Path, tuple[int, str]] = {}
+        taken: dict[Path, tuple[object, str]] = {}
         paths = reading.files[view] = []
-        for row, name in cells(frame, column):
+        for row, name in frame[column].items():
             options = index.candidates(name)
             if len(options) > 1 and len({p.read_bytes() for p in options}) > 1:
                 where = ", ".join(str(p.relative_to(index.root)) for p in options)

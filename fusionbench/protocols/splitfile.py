@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fusionbench.data.card import DatasetCard, ProtocolSpec
-from fusionbench.data.csv_rows import bad_rows, cells, problem, read_rows
+from fusionbench.data.csv_rows import bad_rows, problem, read_rows
 from fusionbench.data.locate import metadata_file
 from fusionbench.errors import DataError
 from fusionbench.files import write_atomically
@@ -40,10 +40,10 @@ def read_split(path: Path, spec: ProtocolSpec) -> dict[str, str]:
     fits = frame["part"].isin(known)
     text = f"no such part; known: {', '.join(known)}"
     problems += [
-        problem(path, row, "part", part, text) for row, part in cells(frame[~fits], "part")
+        problem(path, row, "part", part, text) for row, part in frame["part"][~fits].items()
     ]
     twice = frame[fits][frame[fits]["id"].duplicated()]
-    problems += [problem(path, row, "id", i, "the id repeats") for row, i in cells(twice, "id")]
+    problems += [problem(path, row, "id", i, "the id repeats") for row, i in twice["id"].items()]
     if problems:
         raise bad_rows(path, problems, "Restore the file.")
     return dict(zip(frame["id"], frame["part"], strict=True))
@@ -60,7 +60,7 @@ def read_indexes(card: DatasetCard, spec: ProtocolSpec, root: Path | None) -> di
         frame, problems = read_rows(root / name)
         if spec.index_column not in frame:
             raise DataError(f"{root / name} has no column {spec.index_column!r}.", remedy)
-        for row, text in cells(frame, spec.index_column):
+        for row, text in frame[spec.index_column].items():
             where = int(text) if text.isdecimal() and len(text) < 10 else len(ids)
             reason = "" if where < len(ids) else f"no row position below {len(ids)}"
             if not reason and ids[where] in parts:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from made_up_data import Notes, photo
 
 from fusionbench.data import image_cache as cache
-from fusionbench.data.image_cache import cache_key, find_caches, open_or_build
+from fusionbench.data.image_cache import cache_key, open_or_build
 from fusionbench.data.images import decode
 from fusionbench.errors import DataError
 
@@ -123,7 +122,6 @@ def interrupted(photos, monkeypatch, after):
 
 def test_an_interrupted_build_is_no_cache_and_goes_on_where_it_stopped(photos, monkeypatch):
     interrupted(photos, monkeypatch, after=6)
-    assert find_caches(photos[1]) == ()
     notes, calls = Notes(), decoded(monkeypatch)
     resumed = open_or_build(*photos, 12, workers=1, progress=notes)
     assert (resumed == expected(photos[0], 12)).all()
@@ -153,7 +151,6 @@ def test_photographs_that_do_not_decode_or_changed_are_all_named(photos):
     found = {p["file"]: str(p["problem"]) for p in caught.value.problems}
     assert set(found) == {str(paths[i]) for i in (3, 5, 7)}
     assert "changed" in found[str(paths[3])] and "5.png" in found[str(paths[5])]
-    assert find_caches(digests) == ()
 
 
 def _build(args):
@@ -175,16 +172,6 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(photos, tmp_p
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="FUSIONBENCH_CACHE"):
         open_or_build(*photos, 12, cache_dir=tmp_path / "file")
-
-
-def test_finished_caches_are_listed(photos):
-    open_or_build(*photos, 12)
-    open_or_build(*photos, 8, resize="crop")
-    found = {(c["size"], c["resize"], c["bytes"]) for c in find_caches(photos[1])}
-    assert found == {(12, "squash", 10 * 12 * 12 * 3), (8, "crop", 10 * 8 * 8 * 3)}
-    assert find_caches(photos[1][1:]) == ()
-    shutil.rmtree(cache.cache_folder())
-    assert find_caches(photos[1]) == ()
 
 
 def test_any_number_of_views_can_be_cached_side_by_side(photos):

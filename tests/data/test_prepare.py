@@ -15,7 +15,7 @@ from fusionbench.data.archive import unpack
 from fusionbench.data.locate import find_data, open_card
 from fusionbench.data.prepare import prepare, status, verify
 from fusionbench.data.table import load_table
-from fusionbench.errors import DataError
+from fusionbench.errors import DataError, UsageError
 
 EXPECT = "\n[expect]\nrows = 12\ngroups = 3\nclasses = { flat = 4, round = 4, odd = 4 }\n"
 
@@ -65,7 +65,7 @@ def test_an_archive_becomes_a_checked_dataset_with_a_cache(pebbles, card, tmp_pa
         0,
     )
     assert report.classes == {"flat": 4, "round": 4, "odd": 4}
-    assert [c["size"] for c in report.caches] == [10]
+    assert Path(report.cache).stat().st_size == 12 * 300
     root = find_data(card)  # found without being told where: it is where data belongs
     assert root.is_relative_to(card.folder / "data")
     original = load_table(card, pebbles.folder)
@@ -76,16 +76,13 @@ def test_an_archive_becomes_a_checked_dataset_with_a_cache(pebbles, card, tmp_pa
         prepare(card, source, image_size=10)
 
 
-def test_a_folder_is_used_where_it_is_or_copied(pebbles, card, tmp_path, snapshot):
+def test_a_folder_is_used_where_it_is(pebbles, card, tmp_path, snapshot):
     before = snapshot(pebbles.folder)
     here = prepare(card, pebbles.folder, image_size=10)
     assert here.ok and Path(here.root) == pebbles.folder
-    copied = prepare(card, pebbles.folder, tmp_path / "copy", image_size=10)
-    assert copied.ok and Path(copied.root) == tmp_path / "copy"
-    assert copied.fingerprint == here.fingerprint
     assert snapshot(pebbles.folder) == before
-    with pytest.raises(DataError, match="inside"):
-        prepare(card, pebbles.folder, pebbles.folder / "sub", image_size=10)
+    with pytest.raises(UsageError, match="--to is for archives"):
+        prepare(card, pebbles.folder, tmp_path / "copy", image_size=10)
 
 
 def test_inner_archives_of_an_unpacked_download_are_unpacked_once(pebbles, card, tmp_path):
@@ -146,7 +143,7 @@ def test_status_says_what_is_there_without_decoding(pebbles, card, monkeypatch):
     assert str(card.folder / "data") in str(absent.problems[0]["problem"])
     monkeypatch.setattr("fusionbench.data.prepare.verify_images", None)
     here = status(card, pebbles.folder)
-    assert here.ok and here.images_found == 12 and here.caches == () and not here.checked_pixels
+    assert here.ok and here.images_found == 12 and here.cache == "" and not here.checked_pixels
     (pebbles.folder / "photos" / "p05.png").unlink()
     partly = status(card, pebbles.folder)
     assert partly.found and not partly.ok and partly.images_missing == 1
@@ -157,7 +154,7 @@ def test_prepare_builds_the_cache_of_what_is_there(pebbles, card):
     (pebbles.folder / "photos" / "p05.png").unlink()
     report = prepare(card, pebbles.folder, image_size=10)
     assert not report.ok and report.images_missing == 1
-    assert [c["bytes"] for c in report.caches] == [11 * 300]
+    assert Path(report.cache).stat().st_size == 11 * 300
 
 
 def test_a_wrong_archive_leaves_nothing_behind(pebbles, card, tmp_path):
