@@ -190,9 +190,8 @@ class MetadataEncoder:
             text = self._text(cells)
             text = text.where(text != "", state.get("fill", ""))
             categories = state["categories"]
-            codes = pd.Index(categories, dtype=object).get_indexer(pd.Index(text))[
-                :, None
-            ]  # -1: none of them
+            # -1: none of the categories
+            codes = pd.Index(categories, dtype=object).get_indexer(pd.Index(text))[:, None]
             if self.encoding == "onehot":
                 features = codes == np.arange(len(categories))
             else:

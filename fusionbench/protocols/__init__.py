@@ -6,11 +6,13 @@ from fusionbench.protocols.generated import inner_split, make_split
 from fusionbench.protocols.split import (
     Fold,
     Split,
+    hash_of,
     load_protocol,
     overlap,
+    read_split,
     split_of,
+    write_split,
 )
-from fusionbench.protocols.splitfile import hash_of, read_split, write_split
 
 __all__ = [
     "Fold",
