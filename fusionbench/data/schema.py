@@ -46,34 +46,34 @@ def unlisted_columns(card: DatasetCard, frame: pd.DataFrame) -> tuple[str, ...]:
     return tuple(name for name in frame.columns if name and name not in known)
 
 
-def canonical(column: Column, cell: str, unknown: tuple[str, ...]) -> str | None:
-    """A cell of a categorical or boolean column as it is used: None for an empty one, unknown
-    marks as they are, aliases resolved, booleans as 'True' / 'False'.
+def value_of(column: Column, cell: str, unknown: Sequence[str]) -> str | float | None:
+    """A cell as it is used, aliases resolved.
 
-    Raises ValueError for a boolean that is none.
-    """
-    if cell == "":
-        return None
-    cell = column.aliases.get(cell, cell)
-    if column.kind != "boolean" or cell in unknown:
-        return cell
-    if cell.lower() not in _BOOLEAN:
-        raise ValueError(cell)
-    return _BOOLEAN[cell.lower()]
-
-
-def number(column: Column, cell: str, unknown: tuple[str, ...]) -> float:
-    """A cell of a numeric column; NaN for an empty one and for an unknown mark.
-
-    Raises ValueError for what is no finite decimal number ('nan', '1_000' and '5,0' are none).
+    Numeric: a float, NaN for an empty cell and for an unknown mark. Otherwise text, None for an
+    empty cell, unknown marks as they are, booleans as 'True' / 'False'. Raises ValueError that says
+    why the card does not allow it; 'nan', '1_000' and '5,0' are no numbers.
     """
     cell = column.aliases.get(cell, cell)
-    if cell == "" or cell in unknown:
-        return math.nan
-    value = float(cell) if _NUMBER.fullmatch(cell) else math.inf
-    if not math.isfinite(value):
-        raise ValueError(cell)
-    return value
+    if column.kind == "numeric":
+        if cell in ("", *unknown):
+            return math.nan
+        value = float(cell) if _NUMBER.fullmatch(cell) else math.inf
+        if not math.isfinite(value):
+            raise ValueError("is not a number")
+        low = -math.inf if column.minimum is None else column.minimum
+        high = math.inf if column.maximum is None else column.maximum
+        if not low <= value <= high:
+            raise ValueError(f"out of range ({low:g} to {high:g})")
+        return value
+    if cell in ("", *unknown):
+        return cell or None
+    if column.kind == "boolean":
+        if cell.lower() not in _BOOLEAN:
+            raise ValueError("is neither True nor False")
+        return _BOOLEAN[cell.lower()]
+    if column.values and cell not in column.values:
+        raise ValueError(f"unknown value (known: {', '.join(column.values)})")
+    return cell
 
 
 Fault = Callable[[str], str]  # what is wrong with a cell; "" where nothing is
@@ -95,31 +95,12 @@ def _checks(card: DatasetCard, views: Sequence[str]) -> Iterator[tuple[str, Faul
         yield column.name, partial(_fault, column, card.unknown)
 
 
-def _fault(column: Column, unknown: tuple[str, ...], cell: str) -> str:
+def _fault(column: Column, unknown: Sequence[str], cell: str) -> str:
     try:
-        if column.kind == "numeric":
-            value = number(column, cell, unknown)
-            low = -math.inf if column.minimum is None else column.minimum
-            high = math.inf if column.maximum is None else column.maximum
-            return f"out of range ({_span(column)})" if value < low or value > high else ""
-        text = canonical(column, cell, unknown)
-    except ValueError:
-        return "is not a number" if column.kind == "numeric" else "is neither True nor False"
-    if (
-        column.kind == "boolean"
-        or not column.values
-        or text in (None, "", *column.values, *unknown)
-    ):
-        return ""
-    return f"unknown value (known: {', '.join(column.values)})"
-
-
-def _span(column: Column) -> str:
-    if column.maximum is None:
-        return f"at least {column.minimum:g}"
-    if column.minimum is None:
-        return f"at most {column.maximum:g}"
-    return f"{column.minimum:g} to {column.maximum:g}"
+        value_of(column, cell, unknown)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _repeated(ids: pd.Series, path: Path) -> Iterator[Problem]:

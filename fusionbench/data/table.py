@@ -18,7 +18,7 @@ from fusionbench.data.csv_rows import Problem, bad_rows, problem, read_rows
 from fusionbench.data.digests import file_digests
 from fusionbench.data.images import ImageIndex, index_images
 from fusionbench.data.locate import metadata_file
-from fusionbench.data.schema import canonical, check_rows, number, unlisted_columns
+from fusionbench.data.schema import check_rows, unlisted_columns, value_of
 from fusionbench.errors import DataError
 from fusionbench.progress import SILENT, Progress
 
@@ -136,7 +136,7 @@ def load_table(
 
 
 @dataclass(frozen=True)
-class Reading:
+class DatasetRows:
     """The csv of a dataset, and which file is the photograph of which row."""
 
     card: DatasetCard
@@ -149,14 +149,14 @@ class Reading:
     problems: list[Problem]
 
 
-def read_dataset(card: DatasetCard, root: Path, views: Sequence[str]) -> Reading:
+def read_dataset(card: DatasetCard, root: Path, views: Sequence[str]) -> DatasetRows:
     """Read the dataset at `root`; problems of rows are listed, not raised. Raises DataError where
     there is no csv that can be read."""
     path = metadata_file(card, root)
     frame, problems = read_rows(path)
     problems += check_rows(card, frame, path, views)
     index = index_images(root, card)
-    reading = Reading(card, path, frame, index, {}, [], problems)
+    reading = DatasetRows(card, path, frame, index, {}, [], problems)
     for view in views:
         column = card.view(view).column
         if column not in frame:
@@ -179,7 +179,7 @@ def read_dataset(card: DatasetCard, root: Path, views: Sequence[str]) -> Reading
     return reading
 
 
-def _missing_photographs(reading: Reading) -> DataError:
+def _missing_photographs(reading: DatasetRows) -> DataError:
     card, index = reading.card, reading.index
     names = list(dict.fromkeys(reading.missing))
     some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
@@ -222,8 +222,8 @@ def _lesions(card: DatasetCard, frame: pd.DataFrame, ids: np.ndarray) -> np.ndar
 def _typed(card: DatasetCard, frame: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, pd.Series] = {}
     for column in card.columns:
-        read, kind = (number, "float64") if column.kind == "numeric" else (canonical, object)
-        values = [read(column, cell, card.unknown) for cell in frame[column.name]]
+        values = [value_of(column, cell, card.unknown) for cell in frame[column.name]]
+        kind = "float64" if column.kind == "numeric" else "object"
         columns[column.name] = pd.Series(values, dtype=kind)
     return pd.DataFrame(columns)
 

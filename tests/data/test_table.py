@@ -15,7 +15,7 @@ from made_up_data import CARD, HEADER, Notes, photo
 from fusionbench.data import digests
 from fusionbench.data.card import Column
 from fusionbench.data.csv_rows import read_rows
-from fusionbench.data.schema import number, unsafe_path
+from fusionbench.data.schema import unsafe_path, value_of
 from fusionbench.data.table import _joined, load_table
 from fusionbench.errors import DataError
 
@@ -273,7 +273,7 @@ def test_reopening_reads_no_photograph_again_unless_it_changed(pebbles, monkeypa
 @given(st.floats(allow_nan=False, allow_infinity=False))
 @settings(deadline=None, max_examples=200)
 def test_every_finite_number_is_read_back(value):
-    assert number(Column(name="x", kind="numeric"), repr(value), ()) == value
+    assert value_of(Column(name="x", kind="numeric"), repr(value), ()) == value
 
 
 @given(st.text(alphabet=string.digits + "+-.eE_,naif ", max_size=8))
@@ -281,7 +281,7 @@ def test_every_finite_number_is_read_back(value):
 def test_only_finite_decimal_numbers_are_numbers(text):
     column = Column(name="x", kind="numeric")
     try:
-        value = number(column, text, ("UNK",))
+        value = value_of(column, text, ("UNK",))
     except ValueError:
         return
     assert text == "" or (math.isfinite(value) and value == float(text) and "_" not in text)
