@@ -76,10 +76,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         folder.rename(path)
 
 
-def cache_folder(given: Path | None = None) -> Path:
-    """Where derived files go: `given`, `$FUSIONBENCH_CACHE`, or the user's cache folder."""
-    if given is not None:
-        return Path(given)
+def cache_folder() -> Path:
+    """Where derived files go: `$FUSIONBENCH_CACHE`, or the user's cache folder."""
     if named := os.environ.get("FUSIONBENCH_CACHE"):
         return Path(named).expanduser()
     from platformdirs import user_cache_dir

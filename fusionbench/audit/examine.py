@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,6 @@ def audit(
     protocol: Split,
     *,
     leak_value: bool = True,
-    cache_dir: Path | None = None,
     progress: Progress = SILENT,
 ) -> Audit:
     """Everything, for a table that may lack photographs (`load_table(photographs="optional")`).
@@ -48,7 +46,7 @@ def audit(
     """
     card = table.card
     columns = input_columns(card)
-    findings = _findings(table, protocol, columns, cache_dir, progress)
+    findings = _findings(table, protocol, columns, progress)
     counts = np.bincount(table.labels, minlength=len(card.classes)).tolist()
     return Audit(
         dataset=DatasetFacts(
@@ -84,7 +82,6 @@ def verdict_of(
     protocol: Split,
     columns: Sequence[Column],
     *,
-    cache_dir: Path | None = None,
     progress: Progress = SILENT,
 ) -> str:
     """The verdict that a record of a run with these inputs carries: `clean`, or
@@ -93,20 +90,20 @@ def verdict_of(
     The same for the same data, split and inputs. The photographs are opened once, the first time;
     the rest takes a second or two for 2,298 rows. Remembered below the cache folder.
     """
-    memory = Memory(cache_folder(cache_dir) / "verdicts" / "verdicts.json", str)
+    memory = Memory(cache_folder() / "verdicts" / "verdicts.json", str)
     key = _verdict_key(table, protocol, columns)
     if remembered := memory.read().get(key):
         return remembered
-    text = verdict_text(columns, **_findings(table, protocol, columns, cache_dir, progress))
+    text = verdict_text(columns, **_findings(table, protocol, columns, progress))
     memory.add({key: text}, progress)
     return text
 
 
 def _findings(
-    table: Table, protocol: Split, columns: Sequence[Column], cache: Path | None, progress: Progress
+    table: Table, protocol: Split, columns: Sequence[Column], progress: Progress
 ) -> dict[str, Any]:
     """What the verdict follows from, by its names in an Audit."""
-    facts, labels = _facts(table, cache, progress), labels_of(table)
+    facts, labels = _facts(table, progress), labels_of(table)
     return {
         "overlap": find_overlap(table, protocol, find_pairs(table, facts), _pictured(table)),
         "missingness": find_missingness(table, labels, columns),
@@ -120,9 +117,7 @@ def _pictured(table: Table) -> np.ndarray:
     return np.logical_and.reduce([table.pictured(view) for view in table.views])
 
 
-def _facts(
-    table: Table, cache_dir: Path | None, progress: Progress
-) -> dict[str, list[PhotoFacts | None]]:
+def _facts(table: Table, progress: Progress) -> dict[str, list[PhotoFacts | None]]:
     """Per view and row; None where the photograph is not here."""
     by_view: dict[str, list[PhotoFacts | None]] = {}
     for view in table.views:
@@ -130,7 +125,7 @@ def _facts(
         here = dict(zip(digests, table.images[view], strict=True))
         here.pop("", None)
         facts = photo_facts(
-            [*here.values()], [*here], name=table.card.name, cache_dir=cache_dir, progress=progress
+            [*here.values()], [*here], name=table.card.name, progress=progress
         )
         by_digest = dict(zip(here, facts, strict=True))
         by_view[view] = [by_digest.get(digest) for digest in digests]

@@ -23,8 +23,8 @@ from pydantic import (
 )
 
 from fusionbench.config.problems import bad_file, problems_of, read_toml
-from fusionbench.data.paths import unsafe_path
-from fusionbench.errors import DataError, UsageError
+from fusionbench.data.paths import is_file, unsafe_path
+from fusionbench.errors import UsageError
 from fusionbench.plugin.registry import unknown_name
 
 
@@ -313,11 +313,11 @@ def _named(what: str, parts: tuple[Part, ...], name: str) -> Part:
 def read_card(path: Path) -> DatasetCard:
     """Read and check a `dataset.toml`.
 
-    Raises DataError naming the file and every field that does not fit.
+    Raises UsageError where there is none, DataError naming the file and every field that does not
+    fit.
     """
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"There is no dataset card at {path}.")
+    if not is_file(path):
+        raise UsageError(f"There is no dataset card at {path}.", "See datasets/README.md.")
     try:
         return DatasetCard.model_validate({**read_toml(path), "folder": path.resolve().parent})
     except ValidationError as error:

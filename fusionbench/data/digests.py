@@ -19,7 +19,6 @@ def file_digests(
     paths: Sequence[Path],
     *,
     root: Path,
-    cache_dir: Path | None = None,
     progress: Progress = SILENT,
 ) -> list[str]:
     """sha256 (64 hex digits) of every file, in order.
@@ -28,7 +27,7 @@ def file_digests(
     index per data root; a file that changed is read again. Raises DataError for unreadable files.
     """
     name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    memory = Memory(cache_folder(cache_dir) / "digests" / f"{name}.json", str)
+    memory = Memory(cache_folder() / "digests" / f"{name}.json", str)
     keys, fleeting, now = [], set(), time.time_ns()
     for path in paths:
         with reading(path):

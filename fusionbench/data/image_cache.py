@@ -40,7 +40,6 @@ def open_or_build(
     *,
     resize: Resize = "squash",
     name: str = "images",
-    cache_dir: Path | None = None,
     workers: int | None = None,
     progress: Progress = SILENT,
 ) -> np.memmap:
@@ -54,7 +53,7 @@ def open_or_build(
     (disk full) as DataError too.
     """
     key = cache_key(digests, size, resize)
-    data = cache_folder(cache_dir) / "images" / f"{plain_name(name)}-{size}-{key}.u8"
+    data = cache_folder() / "images" / f"{plain_name(name)}-{size}-{key}.u8"
     shape = (len(paths), size, size, 3)
 
     def build_row(i: int) -> None:

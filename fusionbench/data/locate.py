@@ -29,14 +29,10 @@ def open_card(dataset: str, *, plugins: Sequence[str | Path] = ()) -> DatasetCar
             return read_card(cards[name])
     path = given_path(dataset)
     if is_folder(path):
-        if is_file(path / CARD):
-            return read_card(path / CARD)
-        raise UsageError(f"The folder {path} holds no {CARD}.", "See datasets/README.md.")
-    if is_file(path):
-        return read_card(path)
-    if path.suffix == ".toml" or len(path.parts) > 1:
-        raise UsageError(f"There is no dataset card at {path}.", "See datasets/README.md.")
-    raise UsageError(*registry.unknown_name("dataset", dataset, cards))
+        path /= CARD
+    elif not (is_file(path) or path.suffix == ".toml" or len(path.parts) > 1):
+        raise UsageError(*registry.unknown_name("dataset", dataset, cards))
+    return read_card(path)
 
 
 def find_data(card: DatasetCard, data: Path | None = None) -> Path:

@@ -57,7 +57,6 @@ def photo_facts(
     digests: Sequence[str],
     *,
     name: str,
-    cache_dir: Path | None = None,
     progress: Progress = SILENT,
 ) -> list[PhotoFacts]:
     """The facts of every file, in order; `digests` are the sha256 of the files (Table.digests).
@@ -65,7 +64,7 @@ def photo_facts(
     Remembered below the cache folder by content, one file per `name` (that of the dataset). Raises
     DataError for an unreadable file.
     """
-    index = cache_folder(cache_dir) / "photo-facts" / f"{name}-v{VERSION}-{DECODER}.json"
+    index = cache_folder() / "photo-facts" / f"{name}-v{VERSION}-{DECODER}.json"
     items = dict(zip(digests, paths, strict=True))
     memory = Memory(index, PhotoFacts)
     facts = remembered(memory, facts_of, items, "looking at photographs", "img", progress=progress)

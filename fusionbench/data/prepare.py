@@ -56,7 +56,6 @@ def prepare(
     dest: Path | None = None,
     *,
     image_size: int = 224,
-    cache_dir: Path | None = None,
     progress: Progress = SILENT,
 ) -> PrepareReport:
     """Make a downloaded archive or folder usable, check it as `verify` does, and build the image
@@ -81,7 +80,7 @@ def prepare(
     else:
         unpack_inner(target, progress=progress)
     root = find_data(card, target)
-    report, table = _inspect(card, root, pixels=True, cache_dir=cache_dir, progress=progress)
+    report, table = _inspect(card, root, pixels=True, progress=progress)
     if table is None:
         return report
     view = table.views[0]
@@ -90,7 +89,6 @@ def prepare(
         table.digests[view],
         image_size,
         name=f"{card.name}-{view}",  # as a run names it, so that it is found again
-        cache_dir=cache_dir,
         progress=progress,
     )
     return replace(report, cache=str(array.filename))
@@ -100,17 +98,14 @@ def verify(
     card: DatasetCard,
     root: Path,
     *,
-    cache_dir: Path | None = None,
     progress: Progress = SILENT,
 ) -> PrepareReport:
     """Check the dataset at `root` in full, all views: columns, every row, that every photograph is
     there and opens, and the counts that the card expects."""
-    return _inspect(card, root, pixels=True, cache_dir=cache_dir, progress=progress)[0]
+    return _inspect(card, root, pixels=True, progress=progress)[0]
 
 
-def status(
-    card: DatasetCard, data: Path | None = None, *, cache_dir: Path | None = None
-) -> PrepareReport:
+def status(card: DatasetCard, data: Path | None = None) -> PrepareReport:
     """What `verify` says, without decoding photographs; `found` is False where there is no data
     (then the one problem says where it was looked for and how to get it)."""
     try:
@@ -118,7 +113,7 @@ def status(
     except DataError as error:
         problem: Problem = {"problem": error.message, "fix": error.remedy}
         return PrepareReport(card.name, found=False, problems=(problem,))
-    return _inspect(card, root, pixels=False, cache_dir=cache_dir, progress=SILENT)[0]
+    return _inspect(card, root, pixels=False, progress=SILENT)[0]
 
 
 def _check_holds(card: DatasetCard, source: Path, folder: Path) -> None:
@@ -134,7 +129,7 @@ def _check_holds(card: DatasetCard, source: Path, folder: Path) -> None:
 
 
 def _inspect(
-    card: DatasetCard, root: Path, *, pixels: bool, cache_dir: Path | None, progress: Progress
+    card: DatasetCard, root: Path, *, pixels: bool, progress: Progress
 ) -> tuple[PrepareReport, Table | None]:
     """The report, and the table of the default view where the data can be used as it is."""
     report = PrepareReport(card.name, found=True, root=str(root))
@@ -153,7 +148,7 @@ def _inspect(
     notes += [f"link not followed: {link}" for link in reading.index.skipped_links]
     if pixels:
         problems += verify_images(files, progress=progress)
-        notes += _copies(files, root, cache_dir, progress)
+        notes += _copies(files, root, progress)
     counts = Counter(card.label.class_of(raw) for raw in frame.get(card.label.column, ()))
     classes = {name: counts[name] for name in card.classes}
     groups = len(frame[[c for c in card.group if c in frame]].drop_duplicates())
@@ -167,7 +162,7 @@ def _inspect(
     table = None
     if not reading.problems and len(missing) < len(frame) * len(card.views):
         try:
-            table = load_table(card, root, allow_missing_images=True, cache_dir=cache_dir)
+            table = load_table(card, root, allow_missing_images=True)
         except DataError as error:
             problems.append({"problem": error.message, "fix": error.remedy})
     report = replace(
@@ -185,10 +180,10 @@ def _inspect(
     return report, table
 
 
-def _copies(files: list[Path], root: Path, cache_dir: Path | None, progress: Progress) -> list[str]:
+def _copies(files: list[Path], root: Path, progress: Progress) -> list[str]:
     """Photographs that are byte for byte the same under several names."""
     same: dict[str, list[str]] = {}
-    digests = file_digests(files, root=root, cache_dir=cache_dir, progress=progress)
+    digests = file_digests(files, root=root, progress=progress)
     for path, digest in zip(files, digests, strict=True):
         same.setdefault(digest, []).append(path.name)
     return [f"same photograph: {', '.join(names)}" for names in same.values() if len(names) > 1]

@@ -75,7 +75,6 @@ def load_table(
     view: str | Sequence[str] | None = None,
     allow_missing_images: bool = False,
     photographs: Literal["required", "optional"] = "required",
-    cache_dir: Path | None = None,
     progress: Progress = SILENT,
 ) -> Table:
     """Read, check and fingerprint the dataset at `root` (from find_data).
@@ -111,7 +110,7 @@ def load_table(
         for name, paths in reading.files.items()
     }
     there = list(dict.fromkeys(p for paths in images.values() for p in paths if p != ABSENT))
-    contents = file_digests(there, root=root, cache_dir=cache_dir, progress=progress)
+    contents = file_digests(there, root=root, progress=progress)
     digest_of = {ABSENT: "", **dict(zip(there, contents, strict=True))}
     digests = {name: tuple(digest_of[p] for p in paths) for name, paths in images.items()}
     used = frame[keep]

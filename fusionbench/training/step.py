@@ -72,7 +72,7 @@ class TrainingStep:
             self._recorder = CudaGraphs(device)
         if path.startswith("compiled"):
             # Kept with our other caches, so that another process finds what was compiled.
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder(None) / "compiled"))
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
         self._ways: dict[int, Way] = {}  # by batch size
         self._full: int | None = None
         self._begun = plain_state(loss)

@@ -30,7 +30,6 @@ class Plot:
     folder: Path
     card: DatasetCard
     rows: list[Row]
-    cache: Path
     columns: list[Column] = field(default_factory=list)  # beyond the card's
 
     def file(self, row: Row) -> Path:
@@ -49,11 +48,11 @@ class Plot:
             writer.writeheader()
             writer.writerows(self.rows)
         card = self.card.model_copy(update={"columns": (*self.card.columns, *self.columns)})
-        return load_table(card, self.folder, photographs="optional", cache_dir=self.cache)
+        return load_table(card, self.folder, photographs="optional")
 
     def audit(self, kind: str = "grouped-kfold") -> Audit:
         table = self.table()
-        return audit(table, split(table, kind), leak_value=False, cache_dir=self.cache)
+        return audit(table, split(table, kind), leak_value=False)
 
 
 def split(table: Table, kind: str = "grouped-kfold", folds: int = 4) -> Split:
@@ -83,14 +82,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Knobs], Path]:
     return lambda knobs: generate(base / f"{abs(hash(knobs))}", knobs)
 
 
-@pytest.fixture(scope="session")
-def facts_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photographs are remembered by content, so all tests of a process look at them once."""
-    return tmp_path_factory.mktemp("facts")
-
-
 @pytest.fixture
-def plot(drawn: Callable[[Knobs], Path], facts_cache: Path, tmp_path: Path) -> Callable[..., Plot]:
+def plot(drawn: Callable[[Knobs], Path], tmp_path: Path) -> Callable[..., Plot]:
     """`plot(seed=1, patients=120)`: knobs of the generator."""
 
     def make(**knobs: float) -> Plot:
@@ -102,7 +95,7 @@ def plot(drawn: Callable[[Knobs], Path], facts_cache: Path, tmp_path: Path) -> C
         with (source / "metadata.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         card = open_card("synthetic").model_copy(update={"expect": Expect()})
-        return Plot(folder, card, rows, facts_cache)
+        return Plot(folder, card, rows)
 
     return make
 

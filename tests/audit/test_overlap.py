@@ -21,7 +21,7 @@ def test_shares_by_plain_loops(plot, cut):
     ground.replace(target).write_bytes(data)
     table = ground.table()
     protocol = cut(table, "image-kfold")
-    pairs = find_pairs(table, _facts(table, ground.cache, SILENT))
+    pairs = find_pairs(table, _facts(table, SILENT))
     found = find_overlap(table, protocol, pairs, _pictured(table))
 
     rows = patients = lesions = same = 0
@@ -51,7 +51,7 @@ def test_near_pairs_are_those_of_the_hash_library(plot):
         copy = picture.convert("RGB").resize((150, 150))
     copy.save(ground.replace(ground.rows[5]), format="PNG")
     table = ground.table()
-    facts = _facts(table, ground.cache, SILENT)["clinical"]
+    facts = _facts(table, SILENT)["clinical"]
     pairs = find_pairs(table, {"clinical": facts})
     hashes = [imagehash.hex_to_hash(f.hash) for f in facts]
     expected = {
@@ -101,9 +101,9 @@ def _blurred(path):
 def test_facts_are_remembered(plot, tmp_path, monkeypatch):
     table = plot(patients=12).table()
     paths, digests = table.images["clinical"], table.digests["clinical"]
-    one = photo_facts(paths, digests, name="x", cache_dir=tmp_path / "1")
+    one = photo_facts(paths, digests, name="x")
     monkeypatch.setattr("fusionbench.data.photo_facts.facts_of", None)  # nothing is decoded again
-    assert one == photo_facts(paths, digests, name="x", cache_dir=tmp_path / "1")
+    assert one == photo_facts(paths, digests, name="x")
     assert all(isinstance(f, PhotoFacts) for f in one)
 
 

@@ -16,8 +16,8 @@ from fusionbench.protocols import load_protocol
 
 
 @pytest.fixture(scope="module")
-def table(pad_ufes_20, facts_cache):
-    return load_table(*pad_ufes_20, photographs="optional", cache_dir=facts_cache)
+def table(pad_ufes_20):
+    return load_table(*pad_ufes_20, photographs="optional")
 
 
 def protocol(table, root, name):
@@ -26,21 +26,18 @@ def protocol(table, root, name):
 
 
 @pytest.fixture(scope="module")
-def found(pad_ufes_20, table, facts_cache):
+def found(pad_ufes_20, table):
     names = ("image-5fold", "grouped-5fold")
     splits = {name: protocol(table, pad_ufes_20[1], name) for name in names}
-    return {
-        name: audit(table, split, leak_value=False, cache_dir=facts_cache)
-        for name, split in splits.items()
-    }
+    return {name: audit(table, split, leak_value=False) for name, split in splits.items()}
 
 
-def test_every_row_is_there_without_its_photograph(pad_ufes_20, table, facts_cache):
+def test_every_row_is_there_without_its_photograph(pad_ufes_20, table):
     assert len(table) == 2298 and table.complete
     here = int(table.pictured().sum())
     assert here == 2298 - len(table.missing_images)
     if here < 2298:
-        trained = load_table(*pad_ufes_20, allow_missing_images=True, cache_dir=facts_cache)
+        trained = load_table(*pad_ufes_20, allow_missing_images=True)
         assert len(trained) == here and trained.fingerprint != table.fingerprint
 
 
@@ -89,12 +86,12 @@ def test_identical_photographs_of_the_subset(table, found):
 
 
 def test_a_forest_loses_ten_points_and_more_when_patients_are_kept_apart(
-    pad_ufes_20, table, facts_cache, monkeypatch
+    pad_ufes_20, table, monkeypatch
 ):
     forest = estimators(0)["metadata-forest"].set_params(n_estimators=40)
     monkeypatch.setattr(
         "fusionbench.audit.leak_value.estimators", lambda seed: {"metadata-forest": forest}
     )
     split = protocol(table, pad_ufes_20[1], "image-5fold")
-    (gap,) = audit(table, split, cache_dir=facts_cache).leak_value.models
+    (gap,) = audit(table, split).leak_value.models
     assert gap.gap("bacc") > 0.10 and np.mean(gap.here.bacc) > 0.7

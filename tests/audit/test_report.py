@@ -16,6 +16,7 @@ from fusionbench.audit.leak_value import estimators, grouped_twin
 from fusionbench.audit.sections import to_markdown
 from fusionbench.config.wording import percent
 from fusionbench.data.choices import input_columns
+from fusionbench.files import cache_folder
 from fusionbench.protocols import overlap
 
 AUDITS = Path(__file__).parents[2] / "leaderboards" / "audits"
@@ -40,8 +41,8 @@ def leaky(plot, cut):
 
 
 def test_json_there_and_back(leaky):
-    ground, table, protocol = leaky
-    found = audit(table, protocol, leak_value=False, cache_dir=ground.cache)
+    _, table, protocol = leaky
+    found = audit(table, protocol, leak_value=False)
     text = found.model_dump_json()
     assert list(json.loads(text)) == TOP
     assert Audit.model_validate_json(text) == found
@@ -60,7 +61,7 @@ def test_a_committed_report_is_what_its_numbers_give(path):
 
 def test_markdown_says_the_verdict_and_every_section(leaky):
     ground, table, protocol = leaky
-    found = audit(table, protocol, leak_value=False, cache_dir=ground.cache)
+    found = audit(table, protocol, leak_value=False)
     text = to_markdown(found, command="fusionbench audit x")
     assert f"**{found.verdict}**" in text.replace("&lt;", "<")
     assert text.count("\n## ") == 6 and "`fusionbench audit x`" in text
@@ -73,25 +74,25 @@ def test_markdown_says_the_verdict_and_every_section(leaky):
 
 
 def test_the_verdict_alone_is_that_of_the_audit_and_is_remembered(leaky, tmp_path, monkeypatch):
-    ground, table, protocol = leaky
+    _, table, protocol = leaky
     columns = input_columns(table.card)
-    full = audit(table, protocol, leak_value=False, cache_dir=ground.cache).verdict
+    full = audit(table, protocol, leak_value=False).verdict
     assert full.startswith("leaky: patients ") and "shortcut: missingness" in full
-    alone = verdict_of(table, protocol, columns, cache_dir=ground.cache)
+    alone = verdict_of(table, protocol, columns)
     assert alone == full
     monkeypatch.setattr("fusionbench.audit.examine.find_overlap", None)
-    assert verdict_of(table, protocol, columns, cache_dir=ground.cache) == full
+    assert verdict_of(table, protocol, columns) == full
     with pytest.raises(TypeError):  # other inputs are another verdict
-        verdict_of(table, protocol, columns[:3], cache_dir=ground.cache)
+        verdict_of(table, protocol, columns[:3])
 
 
 def test_a_verdict_is_about_the_inputs(leaky, cut):
-    ground, table, protocol = leaky
+    _, table, protocol = leaky
     protocol = cut(table, folds=2)
 
     def verdict(*names):
         columns = input_columns(table.card, names, forbidden=True) if names else ()
-        return verdict_of(table, protocol, columns, cache_dir=ground.cache)
+        return verdict_of(table, protocol, columns)
 
     assert verdict() == verdict("age", "region") == "clean"
     assert verdict("age", "gender") == "shortcut: missingness"
@@ -99,12 +100,12 @@ def test_a_verdict_is_about_the_inputs(leaky, cut):
 
 
 def test_a_damaged_memory_is_no_verdict(leaky):
-    ground, table, protocol = leaky
+    _, table, protocol = leaky
     columns = input_columns(table.card)
-    first = verdict_of(table, protocol, columns, cache_dir=ground.cache)
-    for path in (ground.cache / "verdicts").iterdir():
+    first = verdict_of(table, protocol, columns)
+    for path in (cache_folder() / "verdicts").iterdir():
         path.write_text("cle", encoding="utf-8")
-    assert verdict_of(table, protocol, columns, cache_dir=ground.cache) == first
+    assert verdict_of(table, protocol, columns) == first
 
 
 @pytest.mark.parametrize("kind", ["image-kfold", "kfold-holdout"])
@@ -130,8 +131,8 @@ def test_a_habit_of_patients_is_worth_points_only_where_they_leak(plot, monkeypa
     )
     ground = plot(habit=1.0, noise=0.0)
     table = ground.table()
-    leaky = audit(table, cut(table, "image-kfold"), cache_dir=ground.cache).leak_value
-    apart = audit(table, cut(table), cache_dir=ground.cache).leak_value
+    leaky = audit(table, cut(table, "image-kfold")).leak_value
+    apart = audit(table, cut(table)).leak_value
     (gap,) = leaky.models
     assert gap.gap("bacc") > 0.2 and len(gap.here.bacc) == 4
     assert gap.gap("bacc") == pytest.approx(np.mean(gap.here.bacc) - np.mean(gap.twin.bacc))

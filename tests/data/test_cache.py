@@ -154,24 +154,25 @@ def test_photographs_that_do_not_decode_or_changed_are_all_named(photos):
 
 
 def _build(args):
-    paths, digests, folder = args
+    paths, digests = args
     notes = Notes()
     cache.decode = lambda data, size, **kw: notes.note("decoded") or decode(data, size, **kw)
-    open_or_build(paths, digests, 12, cache_dir=folder, progress=notes)
+    open_or_build(paths, digests, 12, progress=notes)
     return notes.lines.count("decoded")
 
 
-def test_of_several_processes_one_builds_and_all_can_read(photos, tmp_path):
+def test_of_several_processes_one_builds_and_all_can_read(photos):
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        built = pool.map(_build, [(*photos, tmp_path / "c")] * 4, chunksize=1)
+        built = pool.map(_build, [photos] * 4, chunksize=1)
     assert sum(built) == 10
-    assert (open_or_build(*photos, 12, cache_dir=tmp_path / "c") == expected(photos[0], 12)).all()
+    assert (open_or_build(*photos, 12) == expected(photos[0], 12)).all()
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(photos, tmp_path):
+def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(photos, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FUSIONBENCH_CACHE", str(tmp_path / "file"))
     with pytest.raises(DataError, match="FUSIONBENCH_CACHE"):
-        open_or_build(*photos, 12, cache_dir=tmp_path / "file")
+        open_or_build(*photos, 12)
 
 
 def test_any_number_of_views_can_be_cached_side_by_side(photos):

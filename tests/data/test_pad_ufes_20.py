@@ -29,9 +29,8 @@ def raw(pad_ufes_20):
 
 
 @pytest.fixture(scope="module")
-def table(pad_ufes_20, tmp_path_factory):
-    cache = tmp_path_factory.mktemp("cache")
-    return load_table(*pad_ufes_20, allow_missing_images=True, cache_dir=cache)
+def table(pad_ufes_20):
+    return load_table(*pad_ufes_20, allow_missing_images=True)
 
 
 def test_the_card_states_the_published_dataset():

@@ -68,7 +68,7 @@ def test_every_offending_row_is_listed_and_nothing_is_written(pebbles, snapshot,
     pebbles.write()
     pebbles.card()
     before = snapshot(tmp_path)
-    found = problems_of(pebbles, cache_dir=tmp_path / "cache")
+    found = problems_of(pebbles)
     assert snapshot(tmp_path) == before
     assert "unknown class" in found[2, "shape"]
     assert found[3, "file"] == "duplicate id: also in row 4"
