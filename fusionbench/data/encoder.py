@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -20,7 +18,7 @@ ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
 MISSING: tuple[Missing, ...] = get_args(Missing)
 # What a category that no training row had becomes in an ordinal code; not recorded is 0.
 UNSEEN = -1.0
-# What was learnt of a column, as plain JSON.
+# What was learnt of a column.
 _State = dict[str, Any]
 # Beyond any measurement; keeps squares finite in float64 and features finite in float32.
 _FAR = 1e30
@@ -125,28 +123,13 @@ class MetadataEncoder:
         widths = [len(self._names(state)) for state in self._ready()]
         return np.repeat(np.arange(len(widths)), widths)
 
-    def state(self) -> dict[str, object]:
-        """What was learnt, as plain JSON: the same state encodes the same way."""
-        return {
-            "encoding": self.encoding,
-            "missing": self.missing,
-            "unknown": list(self.unknown),
-            "columns": self._ready(),
-        }
-
-    @property
-    def digest(self) -> str:
-        """16 hex digits of `state()`."""
-        text = json.dumps(self.state(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
     def _ready(self) -> list[_State]:
         if self._states is None:
             raise RuntimeError("MetadataEncoder is used before fit().")
         return self._states
 
     def _learn(self, column: Column, cells: pd.Series) -> _State:
-        """What the training cells of a column tell, as plain JSON."""
+        """What the training cells of a column tell."""
         flag = self.missing == "indicator" and bool(cells.isna().any())
         state: _State = {"name": column.name, "kind": column.kind, "missing_flag": flag}
         if column.kind == "numeric":

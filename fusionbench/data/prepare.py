@@ -94,12 +94,7 @@ def prepare(
     return replace(report, cache=str(array.filename))
 
 
-def verify(
-    card: DatasetCard,
-    root: Path,
-    *,
-    progress: Progress = SILENT,
-) -> PrepareReport:
+def verify(card: DatasetCard, root: Path, *, progress: Progress = SILENT) -> PrepareReport:
     """Check the dataset at `root` in full, all views: columns, every row, that every photograph is
     there and opens, and the counts that the card expects."""
     return _inspect(card, root, pixels=True, progress=progress)[0]
@@ -122,8 +117,7 @@ def _check_holds(card: DatasetCard, source: Path, folder: Path) -> None:
         find_data(card, folder)
     except DataError:
         raise DataError(
-            f"{source} does not hold {card.title}: there is no {card.files.metadata} with its "
-            f"columns in it.",
+            f"{source} does not hold {card.title}: no {card.files.metadata} has its columns.",
             card.source.obtain.strip(),
         ) from None
 
@@ -132,12 +126,11 @@ def _inspect(
     card: DatasetCard, root: Path, *, pixels: bool, progress: Progress
 ) -> tuple[PrepareReport, Table | None]:
     """The report, and the table of the default view where the data can be used as it is."""
-    report = PrepareReport(card.name, found=True, root=str(root))
     try:
         reading = read_dataset(card, root, [view.name for view in card.views])
     except DataError as error:
         only: Problem = {"problem": error.message, "fix": error.remedy}
-        return replace(report, problems=(only,)), None
+        return PrepareReport(card.name, found=True, root=str(root), problems=(only,)), None
     frame, missing, problems = reading.frame, reading.missing, [*reading.problems]
     notes = [f"column not in the card: {name}" for name in unlisted_columns(card, frame)]
     problems += [{"file": name, "problem": "photograph is missing"} for name in missing]
@@ -165,8 +158,10 @@ def _inspect(
             table = load_table(card, root, allow_missing_images=True)
         except DataError as error:
             problems.append({"problem": error.message, "fix": error.remedy})
-    report = replace(
-        report,
+    report = PrepareReport(
+        card.name,
+        found=True,
+        root=str(root),
         rows=len(frame),
         groups=groups,
         images_found=len(pictured),
