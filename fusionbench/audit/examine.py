@@ -124,9 +124,8 @@ def _facts(table: Table, progress: Progress) -> dict[str, list[PhotoFacts | None
         digests = table.digests[view]
         here = dict(zip(digests, table.images[view], strict=True))
         here.pop("", None)
-        facts = photo_facts([*here.values()], [*here], name=table.card.name, progress=progress)
-        by_digest = dict(zip(here, facts, strict=True))
-        by_view[view] = [by_digest.get(digest) for digest in digests]
+        facts = photo_facts(here, name=table.card.name, progress=progress)
+        by_view[view] = [facts.get(digest) for digest in digests]
     return by_view
 
 

@@ -7,7 +7,7 @@ copies of each other. Every file is decoded once; what was found is remembered b
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,22 +53,16 @@ class PhotoFacts:
 
 
 def photo_facts(
-    paths: Sequence[Path],
-    digests: Sequence[str],
-    *,
-    name: str,
-    progress: Progress = SILENT,
-) -> list[PhotoFacts]:
-    """The facts of every file, in order; `digests` are the sha256 of the files (Table.digests).
+    paths: Mapping[str, Path], *, name: str, progress: Progress = SILENT
+) -> dict[str, PhotoFacts]:
+    """sha256 (Table.digests) -> facts of every file, by its sha256.
 
     Remembered below the cache folder by content, one file per `name` (that of the dataset). Raises
     DataError for an unreadable file.
     """
     index = cache_folder() / "photo-facts" / f"{name}-v{VERSION}-{DECODER}.json"
-    items = dict(zip(digests, paths, strict=True))
     memory = Memory(index, PhotoFacts)
-    facts = remembered(memory, facts_of, items, "looking at photographs", "img", progress=progress)
-    return [facts[digest] for digest in digests]
+    return remembered(memory, facts_of, paths, "looking at photographs", "img", progress=progress)
 
 
 def facts_of(path: Path) -> PhotoFacts:

@@ -100,11 +100,11 @@ def _blurred(path):
 
 def test_facts_are_remembered(plot, tmp_path, monkeypatch):
     table = plot(patients=12).table()
-    paths, digests = table.images["clinical"], table.digests["clinical"]
-    one = photo_facts(paths, digests, name="x")
+    paths = dict(zip(table.digests["clinical"], table.images["clinical"], strict=True))
+    one = photo_facts(paths, name="x")
     monkeypatch.setattr("fusionbench.data.photo_facts.facts_of", None)  # nothing is decoded again
-    assert one == photo_facts(paths, digests, name="x")
-    assert all(isinstance(f, PhotoFacts) for f in one)
+    assert one == photo_facts(paths, name="x")
+    assert one.keys() == paths.keys() and all(isinstance(f, PhotoFacts) for f in one.values())
 
 
 def test_hash_bits_are_those_of_the_text():
