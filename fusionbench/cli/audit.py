@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("audit")
 @click.argument("dataset")
-@click.option("--protocol", metavar="NAME", help="Default: the card's own.")
+@click.option("--protocol", default="", metavar="NAME", help="Default: the card's own.")
 @data_option
 @click.option(
     "--output",
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @json_option
 def audit_command(
     dataset: str,
-    protocol: str | None,
+    protocol: str,
     data: Path | None,
     outputs: tuple[Path, ...],
     plugins: tuple[Path, ...],
@@ -54,7 +54,7 @@ def audit_command(
         if output.suffix not in (".md", ".json"):
             raise UsageError(f"--output {output} must end in .md or .json.")
     card = open_card(dataset, plugins=plugins)
-    card.protocol(protocol or "")  # a wrong name, before anything is read
+    card.protocol(protocol)  # a wrong name, before anything is read
     root, progress = find_data(card, data), terminal.progress()
     views = [view.name for view in card.views]
     table = load_table(card, root, view=views, photographs="optional", progress=progress)

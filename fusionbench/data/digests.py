@@ -16,31 +16,28 @@ _SETTLED_NS = 2_000_000_000
 
 
 def file_digests(
-    paths: Sequence[Path],
-    *,
-    root: Path,
-    progress: Progress = SILENT,
-) -> list[str]:
-    """sha256 (64 hex digits) of every file, in order.
+    paths: Sequence[Path], *, root: Path, progress: Progress = SILENT
+) -> dict[Path, str]:
+    """sha256 (64 hex digits) of every file.
 
     Digests are remembered below the cache folder, by path, size, modification and change time, one
     index per data root; a file that changed is read again. Raises DataError for unreadable files.
     """
     name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
     memory = Memory(cache_folder() / "digests" / f"{name}.json", str)
-    keys, fleeting, now = [], set(), time.time_ns()
+    files, fleeting, now = {}, set(), time.time_ns()
     for path in paths:
         with reading(path):
             stat = path.stat()
         times = (stat.st_mtime_ns, stat.st_ctime_ns)
-        keys.append(f"{path} {stat.st_size} {times}")
+        key = f"{path} {stat.st_size} {times}"
+        files[key] = path
         if now - max(times) <= _SETTLED_NS:
-            fleeting.add(keys[-1])
-    items = dict(zip(keys, paths, strict=True))
+            fleeting.add(key)
     digests = remembered(
-        memory, _sha256, items, "reading files", "file", fleeting=fleeting, progress=progress
+        memory, _sha256, files, "reading files", "file", fleeting=fleeting, progress=progress
     )
-    return [digests[key] for key in keys]
+    return {path: digests[key] for key, path in files.items()}
 
 
 def _sha256(path: Path) -> str:

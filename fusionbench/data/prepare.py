@@ -178,7 +178,6 @@ def _inspect(
 def _copies(files: list[Path], root: Path, progress: Progress) -> list[str]:
     """Photographs that are byte for byte the same under several names."""
     same: dict[str, list[str]] = {}
-    digests = file_digests(files, root=root, progress=progress)
-    for path, digest in zip(files, digests, strict=True):
+    for path, digest in file_digests(files, root=root, progress=progress).items():
         same.setdefault(digest, []).append(path.name)
     return [f"same photograph: {', '.join(names)}" for names in same.values() if len(names) > 1]

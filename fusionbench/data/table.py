@@ -110,8 +110,7 @@ def load_table(
         for name, paths in reading.files.items()
     }
     there = list(dict.fromkeys(p for paths in images.values() for p in paths if p != ABSENT))
-    contents = file_digests(there, root=root, progress=progress)
-    digest_of = {ABSENT: "", **dict(zip(there, contents, strict=True))}
+    digest_of = {ABSENT: "", **file_digests(there, root=root, progress=progress)}
     digests = {name: tuple(digest_of[p] for p in paths) for name, paths in images.items()}
     used = frame[keep]
     ids = used[card.id_column].to_numpy(dtype=str)

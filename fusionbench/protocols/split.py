@@ -57,7 +57,7 @@ def load_protocol(
     ids: Sequence[str],
     labels: Values,
     groups: Values | None,
-    name: str | None = None,
+    name: str = "",
     *,
     root: Path | None = None,
     complete: bool = True,
@@ -73,7 +73,7 @@ def load_protocol(
     Raises UsageError for an unknown name, DataError where the file is absent, edited, does not fit
     the table, or parts a group in a grouped protocol.
     """
-    spec = card.protocol(name or "")
+    spec = card.protocol(name)
     ids = [str(i) for i in ids]
     if spec.index_files:
         parts, source = read_indexes(card, spec, root), ", ".join(spec.index_files.values())
@@ -123,11 +123,7 @@ def load_protocol(
 
 
 def split_of(
-    table: Table,
-    name: str | None = None,
-    *,
-    root: Path | None = None,
-    progress: Progress = SILENT,
+    table: Table, name: str = "", *, root: Path | None = None, progress: Progress = SILENT
 ) -> Split:
     """load_protocol for a loaded table."""
     return load_protocol(

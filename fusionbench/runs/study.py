@@ -238,7 +238,7 @@ def _read(data: DataSettings, execution: Execution, progress: Progress) -> tuple
         allow_missing_images=data.allow_missing_images,
         progress=progress,
     )
-    return table, split_of(table, data.protocol or None, root=root, progress=progress)
+    return table, split_of(table, data.protocol, root=root, progress=progress)
 
 
 def swapped(rows: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
