@@ -6,6 +6,7 @@ and the synthetic one are described the same way, so nothing below knows a datas
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
@@ -74,8 +75,8 @@ class Label(_CardPart):
 
     column: Text
     classes: tuple[str, ...] = Field(min_length=2)
-    # class -> shell-style patterns of raw labels ("* nevus"); a raw label that is itself a class
-    # name needs no pattern. An unmatched label is an error, never a class of its own.
+    # class -> patterns of raw labels ("* nevus"), in which * is any text and ? one character; a raw
+    # label that is a class name needs none. A label that fits no class, or several, is an error.
     patterns: dict[str, tuple[str, ...]] = {}
     # Classes that count as malignant: for audits and for "melanoma sensitivity".
     malignant: tuple[str, ...] = ()
@@ -89,14 +90,23 @@ class Label(_CardPart):
             raise ValueError("classes repeat")
         return self
 
-    def class_of(self, raw: str) -> str | None:
-        """The class of a raw label, or None where no class or pattern fits."""
+    def classes_of(self, raw: str) -> tuple[str, ...]:
+        """The classes that a raw label may mean; one, where the card says clearly which.
+
+        A label that is a class name, or letter by letter a pattern, means that class alone.
+        """
         if raw in self.classes:
-            return raw
-        for name in self.classes:
-            if any(fnmatchcase(raw, p) for p in self.patterns.get(name, ())):
-                return name
-        return None
+            return (raw,)
+
+        def fit(fits: Callable[[str], bool]) -> tuple[str, ...]:
+            return tuple(c for c in self.classes if any(map(fits, self.patterns.get(c, ()))))
+
+        return fit(raw.__eq__) or fit(lambda p: fnmatchcase(raw, p.replace("[", "[[]")))
+
+    def class_of(self, raw: str) -> str | None:
+        """The class of a raw label; None where no class fits, or several do."""
+        classes = self.classes_of(raw)
+        return classes[0] if len(classes) == 1 else None
 
 
 class Column(_CardPart):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fusionbench.data.card import Column, DatasetCard
+from fusionbench.data.card import Column, DatasetCard, Label
 from fusionbench.data.csv_rows import Problem, problem
 from fusionbench.data.paths import unsafe_path
 
@@ -85,8 +85,7 @@ def _checks(card: DatasetCard, views: Sequence[str]) -> Iterator[tuple[str, Faul
     for view in card.views:
         used = view.name in views
         yield view.column, unsafe_path if used else lambda cell: cell and unsafe_path(cell)
-    unknown = f"unknown class (known: {', '.join(card.classes)})"
-    yield card.label.column, lambda cell: unknown if card.label.class_of(cell) is None else ""
+    yield card.label.column, partial(_label_fault, card.label)
     for name in card.group:
         yield name, lambda cell: "" if cell else "is empty: the patient of every row must be known"
     for name in card.lesion:
@@ -101,6 +100,13 @@ def _fault(column: Column, unknown: Sequence[str], cell: str) -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+def _label_fault(label: Label, cell: str) -> str:
+    classes = label.classes_of(cell)
+    if len(classes) > 1:
+        return f"fits {' and '.join(classes)}: list it, letter by letter, in the patterns of one"
+    return "" if classes else f"unknown class (known: {', '.join(label.classes)})"
 
 
 def _repeated(ids: pd.Series, path: Path) -> Iterator[Problem]:

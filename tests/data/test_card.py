@@ -45,3 +45,23 @@ def test_labels_match_classes_then_patterns_and_nothing_else():
     assert label.class_of("reed or spitz nevus") == "NEV"
     assert label.class_of("nevus") is None
     assert label.class_of("mel") is None
+
+
+def test_a_label_that_fits_two_classes_is_a_problem_in_whatever_order_they_stand():
+    patterns = {"MEL": ("*melanoma*",), "NEV": ("*nevus*",)}
+    for classes in (("MEL", "NEV"), ("NEV", "MEL")):
+        label = Label(column="d", classes=classes, patterns=patterns)
+        assert label.class_of("nevus with melanoma in situ") is None
+        assert set(label.classes_of("nevus with melanoma in situ")) == {"MEL", "NEV"}
+        assert label.class_of("dysplastic nevus") == "NEV"
+        named = patterns | {"MEL": ("*melanoma*", "nevus with melanoma in situ")}
+        label = Label(column="d", classes=classes, patterns=named)
+        assert label.class_of("nevus with melanoma in situ") == "MEL"
+
+
+@pytest.mark.parametrize("text", ["naevus [blue]", "[x]", "a]b[", "[!a]", "what?", "*"])
+def test_only_star_and_question_mark_are_wildcards_and_a_pattern_fits_itself(text):
+    label = Label(column="d", classes=("NEV", "MEL"), patterns={"NEV": (text, f"{text} *")})
+    assert label.class_of(text) == "NEV"
+    assert label.class_of(f"{text} of the nail") == "NEV"
+    assert Label(column="d", classes=("A", "B"), patterns={"A": ("[ab]",)}).class_of("a") is None

@@ -314,3 +314,25 @@ def test_any_csv_is_read_back_cell_by_cell(tmp_path_factory, records):
     frame, problems = read_rows(path)
     assert problems == []
     assert frame.to_numpy().tolist() == [[cell.strip() for cell in row] for row in records]
+
+
+@pytest.mark.parametrize("kind", ["categorical", "boolean", "numeric"])
+def test_an_alias_of_the_empty_text_means_not_recorded_as_an_empty_cell_does(pebbles, kind):
+    column = Column(name="c", kind=kind, aliases={"not asked": "", "n/a": "UNK"})
+    assert pd.isna(value_of(column, "not asked", ("UNK",)))
+    assert pd.isna(value_of(column, "", ("UNK",)))
+    assert (value_of(column, "n/a", ("UNK",)) == "UNK") == (kind != "numeric")
+
+
+def test_rows_with_an_aliased_and_with_an_empty_cell_are_missing_alike(pebbles):
+    cells = {"colour": "none", "wet": "n/a", "grams": "?"}
+    text = CARD.replace('gray = "grey"', 'gray = "grey", none = ""')
+    text = text.replace('yes = "True"', 'yes = "True", "n/a" = ""')
+    text = text.replace("minimum = 0", 'minimum = 0\naliases = { "?" = "" }')
+    tables = []
+    for values in (dict.fromkeys(cells, ""), cells):
+        pebbles.rows[3] |= values
+        pebbles.write()
+        tables.append(load_table(pebbles.card(text), pebbles.folder).metadata)
+    assert tables[0].iloc[3][list(cells)].isna().all()
+    pd.testing.assert_frame_equal(*tables)
