@@ -229,6 +229,11 @@ def test_a_class_too_small_is_named() -> None:
     groups = [*range(20), *[100 + i % 3 for i in range(20)]]
     with pytest.raises(DataError, match=r"5 groups of every class; too few of class b \(3\)"):
         make_split(spec, [str(i) for i in range(40)], labels, groups)
+    positions = [0] * 20 + [1] * 20
+    for kind in ("grouped-kfold", "image-kfold", "kfold-holdout"):
+        few = ProtocolSpec(name="x", kind=kind, file="x.csv", folds=5)
+        with pytest.raises(DataError, match=r"too few of class SCC \(3\)\."):
+            make_split(few, [*map(str, range(23))], positions[:23], None, ("BCC", "SCC"))
 
 
 @settings(deadline=None, max_examples=25)

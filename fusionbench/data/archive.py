@@ -146,7 +146,7 @@ def _unpack(archive: Path, dest: Path, budget: _Budget, progress: Progress) -> N
         raise DataError(
             f"{archive.name} is damaged, encrypted, or no archive that can be read "
             f"({', '.join(ARCHIVES)}): {error}.",
-            "Download it again.",
+            "Download it again; or unpack it yourself, and name the folder with --data.",
         ) from None
 
 
@@ -162,9 +162,10 @@ def _members(archive: Path, dest: Path, budget: _Budget, opened: ExitStack) -> I
     if zipfile.is_zipfile(archive):
         pack = opened.enter_context(zipfile.ZipFile(archive))
         for entry in pack.infolist():
-            if not entry.is_dir():
+            name = entry.filename.replace("\\", "/")  # as some programs on Windows write it
+            if not name.endswith("/"):
                 regular = stat.S_IFMT(entry.external_attr >> 16) in (0, stat.S_IFREG)
-                yield _Member(entry.filename, entry.file_size, regular, partial(pack.open, entry))
+                yield _Member(name, entry.file_size, regular, partial(pack.open, entry))
         return
     tar = opened.enter_context(tarfile.TarFile(_decompressed(archive, dest, budget, opened)))
     for info in tar.getmembers():

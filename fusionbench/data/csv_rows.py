@@ -21,6 +21,7 @@ Problem = dict[str, object]
 
 def read_rows(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
     """All rows of a csv file as stripped text, and the rows that have too few or too many cells.
+    Columns without a name are left out, and so is the line `sep=,` that Excel writes.
 
     Raises DataError where the file cannot be read as a csv at all: absent, empty, binary, not
     UTF-8, a header with repeated names or another separator than a comma.
@@ -32,11 +33,15 @@ def read_rows(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
         with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
+            if header and header[0].lower() == "sep=":
+                header = [name.strip() for name in next(reader, [])]
             _check_header(path, header)
             line = reader.line_num + 1
             for record in reader:
                 here, line = line, reader.line_num + 1
                 record = [cell.strip() for cell in record]
+                if not any(record[len(header) :]):
+                    record = record[: len(header)]
                 if len(record) == len(header) and any(record):
                     records.append(record)
                     lines.append(here)
@@ -56,7 +61,8 @@ def read_rows(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
     if not records and not problems:
         raise DataError(f"{path} has a header but no rows.")
     index = pd.Index(lines, dtype="int64")
-    return pd.DataFrame(records, columns=header, index=index, dtype=object), problems
+    frame = pd.DataFrame(records, columns=header, index=index, dtype=object)
+    return frame.loc[:, frame.columns != ""], problems
 
 
 def problem(path: Path, row: object, column: str, value: object, text: str) -> Problem:
@@ -92,6 +98,6 @@ def _check_header(path: Path, header: list[str]) -> None:
             f"{path} is not separated by commas (its header is one cell: {header[0][:60]!r}).",
             "Save it comma separated.",
         )
-    repeated = sorted(name for name, n in Counter(header).items() if n > 1)
+    repeated = sorted(name for name, n in Counter(header).items() if n > 1 and name)
     if repeated:
         raise DataError(f"{path} has columns of the same name: {', '.join(map(repr, repeated))}.")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import unicodedata
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -19,21 +21,25 @@ from fusionbench.errors import DataError
 from fusionbench.files import reading
 from fusionbench.progress import SILENT, Progress
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # MPO (several JPEGs in one file) opens as JPEG
-# Beyond any camera; a file that claims more is taken for a decompression bomb.
-MAX_PIXELS = 80_000_000
+EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # MPO (several JPEGs in one file) opens as JPEG
+# Beyond today's cameras; a file that claims more is taken for a decompression bomb.
+MAX_PIXELS = 250_000_000
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is lower, and warns
+# Broken EXIF: the picture itself is whole, and the warning does not say which file it is of.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 # Part of every cache key: raise it when `decode` gives other pixels for the same file.
 DECODER = "1"
 
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """The image files below a data root, by lower-case stem."""
+    """The image files below a data root, by stem (as `folded` gives it)."""
 
     root: Path
     by_stem: Mapping[str, list[Path]]
     skipped_links: tuple[Path, ...] = ()
+    others: Mapping[str, Path] = field(default_factory=dict)  # files of other kinds, by stem
 
     def __len__(self) -> int:
         return sum(len(paths) for paths in self.by_stem.values())
@@ -41,15 +47,21 @@ class ImageIndex:
     def candidates(self, name: str) -> tuple[Path, ...]:
         """Every file that `name` (a file name, or a relative path such as `NEL/NEL025.JPG`) may
         mean, the best kind of match only: exact, other case, same stem with another extension.
+        A backslash separates folders, too; Unicode forms of a letter are the same letter.
         More than one: the caller must see whether they are copies of each other."""
-        wanted = PurePosixPath(name)
+        wanted = PurePosixPath(name.replace("\\", "/"))
         if wanted.name in ("", ".."):
             return ()
         stem = wanted.stem if wanted.suffix.lower() in EXTENSIONS else wanted.name
-        alike = [p for p in self.by_stem.get(stem.lower(), ()) if _ends_with(p, wanted)]
-        named = [p for p in alike if p.name.lower() == wanted.name.lower()]
-        exact = [p for p in named if p.name == wanted.name]
+        alike = [p for p in self.by_stem.get(folded(stem), ()) if _ends_with(p, wanted)]
+        named = [p for p in alike if folded(p.name) == folded(wanted.name)]
+        exact = [p for p in named if _composed(p.name) == _composed(wanted.name)]
         return tuple(exact or named or alike)
+
+    def unread(self, name: str) -> Path | None:
+        """A file of that stem and of a kind that is not read."""
+        stem = PurePosixPath(name.replace("\\", "/"))
+        return self.others.get(folded(stem.name)) or self.others.get(folded(stem.stem))
 
 
 def index_images(root: Path, card: DatasetCard) -> ImageIndex:
@@ -61,6 +73,7 @@ def index_images(root: Path, card: DatasetCard) -> ImageIndex:
     """
     root = root.resolve()
     files: dict[Path, None] = {}
+    others: dict[str, Path] = {}
     skipped: list[Path] = []
     for pattern in card.files.images:
         for folder in _folders(root, pattern, card):
@@ -70,8 +83,20 @@ def index_images(root: Path, card: DatasetCard) -> ImageIndex:
                 files.update(dict.fromkeys(_walk(folder, root, skipped)))
     by_stem = defaultdict(list)
     for path in files:
-        by_stem[path.stem.lower()].append(path)
-    return ImageIndex(root, by_stem, tuple(dict.fromkeys(skipped)))
+        if path.suffix.lower() in EXTENSIONS:
+            by_stem[folded(path.stem)].append(path)
+        else:
+            others[folded(path.stem)] = path
+    return ImageIndex(root, by_stem, tuple(dict.fromkeys(skipped)), others)
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def folded(name: str) -> str:
+    """A file's name without case, Unicode form and blanks at its ends."""
+    return _composed(name).strip().lower()
 
 
 def decode(
@@ -139,8 +164,9 @@ def _rgb(picture: Image.Image, name: str) -> Image.Image:
 def _folders(root: Path, pattern: str, card: DatasetCard) -> list[Path]:
     if pattern in (".", "./"):
         return [root]
+    either = (f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in pattern)
     try:
-        return sorted(root.glob(pattern))
+        return sorted(root.glob(pattern)) or sorted(root.glob("".join(either)))
     except (OSError, ValueError, NotImplementedError) as error:
         raise DataError(
             f"The card of {card.name} names the image folder {pattern[:80]!r}: {error}."
@@ -158,7 +184,7 @@ def _walk(folder: Path, root: Path, skipped: list[Path]) -> Iterable[Path]:
             skipped.append(path)
         elif entry.is_dir():
             yield from _walk(path, root, skipped)
-        elif path.suffix.lower() in EXTENSIONS and entry.is_file():
+        elif entry.is_file():
             yield path
 
 
@@ -167,6 +193,6 @@ def _inside(path: Path, root: Path) -> bool:
 
 
 def _ends_with(path: Path, wanted: PurePosixPath) -> bool:
-    """Whether the folders of `wanted` are the last folders of `path`, ignoring case."""
-    parts = [part.lower() for part in wanted.parts[:-1]]
-    return not parts or [p.lower() for p in path.parts[-1 - len(parts) : -1]] == parts
+    """Whether the folders of `wanted` are the last folders of `path`."""
+    parts = list(map(folded, wanted.parts[:-1]))
+    return not parts or list(map(folded, path.parts[-1 - len(parts) : -1])) == parts

@@ -51,6 +51,8 @@ def find_data(card: DatasetCard, data: Path | None = None) -> Path:
     for folder, shared in places:
         if is_folder(folder) and (root := _root_in(card, folder, shared)):
             return root
+    if data is None and _find_ignoring_case(card.folder, card.files.metadata):
+        return card.folder  # it is there, whatever is wrong with it
     raise _absent(card, data, [folder for folder, _ in places])
 
 
@@ -141,7 +143,7 @@ def _find_ignoring_case(root: Path, relative: str) -> Path | None:
 def _header_fits(card: DatasetCard, path: Path) -> bool:
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
-            header = file.readline(65536)
+            header = file.readline(65536) + file.readline(65536)
     except OSError:
         return False
     return card.id_column in header and card.label.column in header
@@ -158,6 +160,8 @@ def _absent(card: DatasetCard, data: Path | None, looked: list[Path]) -> DataErr
         f"Put {card.files.metadata} and the photographs ({folders}/) into {default_folder(card)}, "
         "or name their folder with --data DIR or $FUSIONBENCH_DATA."
     )
+    for path in filter(None, (_find_ignoring_case(f, card.files.metadata) for f in looked)):
+        lines.insert(0, f"{path} is another dataset's: its header does not fit the card.")
     if data is not None:
         lines.append("Only --data was searched, because it was given.")
     if card.name != "synthetic":

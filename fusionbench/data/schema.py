@@ -43,7 +43,7 @@ def unlisted_columns(card: DatasetCard, frame: pd.DataFrame) -> tuple[str, ...]:
     """Columns of the file that the card does not speak of: not an error, worth a note."""
     known = {c.name for c in card.columns} | {v.column for v in card.views}
     known |= {card.id_column, card.label.column, *card.group, *card.lesion, *card.ignore}
-    return tuple(name for name in frame.columns if name and name not in known)
+    return tuple(name for name in frame.columns if name not in known)
 
 
 def value_of(column: Column, cell: str, unknown: Sequence[str]) -> str | float | None:
@@ -84,7 +84,7 @@ def _checks(card: DatasetCard, views: Sequence[str]) -> Iterator[tuple[str, Faul
     yield card.id_column, lambda cell: "" if cell else "is empty: every row needs an id"
     for view in card.views:
         used = view.name in views
-        yield view.column, unsafe_path if used else lambda cell: cell and unsafe_path(cell)
+        yield view.column, partial(_path_fault, used)
     yield card.label.column, partial(_label_fault, card.label)
     for name in card.group:
         yield name, lambda cell: "" if cell else "is empty: the patient of every row must be known"
@@ -100,6 +100,10 @@ def _fault(column: Column, unknown: Sequence[str], cell: str) -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+def _path_fault(used: bool, cell: str) -> str:
+    return unsafe_path(cell.replace("\\", "/")) if cell or used else ""
 
 
 def _label_fault(label: Label, cell: str) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 from fusionbench.data.card import DatasetCard
 from fusionbench.data.csv_rows import Problem, bad_rows, problem, read_rows
 from fusionbench.data.digests import file_digests
-from fusionbench.data.images import ImageIndex, index_images
+from fusionbench.data.images import EXTENSIONS, ImageIndex, index_images
 from fusionbench.data.locate import metadata_file
 from fusionbench.data.schema import check_rows, unlisted_columns, value_of
 from fusionbench.errors import DataError
@@ -181,12 +181,17 @@ def _missing_photographs(reading: DatasetRows) -> DataError:
     card, index = reading.card, reading.index
     names = list(dict.fromkeys(reading.missing))
     some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    links = ""
+    reasons = ""
     if index.skipped_links:
-        links = f" Links that leave the folder are not followed: {index.skipped_links[0]}."
+        reasons = f" Links that leave the folder are not followed: {index.skipped_links[0]}."
+    if unread := [path for name in names if (path := index.unread(name))]:
+        reasons += (
+            f" For {len(unread)} of them there is a file of a kind that is not read, such as "
+            f"{unread[0].name}; save it as one of {', '.join(EXTENSIONS)}."
+        )
     return DataError(
         f"{len(names)} photographs of {card.title} are missing (of {len(reading.frame)} rows; "
-        f"{len(index)} image files in {index.root}): {some}.{links}",
+        f"{len(index)} image files in {index.root}): {some}.{reasons}",
         f"{_looked_in(card)} Add them, or run on the rest with --allow-missing-images; its results "
         "are never ranked beside those on the whole set.",
         [{"file": name, "problem": "missing"} for name in names],

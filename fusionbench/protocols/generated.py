@@ -23,33 +23,39 @@ INNER = 5  # parts that training rows are cut into, one of which validates
 
 
 def make_split(
-    spec: ProtocolSpec, ids: Sequence[str], labels: Values, groups: Values | None
+    spec: ProtocolSpec,
+    ids: Sequence[str],
+    labels: Values,
+    groups: Values | None,
+    classes: Sequence[str] = (),
 ) -> dict[str, str]:
     """id -> part by the protocol's recipe, for rows in the order of the metadata file.
 
     grouped-kfold: StratifiedGroupKFold, shuffled. image-kfold: StratifiedKFold, shuffled.
     kfold-holdout: StratifiedKFold into folds + 1 parts, the last kept; the rest cut again into
     `folds` with the same seed (the recipe published with MetaBlock, Pacheco & Krohling 2021,
-    https://github.com/paaatcha/MetaBlock). Raises DataError for a class too small to go round.
+    https://github.com/paaatcha/MetaBlock). Raises DataError for a class too small to go round, by
+    its name where labels are positions in `classes`.
     """
     y = np.asarray(labels)
     rows = np.arange(len(y))
+    names = dict(enumerate(classes))
     part = np.full(len(y), "", dtype=object)
     if spec.kind == "fixed":
         raise DataError(f"The split {spec.name} is published, not made.", f"Expected: {spec.file}.")
     if spec.kind == "grouped-kfold":
         keys = rows if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-        _check_sizes(spec, y, keys, spec.folds, "groups")
+        _check_sizes(spec, y, keys, spec.folds, "groups", names)
         cut = StratifiedGroupKFold(spec.folds, shuffle=True, random_state=spec.seed)
         for k, (_, test) in enumerate(cut.split(rows, y, keys)):
             part[test] = str(k)
     else:
         rest = rows
         if spec.kind == "kfold-holdout":
-            _check_sizes(spec, y, rows, spec.folds + 1, "rows")
+            _check_sizes(spec, y, rows, spec.folds + 1, "rows", names)
             rest, kept = list(_stratified(spec.folds + 1, spec.seed, y))[-1]
             part[kept] = "holdout"
-        _check_sizes(spec, y[rest], rest, spec.folds, "rows")
+        _check_sizes(spec, y[rest], rest, spec.folds, "rows", names)
         for k, (_, test) in enumerate(_stratified(spec.folds, spec.seed, y[rest])):
             part[rest[test]] = str(k)
     return {str(i): str(p) for i, p in zip(ids, part, strict=True)}
@@ -91,12 +97,14 @@ def _stratified(folds: int, seed: int, y: NDArray[Any]) -> Iterable[tuple[Ints, 
     return StratifiedKFold(folds, shuffle=True, random_state=seed).split(np.zeros(len(y)), y)
 
 
-def _check_sizes(spec: ProtocolSpec, y: NDArray[Any], keys: Ints, parts: int, what: str) -> None:
-    small = {str(c): len(np.unique(keys[y == c])) for c in np.unique(y)}
-    small = {c: n for c, n in small.items() if n < parts}
+def _check_sizes(
+    spec: ProtocolSpec, y: NDArray[Any], keys: Ints, parts: int, what: str, names: dict[Any, str]
+) -> None:
+    sizes = {names.get(c, str(c)): len(np.unique(keys[y == c])) for c in np.unique(y)}
+    small = [f"{c} ({n})" for c, n in sizes.items() if n < parts]
     if small:
-        listed = ", ".join(f"{c} ({n})" for c, n in small.items())
+        few = ", ".join(small)
         raise DataError(
-            f"{spec.name} needs {parts} {what} of every class; too few of class {listed}.",
+            f"{spec.name} needs {parts} {what} of every class; too few of class {few}.",
             "Declare a protocol with fewer folds, or merge classes in the card.",
         )

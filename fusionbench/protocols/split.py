@@ -80,7 +80,7 @@ def load_protocol(
     elif path := _locate(card, spec, ids, labels, groups, complete, progress):
         parts, source = read_split(path, spec), str(path)
     else:
-        parts, source = make_split(spec, ids, labels, groups), "the new split"
+        parts, source = make_split(spec, ids, labels, groups, card.classes), "the new split"
     remedy = (
         "Restore the files as they were published."
         if spec.index_files or spec.sha256
@@ -173,7 +173,7 @@ def _locate(
     if not complete:
         # Not written down: it would not fit once the missing images are there.
         return None
-    parts = make_split(spec, ids, labels, groups)
+    parts = make_split(spec, ids, labels, groups, card.classes)
     builtin = card.folder.resolve().is_relative_to((builtin_root() / "datasets").resolve())
     for path in [apart] if builtin else [beside, apart]:
         try:

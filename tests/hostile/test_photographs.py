@@ -52,6 +52,10 @@ GOOD = {
     "a.bmp": encoded("BMP"),
     "a.webp": encoded("WEBP"),
     "animated.webp": animated("WEBP"),
+    "a.tiff": encoded("TIFF"),
+    "jpeg.tiff": encoded("TIFF", compression="jpeg"),
+    "lzw.tiff": encoded("TIFF", compression="tiff_lzw"),
+    "deflate.tiff": encoded("TIFF", "RGBA", compression="tiff_adobe_deflate"),
 }
 
 
@@ -100,12 +104,12 @@ def jpeg_of(width: int, height: int) -> bytes:
     return bytes(data)
 
 
-SIZES = [(1, 80_000_001), (9_000, 9_000), (65_535, 65_535), (2**31 - 1, 2**31 - 1), (2**24, 2**24)]
+SIZES = [(1, 250_000_001), (16_000, 16_000), (65_535, 65_535), (2**31 - 1, 2**31 - 1), (2**24, 2**24)]
 CLAIMS: list[tuple[str, bytes]] = [
     *((f"{w}x{h}.png", png(w, h)) for w, h in [*SIZES, (0, 0), (0, 5), (2**32 - 1, 1)]),
     *((f"{w}x{h}.bmp", bmp_of(w, h)) for w, h in [*SIZES, (-5, 5), (5, -(2**31)), (0, 0)]),
     *((f"{w}x{h}.webp", webp_of(w, h)) for w, h in [(2**14, 2**14), (2**24, 2**24), (16_384, 1)]),
-    *((f"{w}x{h}.jpg", jpeg_of(w, h)) for w, h in [(65_535, 65_535), (65_000, 1_300), (0, 0)]),
+    *((f"{w}x{h}.jpg", jpeg_of(w, h)) for w, h in [(65_535, 65_535), (65_000, 4_000), (0, 0)]),
     ("bomb.png", png(8_000, 8_000, body=b"\x00" * 10_000)),  # within the limit, but cut off
     ("text-bomb.png", png(4, 4)[:33] + chunk(b"zTXt", b"a\x00\x00" + zlib.compress(bytes(10**8)))),
     (
@@ -117,7 +121,7 @@ CLAIMS: list[tuple[str, bytes]] = [
     ("a.gif", encoded("GIF", "P")),
     ("a.ppm", encoded("PPM")),
     ("a.ico", encoded("ICO")),
-    ("tiff.png", encoded("TIFF")),
+    ("tiff16.png", encoded("TIFF", "I;16")),
     ("script.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(victim) run\n"),
     ("vector.svg", b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/>'),
     ("archive.png", b"PK\x03\x04" + b"\x00" * 50),

@@ -1,0 +1,177 @@
+"""Files as other programs and other systems write them."""
+
+from __future__ import annotations
+
+import unicodedata
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+from made_up_data import CARD, HEADER
+from PIL import Image
+
+from fusionbench.data.archive import unpack
+from fusionbench.data.images import EXTENSIONS, decode
+from fusionbench.data.locate import find_data
+from fusionbench.data.table import load_table
+from fusionbench.errors import DataError
+
+
+def load(pebbles, card=CARD):
+    return load_table(pebbles.card(card), pebbles.folder)
+
+
+def rename(pebbles, name_of):
+    """Rename every photograph to what `name_of` gives for the name in the csv."""
+    for row in pebbles.rows:
+        (path,) = (pebbles.folder / "photos").rglob(row["file"])
+        path.rename(path.with_name(name_of(row["file"])))
+
+
+@pytest.mark.parametrize("suffix", EXTENSIONS)
+def test_photographs_of_every_suffix_are_found_and_read(pebbles, suffix):
+    for row in pebbles.rows:
+        (path,) = (pebbles.folder / "photos").rglob(row["file"])
+        picture = Image.open(path).copy()
+        path.unlink()
+        picture.save(path.with_suffix(suffix), "JPEG" if suffix.startswith(".j") else None)
+    paths = load(pebbles).images["top"]
+    assert {path.suffix for path in paths} == {suffix}
+    assert decode(paths[0], 16).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".dng", ".gif", ".txt"])
+def test_photographs_of_a_kind_that_is_not_read_are_named(pebbles, suffix):
+    rename(pebbles, lambda name: name.rpartition(".")[0] + suffix)
+    with pytest.raises(DataError, match=rf"a kind that is not read, such as \S+\{suffix}; save it"):
+        load(pebbles)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize(
+    "change", [str, str.upper, lambda name: f"{name.rpartition('.')[0]} .png", "{} ".format]
+)
+def test_unicode_form_case_and_blanks_of_a_file_do_not_matter(pebbles, form, change):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    rename(pebbles, lambda name: unicodedata.normalize(other, f"gal\u00e9t {name}"))
+    for row in pebbles.rows:
+        row["file"] = change(unicodedata.normalize(form, f"gal\u00e9t {row['file']}"))
+    pebbles.write()
+    assert len(load(pebbles)) == len(pebbles.rows)
+
+
+@pytest.mark.parametrize("folder", ["Photos", "PHOTOS", "photos"])
+def test_the_case_of_the_image_folder_does_not_matter(pebbles, folder):
+    (pebbles.folder / "photos").rename(pebbles.folder / folder)
+    assert len(load(pebbles)) == len(pebbles.rows)
+
+
+def test_a_backslash_in_the_csv_separates_folders_and_escapes_none(pebbles):
+    plain = load(pebbles).images
+    for row in pebbles.rows:
+        (path,) = (pebbles.folder / "photos").rglob(row["file"])
+        row["file"] = str(path.relative_to(pebbles.folder)).replace("/", "\\")
+    pebbles.write()
+    assert load(pebbles).images == plain
+    pebbles.rows[2]["file"] = "photos\\..\\..\\secret.png"
+    pebbles.rows[3]["file"] = "C:\\photos\\a.png"
+    pebbles.write()
+    with pytest.raises(DataError) as caught:
+        load(pebbles)
+    problems = [(p["row"], p["problem"]) for p in caught.value.problems]
+    assert problems == [(4, "leaves its folder"), (5, "is an absolute path")]
+
+
+def csv_lines(pebbles):
+    return pebbles.csv.read_text("utf-8").splitlines()
+
+
+DIALECTS = {
+    "columns without a name behind": lambda lines: [f"{line},," for line in lines],
+    "columns without a name in front": lambda lines: [
+        lines[0].join((",,", "")),
+        *(f"{i},{i},{line}" for i, line in enumerate(lines[1:])),
+    ],
+    "empty cells beyond the header": lambda lines: [lines[0], *(f"{x},,," for x in lines[1:])],
+    "Excel's first line": lambda lines: ["sep=,", *lines],
+    "empty lines": lambda lines: [x for line in lines for x in (line, "", ",,")],
+    "blanks around cells": lambda lines: [line.replace(",", " , ") for line in lines],
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_csv_files_as_other_programs_write_them_are_the_same_table(pebbles, dialect):
+    plain = load(pebbles)
+    pebbles.csv.write_text("\n".join(DIALECTS[dialect](csv_lines(pebbles))), encoding="utf-8-sig")
+    table = load(pebbles)
+    assert table.fingerprint == plain.fingerprint
+    assert list(table.metadata) == list(plain.metadata)
+
+
+def other_header(pebbles):
+    pebbles.write([*HEADER[1:], "image_id"])
+
+
+def other_separator(pebbles):
+    pebbles.csv.write_text(pebbles.csv.read_text("utf-8").replace(",", ";"), encoding="utf-8")
+
+
+def utf_16(pebbles):
+    pebbles.csv.write_text(pebbles.csv.read_text("utf-8"), encoding="utf-16")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (other_header, "file '': column is missing"),
+        (other_separator, "not separated by commas"),
+        (utf_16, "not a UTF-8 csv file"),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_csv_that_is_there_and_does_not_fit_is_never_called_absent(
+    pebbles, spoil, reason, named, monkeypatch
+):
+    monkeypatch.delenv("FUSIONBENCH_DATA", raising=False)
+    spoil(pebbles)
+    card = pebbles.card()
+    with pytest.raises(DataError, match=reason):
+        load_table(card, find_data(card, pebbles.folder if named else None))
+
+
+def test_a_csv_of_another_dataset_in_a_shared_folder_is_named(pebbles, tmp_path, monkeypatch):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    other_header(pebbles)
+    pebbles.csv.rename(shared / pebbles.csv.name)
+    monkeypatch.setenv("FUSIONBENCH_DATA", str(shared))
+    with pytest.raises(DataError, match="is not here") as caught:
+        find_data(pebbles.card())
+    assert f"{shared / pebbles.csv.name} is another dataset's" in str(caught.value)
+
+
+def test_backslashes_in_a_zip_separate_folders_under_the_same_checks(tmp_path):
+    def packed(*names):
+        with zipfile.ZipFile(tmp_path / "w.zip", "w") as pack:
+            for name in names:
+                info = zipfile.ZipInfo("placeholder")
+                info.filename = name
+                pack.writestr(info, b"" if name.endswith("\\") else b"x")
+        return tmp_path / "w.zip"
+
+    unpack(packed("photos\\", "photos\\a.jpg", "b\\c\\d.jpg"), tmp_path / "good")
+    files = (p.relative_to(tmp_path / "good") for p in (tmp_path / "good").rglob("*.jpg"))
+    assert sorted(map(str, files)) == ["b/c/d.jpg", "photos/a.jpg"]
+    for name in ("..\\a.jpg", "b\\..\\..\\a.jpg", "C:\\a.jpg", "\\a.jpg"):
+        with pytest.raises(DataError, match="may not be unpacked"):
+            unpack(packed(name), tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_photograph_of_todays_largest_cameras_is_read_without_a_warning(tmp_path):
+    path = tmp_path / "large.jpg"
+    Image.new("RGB", (16320, 12240), (90, 60, 30)).save(path, quality=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.abs(decode(path, 32).astype(int) - (90, 60, 30)).max() < 8
