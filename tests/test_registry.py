@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -266,3 +267,82 @@ def test_dataset_cards_are_found_and_collide_like_plugins(tmp_path: Path) -> Non
     clash.write_text("")
     with pytest.raises(PluginError, match="Two datasets are called 'synthetic'"):
         registry.dataset_cards([tmp_path])
+
+
+# Where a plugin's helper lies, how the plugin imports it, and files on the way.
+HELPERS = {
+    "beside it": ("mine.py", "import blocks", "blocks.py", ()),
+    "a name of it": ("mine.py", "from blocks import SCALE", "blocks.py", ()),
+    "inside a function": ("mine.py", "def late():\n    import blocks", "blocks.py", ()),
+    "where it may be absent": (
+        "mine.py",
+        "try:\n    import blocks\nexcept ImportError:\n    pass",
+        "blocks.py",
+        (),
+    ),
+    "in a package": (
+        "mine.py",
+        "from parts import blocks",
+        "parts/blocks.py",
+        ("parts/__init__.py",),
+    ),
+    "deep in a package": ("mine.py", "import parts.inner.blocks", "parts/inner/blocks.py", ()),
+    "a package itself": ("mine.py", "import parts", "parts/__init__.py", ()),
+    "relative": ("mine.py", "from .blocks import SCALE", "blocks.py", ()),
+    "above the folder of its kind": ("fusions/mine.py", "import blocks", "blocks.py", ()),
+    "through another one": ("mine.py", "import first", "blocks.py", ("first.py",)),
+}
+
+
+@pytest.mark.parametrize("case", HELPERS)
+def test_the_source_hash_follows_what_a_plugin_imports(tmp_path: Path, case: str) -> None:
+    plugin, statement, helper, others = HELPERS[case]
+    path = write(tmp_path / plugin, extra=statement.replace("{", "{{"))
+    for other in others:
+        write(tmp_path / other, "import blocks\n")
+    write(tmp_path / helper, "SCALE = 1.0\n")
+    write(tmp_path / "unrelated.py", "import blocks\n")
+
+    def hashed() -> str:
+        return registry.source_hash(registry.Entry("mine", "fusions", "", path))
+
+    before = hashed()
+    write(tmp_path / "unrelated.py", "SCALE = 2.0\n")
+    assert hashed() == before
+    write(tmp_path / helper, "SCALE = 0.25\n")
+    assert (changed := hashed()) != before
+    write(tmp_path / helper, "SCALE = 1.0\n")
+    assert hashed() == before
+    (tmp_path / helper).unlink()
+    assert hashed() not in (before, changed)
+
+
+def test_a_plugin_without_helpers_hashes_as_its_file_and_odd_helpers_do_no_harm(
+    tmp_path: Path,
+) -> None:
+    text = "import torch, fusionbench.plugin.fusion\nfrom . import *\nfrom ....... import far\n"
+    path = write(tmp_path / "mine.py", text)
+    write(tmp_path / "fusionbench" / "plugin" / "fusion.py", "raise SystemExit\n")
+    entry = registry.Entry("mine", "fusions", "", path)
+    assert registry.source_hash(entry) == hashlib.sha256(text.encode()).hexdigest()[:16]
+    path.write_text(text + "import broken, loop\n", encoding="utf-8")
+    write(tmp_path / "broken.py", "def (:\n\x00")
+    write(tmp_path / "loop.py", "import mine, loop\n")
+    assert len(registry.source_hash(entry)) == 16
+
+
+def test_of_an_installed_plugin_its_own_package_is_hashed(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    write(tmp_path / "theirs_hashed" / "__init__.py", "")
+    write(
+        tmp_path / "theirs_hashed" / "gate.py",
+        "from theirs_hashed.blocks import A\nimport neighbour\n",
+    )
+    point = EntryPoint("gate", "theirs_hashed.gate", "fusionbench.fusions")
+    entry = registry.Entry("gate", "fusions", "theirs", entry_point=point)
+    hashes = []
+    for scale, other in ((1, 1), (2, 1), (2, 2)):
+        write(tmp_path / "theirs_hashed" / "blocks.py", f"A = {scale}\n")
+        write(tmp_path / "neighbour.py", f"A = {other}\n")
+        hashes.append(registry.source_hash(entry))
+    assert hashes[0] != hashes[1] == hashes[2]

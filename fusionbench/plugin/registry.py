@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from fusionbench.errors import PluginError, UsageError
+from fusionbench.plugin.imports import imported_files
 
 T = TypeVar("T")
 
@@ -181,11 +182,28 @@ def load(entry: Entry, base: type[T]) -> type[T]:
 
 
 def source_hash(entry: Entry) -> str:
-    """sha256 of the plugin's source file, 16 hex digits; of the module's for an entry point."""
+    """16 hex digits of the sha256 of the plugin's source file (of the module's for an entry point)
+    and of every file that it imports: from below its folder, or from its installed package."""
     path = _module_file(entry.entry_point) if entry.entry_point else entry.path
     if path is None:
         return "unknown"
-    return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()[:16]
+    path, package = path.resolve(), ""
+    if entry.entry_point is not None:
+        package = entry.entry_point.module.split(".")[0]
+        inside = next((p for p in path.parents if p.name == package), path)
+        roots = [inside.parent]
+    else:
+        roots = [path.parent, *([path.parent.parent] if path.parent.name in KINDS else [])]
+    digest = hashlib.sha256(_normalised(path))
+    for file in imported_files(path, roots, package):
+        root = next((r for r in roots if file.is_relative_to(r)), file.parent)
+        digest.update(b"\0%s\0" % file.relative_to(root).as_posix().encode())
+        digest.update(_normalised(file))
+    return digest.hexdigest()[:16]
+
+
+def _normalised(path: Path) -> bytes:
+    return path.read_bytes().replace(b"\r\n", b"\n")
 
 
 def dataset_cards(extra: Sequence[str | Path] = ()) -> dict[str, Path]:
