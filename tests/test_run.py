@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import balanced_accuracy_score
 
 from fusionbench.config.run_config import Execution, RunConfig
-from fusionbench.errors import DataError, UsageError
+from fusionbench.errors import UsageError
 from fusionbench.plugin.fusion import FusionRefused
 from fusionbench.progress import SILENT
 from fusionbench.records import Store
@@ -324,7 +324,7 @@ def test_refusals_name_the_reason_and_nothing_is_recorded(
         ({"columns": ("biopsed",)}, UsageError, "biopsed"),
         ({"optimizer": "adamv"}, UsageError, "Did you mean"),
         ({"schedule": "cosin"}, UsageError, "cosine"),
-        ({"view": "x-ray"}, DataError, "no view"),
+        ({"view": "x-ray"}, UsageError, "no view"),
     ]
     for change, error, text in wrong:
         with pytest.raises(error, match=text):
