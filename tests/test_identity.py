@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_records import identity, record
 
-from fusionbench.analysis.stress.stress_report import Run
-from fusionbench.analysis.stress.summary import reference
+from fusionbench.analysis.stress.stress_report import Run, reference
 from fusionbench.config.identity import Expected, Identity, TrainingIdentity
 from fusionbench.config.run_config import SETTINGS, DataChoices, RunConfig, default_of
 from fusionbench.leaderboard.gains import image_only_row, shuffled_row

@@ -18,15 +18,17 @@ import torch
 from msgspec import structs
 from safetensors.torch import load_file, save_file
 
-from fusionbench.analysis.stress.reopen import reopen
+from fusionbench.analysis.stress.evaluate import reopen_network
 from fusionbench.analysis.stress.scenarios import SHARES, Cells, scenarios
 from fusionbench.analysis.stress.stress_report import StressReport, flip, spread
 from fusionbench.analysis.stress.stress_test import stress
-from fusionbench.analysis.stress.stress_text import render, to_data
+from fusionbench.analysis.stress.stress_text import FORMATS, to_data
 from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.data.card import Column
 from fusionbench.data.encoder import ENCODINGS, MISSING, Encoding, MetadataEncoder, Missing
-from fusionbench.errors import RecordError, UsageError
+from fusionbench.errors import DataError, RecordError, UsageError
+from fusionbench.leaderboard import blocks
+from fusionbench.leaderboard.select import select_row
 from fusionbench.metrics.compute import compute
 from fusionbench.records import Record, Store
 from fusionbench.runs.network_study import setup
@@ -170,8 +172,14 @@ def record_of(store: Store, fusion: str, fold: int = 0) -> Record:
 
 
 def stressed(store: Store, text: str, config: RunConfig, **options) -> StressReport:
-    execution = Execution(store=store.folder, device="cpu")
-    return stress(store, text, execution, dataset=config.data.dataset, mask_seeds=2, **options)
+    """Of a row, or of the one run that `text` is."""
+    block, row = select_row(blocks(store), text)
+    runs = [run for run in row.run_ids if run == text]
+    execution = Execution(store=store.folder, device="cpu", **options.pop("execution", {}))
+    return stress(
+        store, block, row, execution,
+        runs=runs, dataset=config.data.dataset, mask_seeds=2, **options,
+    )  # fmt: skip
 
 
 def value_of(report: StressReport, run: int, metric: str, **wanted: object) -> float:
@@ -275,28 +283,26 @@ def test_numbers_are_means_over_folds_and_mask_seeds(finished) -> None:
     assert report.area.masks == pytest.approx(np.std(areas.mean(0), ddof=1), abs=1e-12)
     worse = [e.worse.mean for e in report.columns]
     assert worse == sorted(worse, reverse=True) and len(worse) == 21
-    assert report.everything.worse.mean == pytest.approx(
-        report.base.mean - report.everything.value.mean, abs=1e-12
-    )
+    base, everything = report.curve[0].value.mean, report.curve[-1]
+    assert everything.worse.mean == pytest.approx(base - everything.value.mean, abs=1e-12)
     # A metric of which less is better: worse is more.
     nll = stressed(store, "concat", config, metric="nll")
-    assert nll.everything.worse.mean == pytest.approx(
-        nll.everything.value.mean - nll.base.mean, abs=1e-12
-    )
+    base, everything = nll.curve[0].value.mean, nll.curve[-1]
+    assert everything.worse.mean == pytest.approx(everything.value.mean - base, abs=1e-12)
     assert spread(np.array([[0.5]])).masks is None
 
 
 def test_an_image_only_method_is_flat_and_stands_beside_the_others(finished) -> None:
     store, config = finished["none"]
     flat = stressed(store, "none", config)
-    values = {p.value.mean for p in flat.curve} | {e.value.mean for e in flat.columns}
-    assert values == {flat.base.mean} and flat.area.masks == 0
-    assert flat.area.mean == pytest.approx(flat.base.mean, abs=1e-12)
+    effects, base = (*flat.curve, *flat.columns, *flat.blocks), flat.curve[0].value.mean
+    assert {e.value.mean for e in effects} == {base} and flat.area.masks == 0
+    assert flat.area.mean == pytest.approx(base, abs=1e-12)
     assert {f.changed for f in flat.flips} == {0} and flat.reference is None
-    assert {e.worse.mean for e in (*flat.columns, *flat.blocks, flat.everything)} == {0}
+    assert {e.worse.mean for e in effects} == {0}
 
     beside = stressed(store, "concat", config).reference
-    assert beside is not None and (beside.key, beside.value.mean) == (flat.key, flat.base.mean)
+    assert beside is not None and (beside.key, beside.value.mean) == (flat.key, base)
     one = stressed(store, record_of(store, "concat", 1).run_id, config)
     assert len(one.runs) == 1 and one.reference is not None
     assert one.reference.value.mean == record_of(store, "none", 1).result.metrics["bacc"]
@@ -333,7 +339,7 @@ def test_a_model_of_one_answer_changes_where_that_answer_does(
     weights["head.bias"][nev] = 4
     save_file(weights, path)
     with pytest.raises(RecordError, match="do not give its predictions"):
-        stress(store, "only-bleed", execution, dataset=config.data.dataset)
+        stressed(store, "only-bleed", config, execution={"plugins": (plugin,)})
 
     # Written as if the run had ended so.
     experiment = setup(config, execution)
@@ -349,7 +355,7 @@ def test_a_model_of_one_answer_changes_where_that_answer_does(
     result = structs.replace(record.result, parts={"test": part})
     store.write(structs.replace(record, result=result), predictions)
 
-    report = stress(store, "only-bleed", execution, dataset=config.data.dataset)
+    report = stressed(store, "only-bleed", config, execution={"plugins": (plugin,)})
     flips = {f.column: f for f in report.flips}
     bleed = flips.pop("bleed")
     answered = int(told.isin(["True", "False"]).sum())
@@ -360,7 +366,7 @@ def test_a_model_of_one_answer_changes_where_that_answer_does(
     needed = {e.columns[0]: e.worse.mean for e in report.columns}
     assert needed.pop("bleed") != 0 and set(needed.values()) == {0}
     # With random cells, bleed is gone in about that share of rows.
-    assert report.base.mean != report.everything.value.mean
+    assert report.curve[0].value.mean != report.curve[-1].value.mean
 
 
 # ---- metadata dropout
@@ -394,8 +400,8 @@ def test_metadata_dropout_flattens_the_curve(
             (record,) = run(config, execution).records
             reports.append(stressed(Store(execution.store), record.run_id, config, metric="nll"))
             assert reports[-1].metadata_dropout == rate
-        at_once.append(np.mean([r.everything.worse.mean for r in reports]))
-        on_the_way.append(np.mean([r.area.mean - r.base.mean for r in reports]))
+        at_once.append(np.mean([r.curve[-1].worse.mean for r in reports]))
+        on_the_way.append(np.mean([r.area.mean - r.curve[0].value.mean for r in reports]))
     assert at_once[0] > 0.5 and at_once[1] < 0.75 * at_once[0]
     assert on_the_way[1] < 0.75 * on_the_way[0]
 
@@ -437,7 +443,7 @@ def test_a_record_opens_as_the_experiment_that_it_was(finished) -> None:
     for name in CHANGES:
         store, config = finished[name]
         for record in store:
-            experiment = reopen(record, Execution(device="cpu"), config.data.dataset)
+            experiment = reopen_network(record, Execution(device="cpu"), config.data.dataset)
             fold = experiment.protocol.folds[record.identity.fold]
             assert experiment.run_id(fold) == record.run_id
 
@@ -449,21 +455,21 @@ def test_what_differs_now_is_said(
     record = record_of(store, "concat")
     execution = Execution(device="cpu")
     with pytest.raises(UsageError, match=r"not known here by name.*--dataset"):
-        reopen(record, execution)
+        reopen_network(record, execution)
     with pytest.raises(UsageError, match="that is the card of pad-ufes-20"):
-        reopen(record, execution, "pad-ufes-20")
+        reopen_network(record, execution, "pad-ufes-20")
 
     card = Path(config.data.dataset)
     other = tmp_path / "other" / "dataset.toml"
     shutil.copytree(card.parent, other.parent)
     other.write_text(card.read_text().replace("patients = 40", "patients = 41"))
     shutil.rmtree(other.parent / "splits", ignore_errors=True)
-    with pytest.raises(UsageError, match="the data here are not those"):
-        reopen(record, execution, str(other))
+    with pytest.raises(DataError, match="not what the run was made on"):
+        reopen_network(record, execution, str(other))
 
     monkeypatch.setattr("fusionbench.plugin.registry.source_hash", lambda entry: "0" * 16)
     with pytest.raises(UsageError, match=r"stale: concat, ce has changed"):
-        reopen(record, execution, config.data.dataset)
+        reopen_network(record, execution, config.data.dataset)
 
 
 def test_a_control_has_no_weights(quick: RunConfig, here: Execution) -> None:
@@ -486,21 +492,19 @@ def test_a_metric_that_the_run_has_not_is_refused(finished) -> None:
 def test_files_hold_the_report(finished) -> None:
     store, config = finished["concat"]
     report = stressed(store, "concat", config)
-    data = json.loads(render(report, "json"))
+    data = json.loads(FORMATS[".json"](report))
     assert data == json.loads(json.dumps(to_data(report)))
     assert {"dataset", "protocol", "metric", "curve", "area", "flips", "values"} <= data.keys()
 
-    rows = list(csv.DictReader(io.StringIO(render(report, "csv").decode())))
+    rows = list(csv.DictReader(io.StringIO(FORMATS[".csv"](report).decode())))
     kinds = [row["kind"] for row in rows]
-    assert kinds.count("cells") == 11 and kinds.count("column") == 21
+    assert kinds.count("cells") == 11 and kinds.count("column") == 21 and "block" in kinds
     assert [float(r["value"]) for r in rows if r["kind"] == "cells"] == [
         p.value.mean for p in report.curve
     ]
     bleed = next(f for f in report.flips if f.column == "bleed")
     (line,) = (r for r in rows if r["kind"] == "flip" and r["columns"] == "bleed")
     assert (int(line["n"]), int(line["changed"])) == (bleed.n, bleed.changed)
-    assert render(report, "png").startswith(b"\x89PNG")
-    svg = render(report, "svg")
-    assert b"<svg" in svg and svg == render(report, "svg")
-    with pytest.raises(UsageError, match="png"):
-        render(report, "pdf")
+    assert FORMATS[".png"](report).startswith(b"\x89PNG")
+    svg = FORMATS[".svg"](report)
+    assert b"<svg" in svg and svg == FORMATS[".svg"](report)

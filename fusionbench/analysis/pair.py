@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fusionbench.analysis.row_facts import BlockFacts, block_facts, place
+from fusionbench.analysis.row_facts import BlockFacts, block_facts, place, values_of
 from fusionbench.errors import FusionbenchError, UsageError
 from fusionbench.leaderboard.rows import Block, Row, Stat
 from fusionbench.leaderboard.select import select_row
@@ -19,7 +19,7 @@ from fusionbench.metrics.names import SCALED
 from fusionbench.records import Predictions, Record
 from fusionbench.stats.bootstrap import RESAMPLES, Paired, paired
 from fusionbench.stats.pooled import Pooled, pool
-from fusionbench.stats.resampled import ResampledT, Values, holm, resampled_t
+from fusionbench.stats.resampled import ResampledT, holm, resampled_t
 from fusionbench.stats.variance import VarianceParts, spread
 
 ALPHA = 0.05
@@ -124,7 +124,7 @@ def compare(
             )
     metrics = tuple(dict.fromkeys(metrics))
     runs_a, runs_b = ([records[run] for run in row.run_ids] for row in (a, b))
-    values = {name: (_values(a, name), _values(b, name)) for name in metrics}
+    values = {name: (values_of(a, name), values_of(b, name)) for name in metrics}
     ratio = max(a.ratio or 0.0, b.ratio or 0.0)
     tests = {name: resampled_t(*pair, ratio) for name, pair in values.items()}
     pairs = _bootstrap(runs_a, runs_b, predictions, metrics, n_resamples, seed)
@@ -151,19 +151,6 @@ def compare(
             for name in metrics
         ),
     )
-
-
-def _values(row: Row, metric: str) -> Values:
-    part = row.parts["test"]
-    values = part.values(metric)
-    if not values:
-        held = any(metric in metrics for metrics in part.runs.values())
-        why = "is undefined in every run" if held else "is not among the metrics"
-        raise UsageError(
-            f"{metric} {why} of {row.name} ({row.key}).",
-            f"`fusionbench show {row.run_ids[0]}` lists what its records hold.",
-        )
-    return values
 
 
 def _bootstrap(

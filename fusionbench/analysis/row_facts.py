@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from fusionbench.config.wording import subset
+from fusionbench.errors import UsageError
 from fusionbench.leaderboard.block import Block, Row
 
 
@@ -35,6 +36,7 @@ class RowFacts(BlockFacts):
     runs_done: int
     runs_expected: int
     flags: tuple[str, ...]
+    verdict: str  # of the audit; "": not audited
 
 
 def block_facts(block: Block) -> dict[str, Any]:
@@ -55,3 +57,17 @@ def place(of: Block | BlockFacts) -> str:
     if of.complete_data:
         return text
     return f"{text}, {subset(of.n_rows_used, of.n_rows_dataset, of.dataset)}"
+
+
+def values_of(row: Row, metric: str) -> dict[tuple[int, int], float]:
+    """(seed, fold) -> value on the test part. Raises UsageError where no run of the row has one."""
+    part = row.parts["test"]
+    values = part.values(metric)
+    if not values:
+        held = any(metric in metrics for metrics in part.runs.values())
+        why = "is undefined in every run" if held else "is not among the metrics"
+        raise UsageError(
+            f"{metric} {why} of {row.name} ({row.key}).",
+            f"`fusionbench show {row.run_ids[0]}` lists what its records hold.",
+        )
+    return values

@@ -58,15 +58,12 @@ def compare_command(
     from fusionbench.analysis.paragraph import paragraph
     from fusionbench.cli import terminal
     from fusionbench.cli.reading import Reading
-    from fusionbench.leaderboard import blocks
     from fusionbench.leaderboard.table_model import chosen
     from fusionbench.records import Store
 
     chosen(metrics)  # refuses an unknown name before anything is read
     reading = Reading(store, dataset, protocol)
-    rows = blocks(reading.records())
-    reading.report(some=False)
-    block, row_a, row_b = choose(rows, a, b)
+    block, row_a, row_b = choose(reading.blocks(), a, b)
     kept = Store(store)
     records = {run: kept.read(run) for run in (*row_a.run_ids, *row_b.run_ids)}
     found = compare(block, row_a, row_b, records, kept.predictions, metrics, n_resamples=resamples)

@@ -87,6 +87,12 @@ data_option = click.option(
     metavar="DIR",
     help="Folder with the dataset's files. Default: $FUSIONBENCH_DATA, then datasets/<name>/data.",
 )
+card_option = click.option(
+    "--dataset",
+    default="",
+    metavar="PATH",
+    help="The dataset's card, where its name is not known here.",
+)
 store_option = click.option(
     "--store",
     type=click.Path(path_type=Path, file_okay=False),
@@ -137,20 +143,28 @@ def device_options(command: F) -> F:
     return device(workers(command))
 
 
-def execution_options(command: F) -> F:
+def executed_with(*options: Callable[[Any], Any]) -> Callable[[F], F]:
     """Options that say where a run is carried out. The command gets one `execution` of them and of
     its other options that are fields of Execution."""
 
-    @wraps(command)
-    def with_execution(**options: Any) -> Any:
-        from fusionbench.config.run_config import Execution
+    def decorate(command: F) -> F:
+        @wraps(command)
+        def with_execution(**values: Any) -> Any:
+            from fusionbench.config.run_config import Execution
 
-        names = [field.name for field in fields(Execution) if field.name in options]
-        execution = Execution(**{name: options.pop(name) for name in names})
-        return command(execution=execution, **options)
+            names = [field.name for field in fields(Execution) if field.name in values]
+            execution = Execution(**{name: values.pop(name) for name in names})
+            return command(execution=execution, **values)
 
-    decorated: Any = with_execution
-    for option in (data_option, device_options, step_option, at_once_option, store_option,
-                   save_weights_option, plugins_option):  # fmt: skip
-        decorated = option(decorated)
-    return decorated
+        decorated: Any = with_execution
+        for option in options:
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
+execution_options = executed_with(
+    data_option, device_options, step_option, at_once_option, store_option, save_weights_option,
+    plugins_option,
+)  # fmt: skip

@@ -51,7 +51,6 @@ def rank_command(
     from fusionbench.cli import terminal
     from fusionbench.cli.reading import Reading
     from fusionbench.errors import UsageError
-    from fusionbench.leaderboard import blocks
     from fusionbench.leaderboard.table_model import chosen
     from fusionbench.stats.ranks import FORMATS, diagram
 
@@ -59,9 +58,7 @@ def rank_command(
     if output is not None and output.suffix.lower() not in FORMATS:
         raise UsageError(f"--output {output}: end it in {' or '.join(FORMATS)}.")
     reading = Reading(store, datasets, protocols)
-    rows = blocks(reading.records())
-    reading.report(some=True)
-    picked, left_out = candidates(rows)
+    picked, left_out = candidates(reading.blocks(some=True))
     found = rank(picked, metric, alpha=alpha)
     if output is not None:
         diagram(found.test, output, f"Average rank by {metric}, {len(found.blocks)} datasets")

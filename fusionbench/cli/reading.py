@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from fusionbench.leaderboard.block import LevelName
+    from fusionbench.leaderboard.block import Block, LevelName
     from fusionbench.records import Problem, Record
 
 
@@ -54,6 +54,14 @@ class Reading:
                 yield record
             else:
                 self.without[data.dataset] = self.without.get(data.dataset, 0) + 1
+
+    def blocks(self, *, some: bool = False) -> list[Block]:
+        """Blocks of comparable rows, after a report of what could not be counted."""
+        from fusionbench.leaderboard import blocks
+
+        rows = blocks(self.records())
+        self.report(some=some)
+        return rows
 
     def report(self, *, some: bool) -> None:
         """Say what could not be counted. Raises FusionbenchError where `some` run is needed and

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from fusionbench.cli.options import data_option, json_option, plugins_option, store_option
+from fusionbench.cli.options import (
+    card_option,
+    data_option,
+    executed_with,
+    json_option,
+    plugins_option,
+    store_option,
+)
 from fusionbench.config.wording import listed, plural
 
 if TYPE_CHECKING:
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
 
     from fusionbench.analysis.subgroups.by_subgroup import SubgroupReport
     from fusionbench.analysis.subgroups.gaps import Attribute, Pair, RecallGap, Share
+    from fusionbench.config.run_config import Execution
 
 NOTE = (
     "Recall in percent, of the photographs with a recorded value, over all folds; below it the "
@@ -27,8 +33,7 @@ NOTE = (
 
 @click.command("subgroups")
 @click.argument("row")
-@store_option
-@data_option
+@executed_with(store_option, data_option, plugins_option)
 @click.option(
     "--min-n",
     default=20,
@@ -37,47 +42,29 @@ NOTE = (
     metavar="N",
     help="Photographs of a class that a group needs to be compared on it.",
 )
-@click.option(
-    "--dataset",
-    default="",
-    metavar="PATH",
-    help="The dataset's card, where its name is not known here.",
-)
-@plugins_option
+@card_option
 @json_option
 def subgroups_command(
-    row: str,
-    store: Path,
-    data: Path | None,
-    min_n: int,
-    dataset: str,
-    plugins: tuple[Path, ...],
-    as_json: bool,
+    row: str, execution: Execution, min_n: int, dataset: str, as_json: bool
 ) -> int:
     """Compare a finished run between groups of patients: skin type, sex, age, body region.
 
     ROW is a row of the leaderboard: a method (concat), a method on a backbone (concat@resnet18),
     its key of 12 digits, or part of a run id. The dataset's card says which groups there are.
     """
-    from fusionbench.analysis.subgroups.by_subgroup import open_table, report
+    from fusionbench.analysis.reopen import reopen
+    from fusionbench.analysis.subgroups.by_subgroup import report
     from fusionbench.cli import terminal
     from fusionbench.cli.reading import Reading
-    from fusionbench.leaderboard import blocks
     from fusionbench.leaderboard.select import select_row
     from fusionbench.records import Store
 
-    reading = Reading(store)
-    rows = blocks(reading.records())
-    reading.report(some=False)
-    block, chosen = select_row(rows, row)
-    kept = Store(store)
-    first = kept.read(chosen.run_ids[0])
-    table = open_table(
-        first, dataset=dataset, data=data, plugins=plugins, progress=terminal.progress()
-    )
-    result = report(kept, block, chosen, table, min_n)
+    reading, store = Reading(execution.store), Store(execution.store)
+    block, chosen = select_row(reading.blocks(), row)
+    study = reopen(store.read(chosen.run_ids[0]), execution, dataset, terminal.progress())
+    result = report(store, block, chosen, study.table, min_n)
     if as_json:
-        terminal.print_json(asdict(result))
+        terminal.print_json(result)
     else:
         _print(result)
     return 1 if reading.problems else 0

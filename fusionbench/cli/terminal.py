@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shlex
 import sys
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +43,10 @@ def progress() -> Progress:
 
 def print_json(data: Any) -> None:
     """One JSON value on stdout and nothing else; NaN and infinity become null."""
-    sys.stdout.write(json.dumps(_plain(data), indent=2, allow_nan=False) + "\n")
+    from pydantic_core import to_jsonable_python
+
+    plain = to_jsonable_python(data, inf_nan_mode="null")
+    sys.stdout.write(json.dumps(plain, indent=2, allow_nan=False) + "\n")
 
 
 def print_error(message: str, remedy: str = "") -> None:
@@ -163,18 +164,3 @@ def _kind(problem: Mapping[str, object]) -> tuple[str, ...]:
 def _cell(value: object, root: str) -> Text:
     text = "" if value is None else str(value)
     return Text(text.removeprefix(root).lstrip("/\\") if root and text.startswith(root) else text)
-
-
-def _plain(value: Any) -> Any:
-    """As JSON: dataclasses as dicts, paths as text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(v) for v in value]
-    return value

@@ -23,7 +23,7 @@ def stressed(cli, tiny_run: list[str], tiny_card: Path, tmp_path: Path) -> list[
 def test_a_report_a_picture_and_one_json_object(
     cli, stressed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = [tmp_path / "out" / f"report.{suffix}" for suffix in FORMATS]
+    files = [tmp_path / "out" / f"report{suffix}" for suffix in FORMATS]
     answer = cli(*stressed, *(x for path in files for x in ("--output", path)))
     assert answer.code == 0
     text = " ".join(answer.out.split())
@@ -32,8 +32,9 @@ def test_a_report_a_picture_and_one_json_object(
         "tiny / grouped-3fold; 2 folds of 3; ",
         "test rows; 2 mask seeds",
         "reproduce the recorded predictions exactly",
-        "BACC (%), random metadata cells withheld",
-        "Area under the curve",
+        "BACC (%), metadata withheld",
+        "random cells, 10 %",
+        "area under the curve",
         "everything",
         "columns together: smoke, ",
         "One answer inverted",
@@ -58,7 +59,7 @@ def test_one_record_is_one_fold_and_another_metric_is_in_its_own_unit(
     run = next(r.run_id for r in Store(tmp_path / "store") if r.identity.fold == 1)
     answer = cli("stress", run[-8:], *stressed[2:], "--metric", "nll")
     assert answer.code == 0
-    assert "; fold 1 of 3; " in answer.out and "NLL, random" in answer.out
+    assert "; fold 1 of 3; " in answer.out and "NLL, metadata withheld" in answer.out
 
 
 def test_what_cannot_be_done_is_said_with_a_remedy(
@@ -66,7 +67,7 @@ def test_what_cannot_be_done_is_said_with_a_remedy(
 ) -> None:
     for arguments, words in (
         (["stress", "sgmc", *stressed[2:]], "sgmc"),
-        ([*stressed, "--metric", "accuracy"], "no such metric"),
+        ([*stressed, "--metric", "accuracy"], "no metric called"),
         ([*stressed, "--metric", "recall/XYZ"], "recall/XYZ"),
         ([*stressed, "--output", "report.pdf"], "must end in .json, .csv, .png, .svg"),
         ([x for x in stressed if x not in stressed[4:6]], "--dataset path/to/dataset.toml"),

@@ -3,8 +3,6 @@
 Cells are withheld in the raw metadata of the test rows, and encoded by the run's own encoder; the
 network is the run's own. Nothing is trained.
 
-    stress_test.stress(store, text, execution) -> StressReport  of one row's runs with saved weights
-    reopen.reopen(record, execution) -> Experiment              what a record was made of, as it is
-                                                                here and now
-    stress_text.render(report, format)                          "json", "csv", "png" or "svg"
+    stress_test.stress(store, block, row, execution) -> StressReport    of runs with saved weights
+    stress_text.FORMATS[".csv"](report)                                 a file of it, as bytes
 """

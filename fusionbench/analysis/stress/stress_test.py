@@ -1,109 +1,94 @@
-"""Evaluating a configuration's saved weights under every scenario."""
+"""Evaluating a row's saved weights under every scenario."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, device
 
-from fusionbench.analysis.stress.evaluate import probabilities
-from fusionbench.analysis.stress.reopen import (
+from fusionbench.analysis.row_facts import values_of
+from fusionbench.analysis.stress.evaluate import (
     REDO,
     ROUNDING,
     fold_of,
-    of_seed,
-    reopen,
+    probabilities,
+    reopen_network,
     require_weights,
     trained_model,
 )
 from fusionbench.analysis.stress.scenarios import INVERSE, Cells, scenarios
-from fusionbench.analysis.stress.stress_report import Run, StressReport
-from fusionbench.analysis.stress.summary import StressedRun, summarise
+from fusionbench.analysis.stress.stress_report import Run, StressedRun, StressReport, summarise
 from fusionbench.config.run_config import Execution
 from fusionbench.data.blocks import recorded_together
 from fusionbench.errors import FusionbenchError, RecordError, UsageError
-from fusionbench.leaderboard import Block, Row, blocks
-from fusionbench.leaderboard.select import select_row
+from fusionbench.leaderboard import Block, Row
 from fusionbench.metrics.calibration import scaled
 from fusionbench.metrics.compute import compute
 from fusionbench.metrics.names import METRICS, SCALED
-from fusionbench.plugin.registry import unknown_name
 from fusionbench.progress import SILENT, Progress
-from fusionbench.records import Problem, Record, Store
+from fusionbench.protocols import Fold
+from fusionbench.records import Record, Store
 from fusionbench.runs.network_study import NetworkStudy
 from fusionbench.training.placement import Placement, choose_device
 
 
 def stress(
     store: Store,
-    text: str,
+    block: Block,
+    row: Row,
     execution: Execution,
     *,
+    runs: Sequence[str] = (),
     metric: str = "bacc",
     mask_seeds: int = 3,
     dataset: str = "",
     progress: Progress = SILENT,
-    problems: list[Problem] | None = None,
 ) -> StressReport:
     """Evaluate finished runs of `store` again, with metadata withheld and inverted.
 
-    text         what no other finished run's name contains: that run. Else a row of the
-                 leaderboard (fusionbench.leaderboard.select): all its folds and seeds
+    runs         of `row`, a row of `block`; by default every fold and seed of it
     mask_seeds   how often random cells are drawn
     dataset      path of the card, where its name is not known here
-    problems     files of the store that cannot be trusted are added to it
 
     Raises RecordError where weights are not there or do not give the record's predictions, and
-    UsageError where nothing or several things are meant, where the run cannot be evaluated again or
-    has no metadata, and for a metric that is not defined.
+    UsageError where the run cannot be evaluated again or has no metadata, and for a metric that is
+    not defined.
     """
-    block, row, chosen = choose(store, text, [] if problems is None else problems)
-    _check_metric(metric, chosen)
-    require_weights(chosen, store)
-    experiment = reopen(chosen[0], execution, dataset, progress)
+    values_of(row, metric)  # refuses a metric that no run has
+    records = [store.read(run) for run in runs or row.run_ids]
+    if not records[0].identity.method.uses_images:
+        raise UsageError(
+            f"{row.name} is a control: no network, so no weights were kept.", "Name a fusion's row."
+        )
+    require_weights(records, store)
+    experiment = reopen_network(records[0], execution, dataset, progress)
     names = [c.name for c in experiment.columns]
     if not names:
         raise UsageError(f"{row.fusion} has no metadata columns: there is nothing to withhold.")
+    studies = [
+        replace(experiment, config=experiment.config.changed(seed=record.identity.seed))
+        for record in records
+    ]
+    folds = [fold_of(*pair) for pair in zip(studies, records, strict=True)]
     where = choose_device(execution.device)
     # Of all rows, so that every fold withholds the same; no label is looked at.
     together = recorded_together(experiment.table.metadata.loc[experiment.keep, names])
     images = experiment.images(execution.workers, progress)
-    measured = [
-        _measure(of_seed(experiment, r.identity.seed), images, r, store, where, together,
-                 mask_seeds, metric, progress)
-        for r in chosen
-    ]  # fmt: skip
-    return summarise(block, row, chosen, measured, experiment, metric, mask_seeds)
+    stressed = [
+        _stressed(*run, images, store, where, together, mask_seeds, metric, progress)
+        for run in zip(studies, folds, records, strict=True)
+    ]
+    return summarise(block, row, stressed, experiment, metric, mask_seeds)
 
 
-def _check_metric(metric: str, records: Sequence[Record]) -> None:
-    """Raises UsageError for a metric that no record has: misspelt, or of a class that is none."""
-    known = {name for r in records if r.result is not None for name in r.result.metrics}
-    if metric not in known:
-        raise UsageError(*unknown_name("metric of this run", metric, sorted(known)))
-
-
-def choose(store: Store, text: str, problems: list[Problem]) -> tuple[Block, Row, list[Record]]:
-    """What `text` means among finished records: the one whose name contains it, or all of a row.
-
-    Raises UsageError where it means nothing or several rows.
-    """
-    found = blocks(store.records(problems))
-    rows = [(block, row) for block in found for row in block.rows]
-    hits = [(*both, run) for both in rows for run in both[1].run_ids if text and text in run]
-    if len(hits) == 1:
-        block, row, run = hits[0]
-        return block, row, [store.read(run)]
-    block, row = select_row(found, text)
-    return block, row, [store.read(run) for run in row.run_ids]
-
-
-def _measure(
+def _stressed(
     experiment: NetworkStudy,
-    images: Tensor,
+    fold: Fold,
     record: Record,
+    images: Tensor,
     store: Store,
     where: device,
     blocks: tuple[tuple[str, ...], ...],
@@ -111,8 +96,7 @@ def _measure(
     metric: str,
     progress: Progress,
 ) -> StressedRun:
-    fold, table = fold_of(experiment, record), experiment.table
-    rows = experiment.rows(fold)
+    table, rows = experiment.table, experiment.rows(fold)
     metadata = experiment.metadata(fold, rows)
     encoder = experiment.encoder(metadata, rows.train)
     model, placement = trained_model(experiment, rows, encoder, record, store, where)

@@ -11,31 +11,18 @@ from typing import TYPE_CHECKING, Any
 from fusionbench.analysis.row_facts import place
 from fusionbench.analysis.stress.stress_report import Averaged, StressReport
 from fusionbench.config.wording import plural
-from fusionbench.errors import UsageError
 from fusionbench.metrics.names import describe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-VERSION = 1
 AREA = "trapezoidal integral of the metric over the withheld share of cells, from 0 to 1"
 INK, QUIET, MARK = "#1f4e79", "#8a8a8a", "#c0504d"
-HEADER = [
-    *("kind", "columns", "share", "recorded", "value", "sd_masks", "sd_runs", "worse_by"),
-    *("n", "changed", "to_malignant", "to_benign"),
-]
-
-
-def render(report: StressReport, format_: str) -> bytes:
-    """The content of a file. Raises UsageError for an unknown format."""
-    if format_ not in FORMATS:
-        raise UsageError(f"No format {format_!r}.", f"Known: {', '.join(FORMATS)}.")
-    return FORMATS[format_](report)
 
 
 def to_data(report: StressReport) -> dict[str, Any]:
     """Everything, as JSON values; null for what is not defined."""
-    return {"version": VERSION, "area_is": AREA, **asdict(report)}
+    return {"version": 2, "area_is": AREA, **asdict(report)}
 
 
 def basis(report: StressReport) -> str:
@@ -43,9 +30,10 @@ def basis(report: StressReport) -> str:
     folds, seeds = ({getattr(run, name) for run in report.runs} for name in ("fold", "seed"))
     which = f"fold {min(folds)}" if len(folds) == 1 else plural(len(folds), "fold")
     more = f", {plural(len(seeds), 'seed')}" if len(seeds) > 1 else ""
-    masks = plural(report.mask_seeds, "mask seed")
-    runs = f"{which} of {report.folds_expected}{more}"
-    return f"{place(report)}; {runs}; {report.n:,} test rows; {masks}"
+    return (
+        f"{place(report)}; {which} of {report.folds_expected}{more}; "
+        f"{sum(run.n for run in report.runs):,} test rows; {plural(report.mask_seeds, 'mask seed')}"
+    )
 
 
 def _json(report: StressReport) -> bytes:
@@ -57,19 +45,20 @@ def _csv(report: StressReport) -> bytes:
     import pandas as pd
 
     def line(kind: str, value: Averaged, **more: object) -> dict[str, object]:
+        columns = dict.fromkeys(("columns", "share", "recorded"))
         numbers = {"value": value.mean, "sd_masks": value.masks, "sd_runs": value.runs}
-        return {"kind": kind, **numbers, **more}
+        return {"kind": kind, **columns, **numbers, **more}
 
-    lines = [line("cells", point.value, share=point.share) for point in report.curve]
+    lines = [
+        line(e.kind, e.value, columns=" ".join(e.columns), share=e.share, recorded=e.recorded,
+             worse_by=e.worse.mean)
+        for e in (*report.curve, *report.blocks, *report.columns)
+    ]  # fmt: skip
     lines.append(line("area", report.area))
-    for kind, e in report.effects:
-        columns = " ".join(e.columns)
-        more = {"columns": columns, "recorded": e.recorded, "worse_by": e.worse.mean}
-        lines.append(line(kind, e.value, **more))
-    lines += [{"kind": "flip", "columns": f.column} | asdict(f) for f in report.flips]
     if report.reference is not None:
         lines.append(line("image only", report.reference.value))
-    frame = pd.DataFrame(lines, columns=HEADER, dtype=object)
+    lines += [{"kind": "flip", "columns": f.column} | asdict(f) for f in report.flips]
+    frame = pd.DataFrame(lines, dtype=object).drop(columns="column", errors="ignore")
     return frame.to_csv(index=False, lineterminator="\n").encode()
 
 
@@ -116,7 +105,7 @@ def _draw_curve(report: StressReport, axes: Axes) -> None:
         x = 100 * len(block.columns) / len(report.columns)
         axes.plot(x, metric.scale * block.value.mean, "D", color=MARK, markersize=6,
                   label=f"{len(block.columns)} recorded together" if i == 0 else None)  # fmt: skip
-    axes.plot(100, metric.scale * report.everything.value.mean, "s", color=MARK, label="everything")
+    axes.plot(100, mean[-1], "s", color=MARK, label="everything")
     if report.reference is not None:
         axes.axhline(metric.scale * report.reference.value.mean, color=QUIET, linestyle="--",
                      linewidth=1, label="trained without metadata")  # fmt: skip
@@ -135,9 +124,10 @@ def _draw_columns(report: StressReport, axes: Axes) -> None:
     axes.margins(y=0.01)
 
 
+# The ending of a file -> its content.
 FORMATS: dict[str, Callable[[StressReport], bytes]] = {
-    "json": _json,
-    "csv": _csv,
-    "png": lambda report: _picture(report, "png"),
-    "svg": lambda report: _picture(report, "svg"),
+    ".json": _json,
+    ".csv": _csv,
+    ".png": lambda report: _picture(report, "png"),
+    ".svg": lambda report: _picture(report, "svg"),
 }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,12 +11,10 @@ from numpy.typing import NDArray
 from fusionbench.analysis.row_facts import RowFacts, row_facts
 from fusionbench.analysis.subgroups.gaps import MIN_N, Attribute, compare
 from fusionbench.data.card import Subgroup
-from fusionbench.data.locate import find_data, open_card
-from fusionbench.data.table import Table, load_table
-from fusionbench.errors import DataError, UsageError
+from fusionbench.data.table import Table
+from fusionbench.errors import DataError
 from fusionbench.leaderboard import Block, Row
-from fusionbench.progress import SILENT, Progress
-from fusionbench.records import Predictions, Record, Store
+from fusionbench.records import Predictions, Store
 from fusionbench.stats.pooled import Pooled, pool
 
 
@@ -31,42 +27,6 @@ class SubgroupReport(RowFacts):
     patients: int
     min_n: int
     attributes: tuple[Attribute, ...]
-
-
-def open_table(
-    record: Record,
-    *,
-    dataset: str = "",
-    data: Path | None = None,
-    plugins: Sequence[Path] = (),
-    progress: Progress = SILENT,
-) -> Table:
-    """The data that a finished run was made on, loaded as the run did.
-
-    `dataset`: path of the card where the record's name is not known here. Raises UsageError for
-    another dataset's card, DataError where the data is not here or has another fingerprint.
-    """
-    identity, result = record.identity, record.result
-    if result is None:
-        raise UsageError(f"{record.run_id} failed.", "Choose a finished run.")
-    card = open_card(dataset or identity.data.dataset, plugins=plugins)
-    if card.name != identity.data.dataset:
-        raise UsageError(f"The run is on {identity.data.dataset}; that is the card of {card.name}.")
-    table = load_table(
-        card,
-        find_data(card, data),
-        view=identity.data.view,
-        allow_missing_images=not result.complete_data,
-        progress=progress,
-    )
-    if table.fingerprint != identity.data.fingerprint:
-        raise DataError(
-            f"The data of {card.name} here is not what the run was made on: fingerprint "
-            f"{table.fingerprint}, the run's is {identity.data.fingerprint} "
-            f"({result.n_rows_used:,} photographs; {len(table):,} are here).",
-            "Name the folder of the run's data with --data, or run again on this data.",
-        )
-    return table
 
 
 def report(
