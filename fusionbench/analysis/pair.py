@@ -7,32 +7,20 @@ fold only, the paired bootstrap's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fusionbench.analysis.row_facts import BlockFacts, block_facts, place, values_of
+from fusionbench.analysis.row_facts import RowFacts, place, pooled, row_facts, values_of
 from fusionbench.errors import FusionbenchError, UsageError
 from fusionbench.leaderboard.rows import Block, Row, Stat
 from fusionbench.leaderboard.select import select_row
-from fusionbench.metrics.calibration import apply_temperature
 from fusionbench.metrics.names import SCALED
-from fusionbench.records import Predictions, Record
+from fusionbench.records import Store
 from fusionbench.stats.bootstrap import RESAMPLES, Paired, paired
-from fusionbench.stats.pooled import Pooled, pool
 from fusionbench.stats.resampled import ResampledT, holm, resampled_t
 from fusionbench.stats.variance import VarianceParts, spread
 
 ALPHA = 0.05
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two rows."""
-
-    key: str
-    name: str  # method@backbone (loss), and what else tells the two apart
-    seeds: tuple[int, ...]
-    remarks: tuple[str, ...]  # its flags and the audit's verdict, or that there is none
 
 
 @dataclass(frozen=True)
@@ -60,12 +48,12 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Comparison(BlockFacts):
-    """Two rows on the same photographs under the same split."""
+class Comparison:
+    """Two rows on the same photographs under the same split, by names that tell them apart."""
 
+    a: RowFacts
+    b: RowFacts
     n_folds: int
-    a: Side
-    b: Side
     metrics: tuple[Contrast, ...]
 
 
@@ -87,9 +75,13 @@ def choose(blocks: Sequence[Block], a: str, b: str) -> tuple[Block, Row, Row]:
             other, row_b = select_row(blocks, b)
             if other is block:
                 raise
+            where = " against ".join(
+                f"{place(one)}, data {one.data_fingerprint[:8]}, split {one.split_hash[:8]}"
+                for one in (block, other)
+            )
             raise UsageError(
                 f"{a!r} and {b!r} were not evaluated on the same photographs under the same split: "
-                f"{_identified(block)} against {_identified(other)}.",
+                f"{where}.",
                 "Only rows of one block of the leaderboard can be compared.",
             ) from None
     if row_a.key == row_b.key:
@@ -100,17 +92,15 @@ def choose(blocks: Sequence[Block], a: str, b: str) -> tuple[Block, Row, Row]:
 
 
 def compare(
+    store: Store,
     block: Block,
     a: Row,
     b: Row,
-    records: Mapping[str, Record],
-    predictions: Callable[[str], Predictions],
     metrics: Sequence[str] = ("bacc",),
     *,
     n_resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Comparison:
-    """Compare two rows of `block`. `records`: by run id; `predictions`: of a run id.
+    """Compare two rows of `block`, whose runs `store` holds.
 
     Raises FusionbenchError for a row with folds missing, UsageError for a metric that the rows do
     not hold, RecordError for predictions that cannot be trusted or paired.
@@ -123,19 +113,24 @@ def compare(
                 "Run what is missing first; the same `fusionbench run` goes on where it stopped.",
             )
     metrics = tuple(dict.fromkeys(metrics))
-    runs_a, runs_b = ([records[run] for run in row.run_ids] for row in (a, b))
     values = {name: (values_of(a, name), values_of(b, name)) for name in metrics}
     ratio = max(a.ratio or 0.0, b.ratio or 0.0)
     tests = {name: resampled_t(*pair, ratio) for name, pair in values.items()}
-    pairs = _bootstrap(runs_a, runs_b, predictions, metrics, n_resamples, seed)
+    pairs: dict[str, Paired] = {}
+    for scaled in (False, True):  # metrics after temperature scaling: of the scaled probabilities
+        if names := [name for name in metrics if (name in SCALED) == scaled]:
+            pool_a, pool_b = (pooled(store, row, scaled=scaled) for row in (a, b))
+            plain = [name.removesuffix("_scaled") for name in names]
+            of_plain = paired(pool_a, pool_b, plain, n_resamples=n_resamples)
+            pairs |= {n: replace(of_plain[p], metric=n) for n, p in zip(names, plain, strict=True)}
     p_tests = holm({name: test.p for name, test in tests.items()})
     p_pairs = holm({name: pair.p for name, pair in pairs.items()})
-    name_a, name_b = _names(a, b)
+    sides = zip((a, b), _names(a, b), strict=True)
+    facts_a, facts_b = (RowFacts(**row_facts(block, row) | {"name": name}) for row, name in sides)
     return Comparison(
-        **block_facts(block),
-        n_folds=len({r.identity.fold for r in runs_a}),
-        a=Side(a.key, name_a, a.seeds, _remarks(a)),
-        b=Side(b.key, name_b, b.seeds, _remarks(b)),
+        facts_a,
+        facts_b,
+        n_folds=len({fold for _, fold in a.parts["test"].runs}),
         metrics=tuple(
             Contrast(
                 metric=name,
@@ -153,44 +148,6 @@ def compare(
     )
 
 
-def _bootstrap(
-    runs_a: Sequence[Record],
-    runs_b: Sequence[Record],
-    predictions: Callable[[str], Predictions],
-    metrics: Sequence[str],
-    n_resamples: int,
-    seed: int,
-) -> dict[str, Paired]:
-    """Metrics after temperature scaling are those of the scaled probabilities."""
-    read = {run.run_id: predictions(run.run_id) for run in (*runs_a, *runs_b)}
-    found: dict[str, Paired] = {}
-    for scaled in (False, True):
-        wanted = {
-            name.removesuffix("_scaled"): name for name in metrics if (name in SCALED) == scaled
-        }
-        if wanted:
-            a, b = (_pooled(runs, read, scaled) for runs in (runs_a, runs_b))
-            pairs = paired(a, b, list(wanted), n_resamples=n_resamples, seed=seed)
-            found |= {name: replace(pairs[base], metric=name) for base, name in wanted.items()}
-    return found
-
-
-def _pooled(runs: Sequence[Record], read: Mapping[str, Predictions], scaled: bool) -> Pooled:
-    by_seed: dict[int, list[Predictions]] = {}
-    for run in runs:
-        one = read[run.run_id]
-        if scaled:
-            assert run.result is not None
-            if run.result.temperature is None:
-                raise UsageError(
-                    f"{run.run_id} fitted no temperature.", "Compare the metric without _scaled."
-                )
-            scaled_p = apply_temperature(one.probabilities, run.result.temperature)
-            one = replace(one, probabilities=scaled_p)
-        by_seed.setdefault(run.identity.seed, []).append(one)
-    return pool(by_seed)
-
-
 def _names(a: Row, b: Row) -> tuple[str, str]:
     """What each is called: as short as tells them apart."""
     names = [(row.label or row.name) + (f" ({row.loss})" if row.loss else "") for row in (a, b)]
@@ -199,13 +156,3 @@ def _names(a: Row, b: Row) -> tuple[str, str]:
             own = {k: v for k, v in row.differences.items() if other.differences.get(k) != v}
             names[i] += f" with {', '.join(f'{k}={v}' for k, v in own.items()) or row.key}"
     return names[0], names[1]
-
-
-def _remarks(row: Row) -> tuple[str, ...]:
-    """Its flags and the audit's verdict."""
-    verdict = "" if row.verdict == "clean" else row.verdict or "not audited"
-    return (*row.flags, *(part for part in verdict.split("; ") if part and part not in row.flags))
-
-
-def _identified(block: Block) -> str:
-    return f"{place(block)}, data {block.data_fingerprint[:8]}, split {block.split_hash[:8]}"

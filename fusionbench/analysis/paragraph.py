@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 
-from fusionbench.analysis.pair import ALPHA, Comparison, Contrast, Side
-from fusionbench.config.wording import plural, subset
+from fusionbench.analysis.pair import ALPHA, Comparison, Contrast
+from fusionbench.analysis.row_facts import RowFacts
+from fusionbench.config.wording import listed, percent, plural, subset
 from fusionbench.leaderboard.rows import Stat
 from fusionbench.leaderboard.table_model import plain
 from fusionbench.metrics.names import describe
@@ -18,10 +19,9 @@ def paragraph(compared: Comparison) -> str:
     Says "no significant difference was found", never "equal": a test that finds nothing shows
     nothing.
     """
-    sentences = [_setting(compared), *(_finding(compared, one) for one in compared.metrics)]
-    sentences.append(_method(compared))
-    sentences += _caveats(compared)
-    return plain(" ".join(s for s in sentences if s))
+    findings = (_finding(compared, one) for one in compared.metrics)
+    sentences = (_setting(compared), *findings, _method(compared), *_caveats(compared))
+    return plain(" ".join(sentences))
 
 
 def conclusion(compared: Comparison, one: Contrast) -> str:
@@ -57,17 +57,16 @@ def p_text(p: float) -> str:
 
 
 def _setting(compared: Comparison) -> str:
-    boot = compared.metrics[0].bootstrap
-    folds = plural(compared.n_folds, "fold")
-    a, b = len(compared.a.seeds), len(compared.b.seeds)
-    repeats = plural(a, "seed") if a == b else f"{a} and {b} seeds"
-    data = compared.dataset
-    if not compared.complete_data:
-        data += f", {subset(compared.n_rows_used, compared.n_rows_dataset, compared.dataset)}"
+    a, b, boot = compared.a, compared.b, compared.metrics[0].bootstrap
+    seeds = [len(a.seeds), len(b.seeds)]
+    repeats = plural(seeds[0], "seed") if len({*seeds}) == 1 else f"{listed(seeds)} seeds"
+    data = a.dataset
+    if not a.complete_data:
+        data += f", {subset(a.n_rows_used, a.n_rows_dataset, a.dataset)}"
     return (
-        f"We compared {compared.a.name} with {compared.b.name} on {data}, "
-        f"under the protocol {compared.protocol} ({folds}, {repeats}; {boot.n_rows:,} test "
-        f"photographs of {boot.n_patients:,} patients)."
+        f"We compared {a.name} with {b.name} on {data}, under the protocol {a.protocol} "
+        f"({plural(compared.n_folds, 'fold')}, {repeats}; {boot.n_rows:,} test photographs of "
+        f"{boot.n_patients:,} patients)."
     )
 
 
@@ -107,46 +106,44 @@ def _finding(compared: Comparison, one: Contrast) -> str:
 
 def _method(compared: Comparison) -> str:
     one = compared.metrics[0]
-    over = "folds and seeds" if max(len(s.seeds) for s in (compared.a, compared.b)) > 1 else "folds"
-    parts = (
-        []
-        if compared.n_folds == 1
-        else [f"Values are mean ± sample standard deviation over {over}"]
-    )
-    drawn = (
-        f"the bootstrap drew patients {one.bootstrap.n_resamples:,} times (percentile intervals)"
-    )
-    parts.append(drawn if parts else drawn[0].upper() + drawn[1:])
-    if over != "folds" and not one.test.undefined:
-        parts.append("seeds were averaged within folds before testing")
-    if len(compared.metrics) > 1:
-        parts.append(f"p-values are Holm-corrected over {len(compared.metrics)} metrics")
-    return "; ".join(parts) + "."
+    several = max(len(compared.a.seeds), len(compared.b.seeds)) > 1
+    over = "folds and seeds" if several else "folds"
+    parts = [
+        f"values are mean ± sample standard deviation over {over}" * (compared.n_folds > 1),
+        f"the bootstrap drew patients {one.bootstrap.n_resamples:,} times (percentile intervals)",
+        "seeds were averaged within folds before testing" * (several and not one.test.undefined),
+        f"p-values are Holm-corrected over {len(compared.metrics)} metrics"
+        * (len(compared.metrics) > 1),
+    ]
+    text = "; ".join(filter(None, parts))
+    return f"{text[0].upper()}{text[1:]}."
 
 
-def _caveats(compared: Comparison) -> list[str]:
+def _caveats(compared: Comparison) -> Iterator[str]:
     """What stands on the rows, and where the numbers are weak."""
-    found = []
-    for title, remarks in _shared_remarks(compared.a, compared.b):
-        found.append(f"Note on {title}: {'; '.join(remarks)}.")
+    a, b = _remarks(compared.a), _remarks(compared.b)
+    for name, remarks in (
+        ("both", [remark for remark in a if remark in b]),
+        (compared.a.name, [remark for remark in a if remark not in b]),
+        (compared.b.name, [remark for remark in b if remark not in a]),
+    ):
+        if remarks:
+            yield f"Note on {name}: {'; '.join(remarks)}."
     if compared.n_folds == 1:
-        found.append(
+        yield (
             "With a single split there is no test over retrained models; the interval holds for "
             "these trained models only."
         )
     boot = compared.metrics[0].bootstrap
     if boot.lacking_class > 0.05 * boot.n_resamples:
-        share = 100 * boot.lacking_class / boot.n_resamples
-        found.append(
-            f"{share:.0f} % of the bootstrap samples lacked a class, which was left out there."
-        )
+        share = percent(boot.lacking_class / boot.n_resamples, 0)
+        yield f"{share} of the bootstrap samples lacked a class, which was left out there."
     undefined = [one.metric for one in compared.metrics if one.bootstrap.undefined]
     if undefined:
-        found.append(f"Bootstrap samples without a value were left out for {', '.join(undefined)}.")
-    return found
+        yield f"Bootstrap samples without a value were left out for {', '.join(undefined)}."
 
 
-def _shared_remarks(a: Side, b: Side) -> list[tuple[str, Sequence[str]]]:
-    both = [r for r in a.remarks if r in b.remarks]
-    own = [(side.name, [r for r in side.remarks if r not in both]) for side in (a, b)]
-    return [(who, said) for who, said in [("both", both), *own] if said]
+def _remarks(row: RowFacts) -> list[str]:
+    """The flags and the audit's verdict, or that there is none."""
+    verdict = "" if row.verdict == "clean" else row.verdict or "not audited"
+    return list(dict.fromkeys((*row.flags, *filter(None, verdict.split("; ")))))

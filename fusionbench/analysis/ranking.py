@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from fusionbench.analysis.row_facts import place
 from fusionbench.config.wording import method_name
@@ -59,19 +60,17 @@ def rank(blocks: Sequence[Block], metric: str = "bacc", *, alpha: float = 0.05) 
             "on one.",
         )
     per_block = [_values(block, metric) for block in blocks]
-    notes = [
-        f"{method_name(*method)} left out: {problem} on {name}"
-        for name, (_, problems) in zip(names, per_block, strict=True)
-        for method, problem in problems.items()
-    ]
-    held = [values for values, _ in per_block]
-    anywhere = list(dict.fromkeys(m for values in held for m in values))
-    common = [m for m in anywhere if all(m in values for values in held)]
-    told = {m for _, problems in per_block for m in problems}
-    for method in anywhere:
-        lacking = [n for n, values in zip(names, held, strict=True) if method not in values]
-        if lacking and method not in told:
-            notes.append(f"{method_name(*method)} left out: no row on {', '.join(lacking)}")
+    methods = dict.fromkeys(method for values in per_block for method in values)
+    problems = {
+        method: [
+            f"{value} on {name}"
+            for name, values in zip(names, per_block, strict=True)
+            if isinstance(value := values.get(method, "no row"), str)
+        ]
+        for method in methods
+    }
+    notes = [f"{method_name(*m)} left out: {', '.join(why)}" for m, why in problems.items() if why]
+    common = [method for method, why in problems.items() if not why]
     if len(common) < 3:
         raise FusionbenchError(
             f"Ranks need three methods that are complete on every dataset; there "
@@ -80,7 +79,7 @@ def rank(blocks: Sequence[Block], metric: str = "bacc", *, alpha: float = 0.05) 
         )
     labels = _labels(common)
     test = friedman(
-        [[values[m] for m in common] for values in held],
+        [[values[m] for m in common] for values in per_block],
         labels,
         higher_is_better=describe(metric).better == "high",
         alpha=alpha,
@@ -98,44 +97,39 @@ def rank(blocks: Sequence[Block], metric: str = "bacc", *, alpha: float = 0.05) 
         metric=metric,
         methods=tuple(test.ranks),
         blocks=tuple(names),
-        values=tuple(tuple(values[common[i]] for i in order) for values in held),
+        values=tuple(tuple(values[common[i]] for i in order) for values in per_block),
         test=test,
         notes=tuple(notes),
     )
 
 
-def _values(block: Block, metric: str) -> tuple[dict[Method, float], dict[Method, str]]:
-    """Method -> its value; and method -> why it has none."""
+def _values(block: Block, metric: str) -> dict[Method, Any]:
+    """Method -> its value, or in words why it has none."""
     rows: dict[Method, list[Row]] = {}
-    problems: dict[Method, str] = {}
     for row in block.rows:
-        method = (row.fusion, row.backbone, row.loss)
-        stats = row.parts["test"].metrics
-        if not row.ranked:
-            problems[method] = f"n={row.runs_done}/{row.runs_expected}"
-        elif row.optimistic:
-            problems[method] = "optimistic"
-        elif metric not in stats:
-            problems[method] = f"no {metric}"
-        else:
-            rows.setdefault(method, []).append(row)
-    problems = {m: why for m, why in problems.items() if m not in rows}
-    problems |= {m: f"{len(r)} rows with other settings" for m, r in rows.items() if len(r) > 1}
-    single = {m: r[0].parts["test"].metrics[metric].mean for m, r in rows.items() if len(r) == 1}
-    return single, problems
+        rows.setdefault((row.fusion, row.backbone, row.loss), []).append(row)
+    return {method: _value(same, metric) for method, same in rows.items()}
+
+
+def _value(rows: Sequence[Row], metric: str) -> float | str:
+    able = [row for row in rows if row.ranked and not row.optimistic]
+    means = [row.parts["test"].metrics[metric].mean for row in able
+             if metric in row.parts["test"].metrics]  # fmt: skip
+    if len(means) == 1:
+        return means[0]
+    if means:
+        return f"{len(means)} rows with other settings"
+    if able:
+        return f"no {metric}"
+    last = rows[-1]
+    return "optimistic" if last.ranked else f"n={last.runs_done}/{last.runs_expected}"
 
 
 def _worth(block: Block) -> tuple[object, ...]:
     leaky = any(flag.startswith("leaky") for row in block.rows for flag in row.flags)
     complete = sum(row.ranked for row in block.rows)
-    return (
-        block.dataset,
-        not block.complete_data,
-        leaky,
-        -complete,
-        block.protocol,
-        block.split_hash,
-    )
+    order = (not block.complete_data, leaky, -complete, block.protocol, block.split_hash)
+    return (block.dataset, *order)
 
 
 def _labels(methods: Sequence[Method]) -> list[str]:

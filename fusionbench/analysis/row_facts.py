@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from fusionbench.config.wording import subset
 from fusionbench.errors import UsageError
 from fusionbench.leaderboard.block import Block, Row
+from fusionbench.metrics.calibration import apply_temperature
+from fusionbench.records import Predictions, Store
+from fusionbench.stats.pooled import Pooled, pool
 
 
 @dataclass(frozen=True)
-class BlockFacts:
-    """The photographs and the split of all rows of a block."""
+class RowFacts:
+    """One row, and the photographs and the split of its block."""
 
     dataset: str
     protocol: str
@@ -21,12 +24,6 @@ class BlockFacts:
     complete_data: bool
     n_rows_used: int
     n_rows_dataset: int
-
-
-@dataclass(frozen=True)
-class RowFacts(BlockFacts):
-    """One row of it."""
-
     key: str
     name: str  # `concat@resnet18`
     fusion: str
@@ -39,19 +36,13 @@ class RowFacts(BlockFacts):
     verdict: str  # of the audit; "": not audited
 
 
-def block_facts(block: Block) -> dict[str, Any]:
-    """The fields of BlockFacts."""
-    return {field.name: getattr(block, field.name) for field in fields(BlockFacts)}
-
-
 def row_facts(block: Block, row: Row) -> dict[str, Any]:
     """The fields of RowFacts."""
-    shared = block_facts(block)
-    own = (field.name for field in fields(RowFacts) if field.name not in shared)
-    return shared | {name: getattr(row, name) for name in own}
+    names = [field.name for field in fields(RowFacts)]
+    return {name: getattr(row if hasattr(row, name) else block, name) for name in names}
 
 
-def place(of: Block | BlockFacts) -> str:
+def place(of: Block | RowFacts) -> str:
     """`pad-ufes-20 / grouped-5fold`, with the warning where only a part of the data is here."""
     text = f"{of.dataset} / {of.protocol}"
     if of.complete_data:
@@ -71,3 +62,22 @@ def values_of(row: Row, metric: str) -> dict[tuple[int, int], float]:
             f"`fusionbench show {row.run_ids[0]}` lists what its records hold.",
         )
     return values
+
+
+def pooled(store: Store, row: Row, *, scaled: bool = False) -> Pooled:
+    """The row's out-of-fold predictions, every fold and seed; `scaled` by each run's temperature.
+
+    Raises RecordError for predictions that cannot be trusted or pooled, UsageError where a run
+    fitted no temperature.
+    """
+    by_seed: dict[int, list[Predictions]] = {}
+    for run in row.run_ids:
+        record, predictions = store.read(run), store.predictions(run)
+        if scaled:
+            temperature = record.result.temperature if record.result else None
+            if temperature is None:
+                raise UsageError(f"{run} fitted no temperature.", "Name a metric without _scaled.")
+            probabilities = apply_temperature(predictions.probabilities, temperature)
+            predictions = replace(predictions, probabilities=probabilities)
+        by_seed.setdefault(record.identity.seed, []).append(predictions)
+    return pool(by_seed)

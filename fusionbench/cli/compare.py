@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,17 +64,15 @@ def compare_command(
     chosen(metrics)  # refuses an unknown name before anything is read
     reading = Reading(store, dataset, protocol)
     block, row_a, row_b = choose(reading.blocks(), a, b)
-    kept = Store(store)
-    records = {run: kept.read(run) for run in (*row_a.run_ids, *row_b.run_ids)}
-    found = compare(block, row_a, row_b, records, kept.predictions, metrics, n_resamples=resamples)
+    compared = compare(Store(store), block, row_a, row_b, metrics, n_resamples=resamples)
     if as_json:
-        terminal.print_json({"paragraph": paragraph(found)} | asdict(found))
+        terminal.print_json({"paragraph": paragraph(compared)} | vars(compared))
     else:
-        _print(found)
+        _print(compared)
     return 1 if reading.problems else 0
 
 
-def _print(found: Comparison) -> None:
+def _print(compared: Comparison) -> None:
     from rich.text import Text
 
     from fusionbench.analysis.paragraph import interval_text, p_text, paragraph, value_text
@@ -84,32 +82,29 @@ def _print(found: Comparison) -> None:
 
     console = terminal.out()
     # Wrapped for reading on a terminal, one line for what takes it from a pipe.
-    console.print(Text(paragraph(found)), soft_wrap=not console.is_terminal)
-    rows, notes = [], [f"{x} = {s.name}, row {s.key}" for x, s in (("A", found.a), ("B", found.b))]
-    for one in found.metrics:
+    console.print(Text(paragraph(compared)), soft_wrap=not console.is_terminal)
+    sides = (("A", compared.a), ("B", compared.b))
+    rows, notes = [], [f"{letter} = {side.name}, row {side.key}" for letter, side in sides]
+    for one in compared.metrics:
         metric = describe(one.metric)
-        cells = [
+        cells = (
             metric.title,
             value_text(one.metric, one.a),
             value_text(one.metric, one.b),
             metric.text(one.test.difference, "+"),
             metric.text(one.bootstrap.difference, "+"),
             interval_text(one.metric, one.bootstrap.low, one.bootstrap.high),
-            *(
-                p_text(p).removeprefix("p ").removeprefix("= ")
-                for p in (one.p_test, one.p_bootstrap)
-            ),
-        ]
+            *(re.sub("p (= )?", "", p_text(p)) for p in (one.p_test, one.p_bootstrap)),
+        )
         style = "bold" if one.significant else ""
         rows.append([Text(plain(cell), style=style) for cell in cells])
-        for name, spread in (("A", one.spread_a), ("B", one.spread_b)):
-            if spread.fold is not None and spread.rerun is not None:
-                fold, rerun = (
-                    metric.difference(v).lstrip("+") for v in (spread.fold, spread.rerun)
+        for (letter, _), parts in zip(sides, (one.spread_a, one.spread_b), strict=True):
+            if parts.fold is not None and parts.rerun is not None:
+                fold, rerun = (metric.difference(v).lstrip("+") for v in (parts.fold, parts.rerun))
+                notes.append(
+                    f"{letter}, {one.metric}: standard deviation {fold} between folds, {rerun} "
+                    "between seeds within a fold" + (f" ({parts.note})" if parts.note else "")
                 )
-                text = f"{name}, {one.metric}: standard deviation {fold} between folds, "
-                text += f"{rerun} between seeds within a fold"
-                notes.append(text + (f" ({spread.note})" if spread.note else ""))
     # p over folds is the t-test's, p over patients the bootstrap's.
     differences = ("A - B,\nfolds", "A - B,\npooled", "95 % CI")
     headings = ("", "A", "B", *differences, "p,\nfolds", "p,\npatients")

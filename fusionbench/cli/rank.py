@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,11 +62,9 @@ def rank_command(
     if output is not None:
         diagram(found.test, output, f"Average rank by {metric}, {len(found.blocks)} datasets")
     if as_json:
-        test = asdict(found.test)
         pairs = [{"a": a, "b": b, "p": p} for (a, b), p in found.test.p_pairs.items()]
-        terminal.print_json(
-            {**asdict(found), "test": test | {"p_pairs": pairs}, "left_out": left_out}
-        )
+        test = {**vars(found.test), "p_pairs": pairs}
+        terminal.print_json({**vars(found), "test": test, "left_out": left_out})
     else:
         _print(found, left_out)
         if output is not None:

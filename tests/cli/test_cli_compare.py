@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -200,7 +201,8 @@ def test_after_temperature_scaling(cli, tmp_path: Path) -> None:
         result = structs.replace(r.result, temperature=t, parts={"test": part})
         with_t[r.run_id] = structs.replace(r, result=result)
     block, a, b = choose(blocks(with_t.values()), "sgmc", "none")
-    (found,) = compare(block, a, b, with_t, kept.predictions, ["nll_scaled"]).metrics
+    scaled: Any = SimpleNamespace(read=with_t.__getitem__, predictions=kept.predictions)
+    (found,) = compare(scaled, block, a, b, ["nll_scaled"]).metrics
     total, n = 0.0, 0
     for run in a.run_ids:
         q = kept.predictions(run)

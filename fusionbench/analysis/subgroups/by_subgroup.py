@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fusionbench.analysis.row_facts import RowFacts, row_facts
+from fusionbench.analysis.row_facts import RowFacts, pooled, row_facts
 from fusionbench.analysis.subgroups.gaps import MIN_N, Attribute, compare
 from fusionbench.data.card import Subgroup
 from fusionbench.data.table import Table
 from fusionbench.errors import DataError
 from fusionbench.leaderboard import Block, Row
-from fusionbench.records import Predictions, Store
-from fusionbench.stats.pooled import Pooled, pool
+from fusionbench.records import Store
+from fusionbench.stats.pooled import Pooled
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,18 @@ def report(
 
     Raises RecordError for predictions that cannot be trusted or pooled, DataError as attributes.
     """
-    runs: dict[int, list[Predictions]] = {}
-    for run in row.run_ids:
-        runs.setdefault(store.read(run).identity.seed, []).append(store.predictions(run))
-    pooled = pool(runs)
+    predictions = pooled(store, row)
     return SubgroupReport(
         **row_facts(block, row),
-        classes=pooled.classes,
-        n=len(pooled.rows),
-        patients=pooled.n_patients,
+        classes=predictions.classes,
+        n=len(predictions.rows),
+        patients=predictions.n_patients,
         min_n=min_n,
-        attributes=attributes(pooled, table, min_n),
+        attributes=attributes(predictions, table, min_n),
     )
 
 
-def attributes(pooled: Pooled, table: Table, min_n: int = MIN_N) -> tuple[Attribute, ...]:
+def attributes(predictions: Pooled, table: Table, min_n: int = MIN_N) -> tuple[Attribute, ...]:
     """Every subgroup that the table's card declares; see the package's text.
 
     Raises DataError where the card declares none, and where the table lacks a predicted row.
@@ -62,17 +59,17 @@ def attributes(pooled: Pooled, table: Table, min_n: int = MIN_N) -> tuple[Attrib
             "Add [[subgroups]] with name and column to it (datasets/README.md).",
         )
     place = {name: i for i, name in enumerate(table.ids.tolist())}
-    lacking = [name for _, name in pooled.rows if name not in place]
+    lacking = [name for _, name in predictions.rows if name not in place]
     if lacking:
         raise DataError(
             f"{len(lacking)} predicted photographs are not in the data, for example {lacking[0]}.",
             "Name the folder of the data that the run was made on with --data.",
         )
-    rows = table.take(np.array([place[name] for _, name in pooled.rows]))
+    rows = table.take(np.array([place[name] for _, name in predictions.rows]))
     found = []
     for subgroup in declared:
         values, order = group_values(rows, subgroup)
-        found.append(compare(pooled, values, order, subgroup.name, subgroup.column, min_n))
+        found.append(compare(predictions, values, order, subgroup.name, subgroup.column, min_n))
     return tuple(found)
 
 
