@@ -146,7 +146,7 @@ def test_a_small_group_does_not_hide_what_two_large_ones_show() -> None:
     right = np.r_[np.arange(500) < 350, np.arange(500) < 250, np.arange(12) < 5]
     pooled = pooled_of(y, np.where(right, 0, 1)[None], np.arange(len(y)))
     found = compare(pooled, values, ("a", "b", "small"), "x", "x", 10).by_class["ACK"]
-    assert found.widest.lower == "small" and not found.widest.distinguishable
+    assert found.widest.lower == "small" and found.widest.low < 0
     assert [(p.lower, p.higher) for p in found.findings] == [("b", "a")]
     # With the usual minimum it is not compared at all.
     few = compare(pooled, values, ("a", "b", "small"), "x", "x", 20).by_class["ACK"]

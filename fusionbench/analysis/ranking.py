@@ -25,41 +25,34 @@ class Ranking:
     """Every method that every dataset has, on every dataset."""
 
     metric: str
-    methods: tuple[str, ...]  # names, best average rank first
-    blocks: tuple[str, ...]  # as place() names them
-    values: tuple[tuple[float, ...], ...]  # per block, in the order of `methods`
+    values: dict[str, dict[str, float]]  # method, best average rank first -> place() -> value
     test: Friedman
     notes: tuple[str, ...]  # what was left out, and what weakens the result
 
 
-def candidates(blocks: Iterable[Block]) -> tuple[list[Block], list[str]]:
-    """The block that stands for each dataset, and in words which are left out: the one with
-    complete data, without a leak, and with most complete rows, in this order of importance; then
-    the first by protocol's name."""
-    chosen, left_out = [], []
+def rank(blocks: Iterable[Block], metric: str = "bacc", *, alpha: float = 0.05) -> Ranking:
+    """Rank the methods (fusion, backbone and loss) that are complete on every dataset.
+
+    One block stands for each dataset: the one with complete data, without a leak, and with most
+    complete rows, in this order of importance; then the first by protocol's name. Optimistic rows
+    do not take part. A method with several rows in a block (other settings) has no one value there
+    and is left out. Raises FusionbenchError where fewer than two datasets or three methods remain,
+    with what is missing.
+    """
+    chosen, notes = [], []
     for _, same in groupby(sorted(blocks, key=_worth), key=lambda block: block.dataset):
         best, *others = same
         chosen.append(best)
-        left_out += [f"{place(other)}: {place(best)} stands for it" for other in others]
-    return chosen, left_out
-
-
-def rank(blocks: Sequence[Block], metric: str = "bacc", *, alpha: float = 0.05) -> Ranking:
-    """Rank the methods (fusion, backbone and loss) that are complete in every block.
-
-    Optimistic rows do not take part. A method with several rows in a block (other settings) has no
-    one value there and is left out. Raises FusionbenchError where fewer than two datasets or three
-    methods remain, with what is missing.
-    """
-    names = [place(block) for block in blocks]
-    if len({block.dataset for block in blocks}) < max(2, len(blocks)):
+        notes += [f"{place(other)} left out: {place(best)} stands for it" for other in others]
+    names = [place(block) for block in chosen]
+    if len(chosen) < 2:
         raise FusionbenchError(
             f"Ranks over datasets need two different ones at least; there is "
             f"{', '.join(names) or 'none'}.",
             "Run the same methods on another dataset, or see `fusionbench compare` for two methods "
             "on one.",
         )
-    per_block = [_values(block, metric) for block in blocks]
+    per_block = [_values(block, metric) for block in chosen]
     methods = dict.fromkeys(method for values in per_block for method in values)
     problems = {
         method: [
@@ -69,7 +62,7 @@ def rank(blocks: Sequence[Block], metric: str = "bacc", *, alpha: float = 0.05) 
         ]
         for method in methods
     }
-    notes = [f"{method_name(*m)} left out: {', '.join(why)}" for m, why in problems.items() if why]
+    notes += [f"{method_name(*m)} left out: {', '.join(why)}" for m, why in problems.items() if why]
     common = [method for method, why in problems.items() if not why]
     if len(common) < 3:
         raise FusionbenchError(
@@ -84,22 +77,23 @@ def rank(blocks: Sequence[Block], metric: str = "bacc", *, alpha: float = 0.05) 
         higher_is_better=describe(metric).better == "high",
         alpha=alpha,
     )
-    if len(blocks) <= 10 or len(common) <= 5:
+    if len(chosen) <= 10 or len(common) <= 5:
         notes.append(
-            f"{len(blocks)} datasets and {len(common)} methods: the tests' critical values are "
+            f"{len(chosen)} datasets and {len(common)} methods: the tests' critical values are "
             "those of many datasets (more than 10, with more than 5 methods), and are "
             "approximate here"
         )
     if test.p >= alpha:
         notes.append("Friedman's test finds no difference, so no pair should be told apart either")
-    order = [labels.index(label) for label in test.ranks]
+    by_label = dict(zip(labels, common, strict=True))
     return Ranking(
-        metric=metric,
-        methods=tuple(test.ranks),
-        blocks=tuple(names),
-        values=tuple(tuple(values[common[i]] for i in order) for values in per_block),
-        test=test,
-        notes=tuple(notes),
+        metric,
+        {
+            label: {n: v[by_label[label]] for n, v in zip(names, per_block, strict=True)}
+            for label in test.ranks
+        },
+        test,
+        tuple(notes),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +45,7 @@ def rank_command(
     A method is a fusion with its backbone and loss; it takes part where every dataset has all its
     folds. One protocol stands for each dataset, a complete and clean one before others.
     """
-    from fusionbench.analysis.ranking import candidates, rank
+    from fusionbench.analysis.ranking import rank
     from fusionbench.cli import terminal
     from fusionbench.cli.reading import Reading
     from fusionbench.errors import UsageError
@@ -57,22 +56,22 @@ def rank_command(
     if output is not None and output.suffix.lower() not in FORMATS:
         raise UsageError(f"--output {output}: end it in {' or '.join(FORMATS)}.")
     reading = Reading(store, datasets, protocols)
-    picked, left_out = candidates(reading.blocks(some=True))
-    found = rank(picked, metric, alpha=alpha)
+    ranking = rank(reading.blocks(some=True), metric, alpha=alpha)
     if output is not None:
-        diagram(found.test, output, f"Average rank by {metric}, {len(found.blocks)} datasets")
+        diagram(
+            ranking.test, output, f"Average rank by {metric}, {ranking.test.n_datasets} datasets"
+        )
     if as_json:
-        pairs = [{"a": a, "b": b, "p": p} for (a, b), p in found.test.p_pairs.items()]
-        test = {**vars(found.test), "p_pairs": pairs}
-        terminal.print_json({**vars(found), "test": test, "left_out": left_out})
+        pairs = [{"a": a, "b": b, "p": p} for (a, b), p in ranking.test.p_pairs.items()]
+        terminal.print_json(vars(ranking) | {"test": vars(ranking.test) | {"p_pairs": pairs}})
     else:
-        _print(found, left_out)
+        _print(ranking)
         if output is not None:
             terminal.err().print(f"Diagram: {output}", markup=False)
     return 1 if reading.problems else 0
 
 
-def _print(found: Ranking, left_out: Sequence[str]) -> None:
+def _print(ranking: Ranking) -> None:
     from rich.text import Text
 
     from fusionbench.analysis.paragraph import p_text
@@ -80,16 +79,16 @@ def _print(found: Ranking, left_out: Sequence[str]) -> None:
     from fusionbench.leaderboard.table_model import plain
     from fusionbench.metrics.names import describe
 
-    console, test = terminal.out(), found.test
-    metric, numbers = describe(found.metric), [f"[{i + 1}]" for i in range(len(found.blocks))]
+    console, test, metric = terminal.out(), ranking.test, describe(ranking.metric)
     rows = [
-        (plain(method), f"{average:.2f}", *(metric.text(values[i]) for values in found.values))
-        for i, (method, average) in enumerate(test.ranks.items())
+        (plain(method), f"{test.ranks[method]:.2f}", *map(metric.text, values.values()))
+        for method, values in ranking.values.items()
     ]
-    headings = ("method", "average rank", *numbers)
+    numbered = {f"[{i}]": name for i, name in enumerate(next(iter(ranking.values.values())), 1)}
+    headings = ("method", "average rank", *numbered)
     console.print(terminal.grid(headings, rows, right=headings[1:], fixed=headings[1:]))
-    for number, name in zip(numbers, found.blocks, strict=True):
-        console.print(Text(f"{number} {plain(name)}, {found.metric}", style="dim"))
+    for number, name in numbered.items():
+        console.print(Text(f"{number} {plain(name)}, {ranking.metric}", style="dim"))
     f = "infinite" if test.f == float("inf") else f"{test.f:.2f}"
     console.print(
         f"Friedman over {test.n_datasets} datasets: chi² = {test.chi2:.2f}, {p_text(test.p_chi2)}; "
@@ -100,5 +99,5 @@ def _print(found: Ranking, left_out: Sequence[str]) -> None:
         console.print("Every pair of ranks differs by more than that.")
     for group in test.groups:
         console.print(Text(f"Not told apart: {', '.join(map(plain, group))}"))
-    for note in (*found.notes, *(f"left out: {name}" for name in left_out)):
+    for note in ranking.notes:
         console.print(Text(plain(note), style="dim"))

@@ -73,7 +73,7 @@ def stress_command(
     0 to 100 %, each characteristic alone, columns that go unrecorded together, everything. Then
     answers of yes and no are inverted, one at a time. Nothing is trained.
     """
-    from fusionbench.analysis.stress.stress_text import FORMATS, to_data
+    from fusionbench.analysis.stress.stress_text import FORMATS
     from fusionbench.cli import terminal
     from fusionbench.cli.reading import Reading
     from fusionbench.files import write_output
@@ -100,7 +100,7 @@ def stress_command(
         write_output(path, FORMATS[path.suffix.lower()](report))
         progress.note(f"wrote {path}")
     if as_json:
-        terminal.print_json(to_data(report))
+        click.echo(FORMATS[".json"](report), nl=False)
     else:
         _print(report)
     return 1 if reading.problems else 0

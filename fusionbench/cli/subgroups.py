@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -110,64 +111,60 @@ def _groups(attribute: Attribute, report: SubgroupReport) -> Table:
         few = "dim" if share.n < report.min_n else ""
         return Text(f"{_points(share.value)}\n", style=few).append(f"{share.n:,}", style="dim")
 
-    rows: list[list[str | Text]] = [
-        [
-            group.value,
-            f"{group.n:,}\n{group.patients:,}",
-            _points(group.acc),
-            _points(group.bacc),
-            *(cell(group.recalls.get(c)) for c in report.classes),
-        ]
-        for group in attribute.groups
-    ]
+    rows = []
+    for group in attribute.groups:
+        counts = f"{group.n:,}\n{group.patients:,}"
+        recalls = (cell(group.recalls.get(c)) for c in report.classes)
+        rows.append((group.value, counts, _points(group.acc), _points(group.bacc), *recalls))
     headings = ("", "photos\npatients", "ACC", "BACC", *report.classes)
     table = terminal.grid(headings, rows, right=headings[1:], fixed=headings[1:])
     table.padding = (0, 1, 0, 0)
     return table
 
 
-def _findings(attribute: Attribute, min_n: int) -> list[str]:
+def _findings(attribute: Attribute, min_n: int) -> Iterator[str]:
     """What the numbers say, in sentences."""
-    if attribute.mean is None:
-        lines = [f"No two groups have {min_n} photographs of the same class: no comparison."]
+    common, mean = listed(attribute.common), attribute.mean
+    if mean is None:
+        yield f"No two groups have {min_n} photographs of the same class: no comparison."
     else:
-        mean, common = attribute.mean, listed(attribute.common)
         title = "Mean recall" if len(attribute.common) > 1 else "Recall"
-        lines = [f"{title} of {common}: {_sentence(mean)}"]
-        left = [f"{g.value} (n {g.n:,})" for g in attribute.groups if g.value not in mean.groups]
+        yield f"{title} of {common}: {_sentence(mean)}"
+        left = [f"{g.value} (n {g.n:,})" for g in attribute.groups if g.mean is None]
         if left:
-            lines.append(f"Not in it, too few of {common}: {', '.join(left)}.")
-    told = {c: gap for c, gap in attribute.by_class.items() if gap.findings}
-    lines += [f"Recall of {name}: {_sentence(gap)}" for name, gap in told.items()]
-    if rest := [c for c in attribute.by_class if c not in told]:
+            yield f"Not in it, too few of {common}: {', '.join(left)}."
+    rest = []
+    for name, gap in attribute.by_class.items():
+        if gap.findings:
+            yield f"Recall of {name}: {_sentence(gap)}"
+        else:
+            rest.append(name)
+    if rest:
         pairs = plural(attribute.by_class[rest[0]].pairs, "pair")
-        lines.append(f"Class by class ({pairs}), no groups can be told apart in {listed(rest)}.")
-    return lines
+        yield f"Class by class ({pairs}), no groups can be told apart in {listed(rest)}."
 
 
 def _sentence(gap: RecallGap) -> str:
-    pair = gap.widest
-
-    def end(name: str, share: Share) -> str:
+    def group(name: str, share: Share) -> str:
         patients = plural(share.patients, "patient")
         return f"{name} {_points(share.value)} (n {share.n:,}, {patients})"
 
+    def points(pair: Pair) -> str:
+        return f"{_points(pair.gap)} points [{_points(pair.low)}, {_points(pair.high)}]"
+
+    widest = gap.widest
     text = (
-        f"lowest {end(pair.lower, gap.lowest)}, highest {end(pair.higher, gap.highest)}: "
-        f"gap {_difference(pair)}"
+        f"lowest {group(widest.lower, gap.lowest)}, highest {group(widest.higher, gap.highest)}: "
+        f"gap {points(widest)}"
     )
     if gap.pairs > 1:
         text += f", corrected for {gap.pairs:,} pairs"
     if not gap.findings:
         return f"{text}, not distinguishable from none."
-    if gap.findings == (pair,):
+    if gap.findings == (widest,):
         return f"{text}."
-    others = "; ".join(f"{p.lower} below {p.higher} by {_difference(p)}" for p in gap.findings)
+    others = "; ".join(f"{p.lower} below {p.higher} by {points(p)}" for p in gap.findings)
     return f"{text}. Told apart: {others}."
-
-
-def _difference(pair: Pair) -> str:
-    return f"{_points(pair.gap)} points [{_points(pair.low)}, {_points(pair.high)}]"
 
 
 def _points(share: float) -> str:

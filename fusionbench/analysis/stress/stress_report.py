@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fusionbench.analysis.row_facts import RowFacts, row_facts
-from fusionbench.analysis.stress.scenarios import SHARES, Kind, Scenario
+from fusionbench.analysis.stress.scenarios import INVERSE, SHARES, Kind, Scenario
 from fusionbench.errors import UsageError
 from fusionbench.leaderboard import Block, Row
 from fusionbench.leaderboard.gains import image_only_row
@@ -37,8 +37,7 @@ class StressedRun:
     scenarios: list[Scenario]
     metrics: list[dict[str, float | None]]  # of every scenario but the flips; None where undefined
     classes: NDArray[np.int64]  # (scenarios, n) predicted
-    recorded: pd.DataFrame  # (n, C) bool: cells that hold anything
-    answered: pd.DataFrame  # (n, C) bool: cells that are True or False
+    cells: pd.DataFrame  # (n, C) as recorded
 
 
 @dataclass(frozen=True)
@@ -124,8 +123,8 @@ def summarise(
     runs, todo = tuple(one.run for one in stressed), stressed[0].scenarios
     # (runs, scenarios)
     values = np.array([[m[metric] for m in one.metrics] for one in stressed], dtype=np.float64)
-    recorded = pd.concat([one.recorded for one in stressed])
-    answered = pd.concat([one.answered for one in stressed])
+    cells = pd.concat([one.cells for one in stressed])
+    recorded, answered = cells.notna(), cells.isin(list(INVERSE))
     predicted = np.concatenate([one.classes for one in stressed], axis=1)
     card, training = experiment.table.card, experiment.config.training
     malignant = np.isin(card.classes, card.label.malignant)

@@ -19,7 +19,7 @@ from fusionbench.analysis.stress.evaluate import (
     require_weights,
     trained_model,
 )
-from fusionbench.analysis.stress.scenarios import INVERSE, Cells, scenarios
+from fusionbench.analysis.stress.scenarios import Cells, scenarios
 from fusionbench.analysis.stress.stress_report import Run, StressedRun, StressReport, summarise
 from fusionbench.config.run_config import Execution
 from fusionbench.data.blocks import recorded_together
@@ -127,8 +127,7 @@ def _stressed(
         todo,
         metrics,
         found.argmax(axis=2),
-        frame.notna(),
-        frame.isin(list(INVERSE)),
+        frame,
     )
 
 

@@ -6,10 +6,12 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from fusionbench.analysis.row_facts import place
-from fusionbench.analysis.stress.stress_report import Averaged, StressReport
+from fusionbench.analysis.stress.stress_report import StressReport
 from fusionbench.config.wording import plural
 from fusionbench.metrics.names import describe
 
@@ -18,11 +20,6 @@ if TYPE_CHECKING:
 
 AREA = "trapezoidal integral of the metric over the withheld share of cells, from 0 to 1"
 INK, QUIET, MARK = "#1f4e79", "#8a8a8a", "#c0504d"
-
-
-def to_data(report: StressReport) -> dict[str, Any]:
-    """Everything, as JSON values; null for what is not defined."""
-    return {"version": 2, "area_is": AREA, **asdict(report)}
 
 
 def basis(report: StressReport) -> str:
@@ -37,29 +34,23 @@ def basis(report: StressReport) -> str:
 
 
 def _json(report: StressReport) -> bytes:
-    return (json.dumps(to_data(report), indent=1, allow_nan=False) + "\n").encode()
+    """Everything; null for what is not defined."""
+    data = {"version": 2, "area_is": AREA, **asdict(report)}
+    return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
 
 
 def _csv(report: StressReport) -> bytes:
-    """One line per number shown; `share` is that of withheld cells."""
+    """One line per effect and flip, the area and the reference between them; columns as in JSON."""
     import pandas as pd
 
-    def line(kind: str, value: Averaged, **more: object) -> dict[str, object]:
-        columns = dict.fromkeys(("columns", "share", "recorded"))
-        numbers = {"value": value.mean, "sd_masks": value.masks, "sd_runs": value.runs}
-        return {"kind": kind, **columns, **numbers, **more}
-
-    lines = [
-        line(e.kind, e.value, columns=" ".join(e.columns), share=e.share, recorded=e.recorded,
-             worse_by=e.worse.mean)
-        for e in (*report.curve, *report.blocks, *report.columns)
-    ]  # fmt: skip
-    lines.append(line("area", report.area))
+    effects = (*report.curve, *report.blocks, *report.columns)
+    lines = [asdict(effect) | {"columns": " ".join(effect.columns)} for effect in effects]
+    lines.append({"kind": "area", "value": asdict(report.area)})
     if report.reference is not None:
-        lines.append(line("image only", report.reference.value))
-    lines += [{"kind": "flip", "columns": f.column} | asdict(f) for f in report.flips]
-    frame = pd.DataFrame(lines, dtype=object).drop(columns="column", errors="ignore")
-    return frame.to_csv(index=False, lineterminator="\n").encode()
+        lines.append({"kind": "image only"} | asdict(report.reference))
+    lines += [{"kind": "flip", "columns": flip.column} | asdict(flip) for flip in report.flips]
+    frame = pd.json_normalize(lines).drop(columns=["by_run", "column"], errors="ignore")
+    return frame.convert_dtypes().to_csv(index=False, lineterminator="\n").encode()
 
 
 def _picture(report: StressReport, format_: str) -> bytes:
@@ -80,32 +71,28 @@ def _picture(report: StressReport, format_: str) -> bytes:
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)
         figure.suptitle(f"{report.name}\n{basis(report)}", fontsize=9, x=0.01, ha="left")
-        figure.savefig(file, format=format_, dpi=150, metadata={"Date": None} if format_ == "svg"
-                       else {"Software": None})  # fmt: skip
+        metadata = {"Date": None} if format_ == "svg" else {"Software": None}
+        figure.savefig(file, format=format_, dpi=150, metadata=metadata)
     return file.getvalue()
 
 
 def _draw_curve(report: StressReport, axes: Axes) -> None:
     metric = describe(report.metric)
     shares = [100 * p.share for p in report.curve]
-    mean = [metric.scale * p.value.mean for p in report.curve]
+    mean = metric.scale * np.array([p.value.mean for p in report.curve])
     if len(report.runs) > 1:
-        for i in range(len(report.runs)):
-            runs = [metric.scale * p.by_run[i] for p in report.curve]
-            axes.plot(shares, runs, color=QUIET, alpha=0.5, linewidth=0.7,
-                      label="each fold" if i == 0 else None)  # fmt: skip
+        by_run = metric.scale * np.array([p.by_run for p in report.curve])
+        lines = axes.plot(shares, by_run, color=QUIET, alpha=0.5, linewidth=0.7)
+        lines[0].set_label("each fold")
     if report.mask_seeds > 1:
-        sd = [metric.scale * (p.value.masks or 0) for p in report.curve]
-        low = [m - s for m, s in zip(mean, sd, strict=True)]
-        high = [m + s for m, s in zip(mean, sd, strict=True)]
-        axes.fill_between(shares, low, high, color=INK, alpha=0.2, linewidth=0,
+        sd = metric.scale * np.array([p.value.masks for p in report.curve])
+        axes.fill_between(shares, mean - sd, mean + sd, color=INK, alpha=0.2, linewidth=0,
                           label="± sd over mask seeds")  # fmt: skip
     axes.plot(shares, mean, color=INK, marker="o", markersize=3, label="random cells")
     for i, block in enumerate(report.blocks):
         x = 100 * len(block.columns) / len(report.columns)
         axes.plot(x, metric.scale * block.value.mean, "D", color=MARK, markersize=6,
                   label=f"{len(block.columns)} recorded together" if i == 0 else None)  # fmt: skip
-    axes.plot(100, mean[-1], "s", color=MARK, label="everything")
     if report.reference is not None:
         axes.axhline(metric.scale * report.reference.value.mean, color=QUIET, linestyle="--",
                      linewidth=1, label="trained without metadata")  # fmt: skip

@@ -6,10 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from fusionbench.stats.pooled import Pooled
@@ -49,13 +47,8 @@ class Pair:
     lower: str
     higher: str
     gap: float
-    low: float
+    low: float  # above 0: the two are told apart
     high: float
-
-    @property
-    def distinguishable(self) -> bool:
-        """The interval does not reach 0."""
-        return self.low > 0
 
 
 @dataclass(frozen=True)
@@ -65,7 +58,7 @@ class RecallGap:
     lowest: Share
     highest: Share
     widest: Pair  # of these two
-    findings: tuple[Pair, ...]  # every distinguishable pair, widest first
+    findings: tuple[Pair, ...]  # every pair that is told apart, widest first
     pairs: int  # for which together the intervals hold at 95 %
     groups: tuple[str, ...]  # that were compared
 
@@ -149,15 +142,16 @@ class _Recalls:
             }
             for g in order
         }
-        self.recall = _mean_recalls(pooled, values)  # (class, group) -> mean over seeds
-        self.patients = pooled.patients  # (n,)
+        # (n,) how many of the seeds are right, and whose photograph it is
+        self.right = (pooled.probabilities.argmax(axis=2) == pooled.y).mean(axis=0)
+        self.patients = pooled.patients
 
     def share(self, group: str, classes: Sequence[str], alpha: float) -> Share:
         """The mean recall of the classes in a group, with its 1 - alpha interval."""
         from statsmodels.stats.proportion import proportion_confint
 
         rows = [self.rows[group][c] for c in classes]
-        value = np.array([self.recall[c, group] for c in classes])
+        value = np.array([self.right[members].mean() for members in rows])
         size = np.array([effective_size(self.patients[members]) for members in rows])
         low, high = proportion_confint(value * size, size, alpha=alpha, method="wilson")
         mean, everyone = float(value.mean()), np.concatenate(rows)
@@ -176,55 +170,36 @@ def effective_size(patients: NDArray[np.int64]) -> float:
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
-def _mean_recalls(pooled: Pooled, values: NDArray[np.object_]) -> dict[tuple[str, str], float]:
-    """(class, group) -> share of the class found in the group, mean over seeds."""
-    right = (pooled.probabilities.argmax(axis=2) == pooled.y).mean(axis=0)
-    classes = np.array(pooled.classes, dtype=object)[pooled.y]
-    rows = pd.DataFrame({"class": classes, "group": values, "right": right})
-    # Rows without a group are left out.
-    means: dict[Any, float] = rows.groupby(["class", "group"])["right"].mean().to_dict()
-    return means
-
-
 def _group(cells: _Recalls, value: str, common: Sequence[str]) -> Group:
-    mine = cells.rows[value]
-    rows = np.concatenate(list(mine.values()))
-    recalls = np.array([cells.recall[c, value] for c in mine])
-    alpha = 1 - CONFIDENCE
+    rows = np.concatenate(list(cells.rows[value].values()))
+    recalls = {c: cells.share(value, (c,), 1 - CONFIDENCE) for c in cells.rows[value]}
     return Group(
         value=value,
         n=len(rows),
         patients=len(np.unique(cells.patients[rows])),
-        acc=float(np.average(recalls, weights=[len(members) for members in mine.values()])),
-        bacc=float(recalls.mean()),
-        recalls={c: cells.share(value, (c,), alpha) for c in mine},
-        mean=cells.share(value, common, alpha) if common else None,
+        acc=float(cells.right[rows].mean()),
+        bacc=float(np.mean([share.value for share in recalls.values()])),
+        recalls=recalls,
+        mean=cells.share(value, common, 1 - CONFIDENCE) if common else None,
     )
 
 
 def _gap(cells: _Recalls, groups: Sequence[str], classes: Sequence[str], pairs: int) -> RecallGap:
     """Every pair of groups; the intervals hold for `pairs` comparisons together."""
-    shown = {g: cells.share(g, classes, 1 - CONFIDENCE) for g in groups}
     wide = {g: cells.share(g, classes, (1 - CONFIDENCE) / pairs) for g in groups}
-    rising = sorted(groups, key=lambda g: shown[g].value)
-    found = [_pair(a, wide[a], b, wide[b]) for a, b in combinations(rising, 2)]
-    found.sort(key=lambda pair: -pair.gap)
+    found = []
+    for lower, higher in combinations(sorted(groups, key=lambda g: wide[g].value), 2):
+        worse, better = wide[lower], wide[higher]
+        gap = better.value - worse.value
+        low = gap - math.hypot(better.value - better.low, worse.high - worse.value)
+        high = gap + math.hypot(better.high - better.value, worse.value - worse.low)
+        found.append(Pair(lower, higher, gap, low, high))
+    widest, *_ = found = sorted(found, key=lambda pair: -pair.gap)
     return RecallGap(
-        lowest=shown[rising[0]],
-        highest=shown[rising[-1]],
-        widest=_pair(rising[0], wide[rising[0]], rising[-1], wide[rising[-1]]),
-        findings=tuple(pair for pair in found if pair.distinguishable),
+        lowest=cells.share(widest.lower, classes, 1 - CONFIDENCE),
+        highest=cells.share(widest.higher, classes, 1 - CONFIDENCE),
+        widest=widest,
+        findings=tuple(pair for pair in found if pair.low > 0),
         pairs=pairs,
         groups=tuple(groups),
-    )
-
-
-def _pair(lower: str, worse: Share, higher: str, better: Share) -> Pair:
-    gap = better.value - worse.value
-    return Pair(
-        lower=lower,
-        higher=higher,
-        gap=gap,
-        low=gap - math.hypot(better.value - better.low, worse.high - worse.value),
-        high=gap + math.hypot(better.high - better.value, worse.value - worse.low),
     )
