@@ -262,7 +262,7 @@ def test_numbers_are_means_over_folds_and_mask_seeds(finished) -> None:
     """Against plain loops over the raw values, which JSON holds too."""
     store, config = finished["concat"]
     report = stressed(store, "concat@test_resnet", config)
-    assert len(report.runs) == 2 and report.folds_expected == 3
+    assert len(report.runs) == 2 and report.runs_expected == 3
     folds = range(2)
 
     def at(share: float, seed: int, fold: int) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from fusionbench.analysis.row_facts import RowFacts, place, pooled, row_facts, values_of
@@ -63,18 +64,13 @@ def choose(blocks: Sequence[Block], a: str, b: str) -> tuple[Block, Row, Row]:
     A name that fits rows of several blocks is read in the block of the other one. Raises UsageError
     where a name fits none or several, where both mean the same row, and where no block holds both.
     """
-    try:
-        block, row_a = select_row(blocks, a)
-    except UsageError:
-        block, row_b = select_row(blocks, b)
-        _, row_a = select_row([block], a)
-    else:
-        try:
-            _, row_b = select_row([block], b)
-        except UsageError:
-            other, row_b = select_row(blocks, b)
-            if other is block:
-                raise
+    fitting = []
+    for block in blocks:
+        with suppress(UsageError):
+            fitting.append((block, select_row([block], a)[1], select_row([block], b)[1]))
+    if len(fitting) != 1:
+        (block, row_a), (other, row_b) = (select_row(blocks, text) for text in (a, b))
+        if other is not block:
             where = " against ".join(
                 f"{place(one)}, data {one.data_fingerprint[:8]}, split {one.split_hash[:8]}"
                 for one in (block, other)
@@ -83,7 +79,9 @@ def choose(blocks: Sequence[Block], a: str, b: str) -> tuple[Block, Row, Row]:
                 f"{a!r} and {b!r} were not evaluated on the same photographs under the same split: "
                 f"{where}.",
                 "Only rows of one block of the leaderboard can be compared.",
-            ) from None
+            )
+        fitting = [(block, row_a, row_b)]
+    ((block, row_a, row_b),) = fitting
     if row_a.key == row_b.key:
         raise UsageError(
             f"{a!r} and {b!r} are the same row ({row_a.key}).", "Name two different ones."

@@ -22,7 +22,7 @@ from fusionbench.config.wording import percent
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fusionbench.analysis.stress.stress_report import Effect, StressReport
+    from fusionbench.analysis.stress.stress_report import Averaged, Effect, StressReport
     from fusionbench.config.run_config import Execution
 
 NOTE = (
@@ -124,9 +124,7 @@ def _print(report: StressReport) -> None:
         "remarks": "; ".join(report.flags),
         "audit": report.verdict,
         "weights": f"reproduce the recorded predictions {how}",
-        "left out": f"{', '.join(report.undefined)}: {report.metric} is not defined there"
-        if report.undefined
-        else "",
+        "not defined in": ", ".join(report.undefined),
     }
     console.print(terminal.facts(facts))
     console.print(Text(f"\n{describe(report.metric).axis}, metadata withheld", style="bold"))
@@ -146,29 +144,24 @@ def _effects(report: StressReport) -> Iterator[tuple[str, ...]]:
         metric = describe(report.metric)
         return ["" if value is None else metric.text(value) for value in values]
 
-    def row(name: str, effect: Effect) -> tuple[str, ...]:
-        value, worse = effect.value, effect.worse
-        return (
-            name,
-            *texts(value.mean, value.masks, value.runs),
-            percent(effect.recorded, 0),
-            *texts(worse.mean, worse.runs),
-        )
+    def row(name: str, value: Averaged, effect: Effect | None = None) -> tuple[str, ...]:
+        cells = (name, *texts(value.mean, value.masks, value.runs))
+        if effect is None:
+            return (*cells, "", "", "")
+        worse = effect.worse
+        return (*cells, percent(effect.recorded, 0), *texts(worse.mean, worse.runs))
 
-    *curve, everything = report.curve
-    for effect in curve:
-        yield row(f"random cells, {percent(effect.share, 0)}", effect)
-    yield row("everything", everything)
-    area = report.area
-    yield "area under the curve", *texts(area.mean, area.masks, area.runs), *[""] * 3
+    for point in report.curve:
+        name = f"random cells, {percent(point.share, 0)}" if point.share < 1 else "everything"
+        yield row(name, point.value, point)
+    yield row("area under the curve", report.area)
     if report.reference is not None:
-        name, value = f"trained without (row {report.reference.key})", report.reference.value
-        yield name, *texts(value.mean, value.masks, value.runs), *[""] * 3
+        yield row(f"trained without (row {report.reference.key})", report.reference.value)
     for block in report.blocks:
         some = ", ".join(block.columns[:3]) + (", …" if len(block.columns) > 3 else "")
-        yield row(f"{len(block.columns)} columns together: {some}", block)
+        yield row(f"{len(block.columns)} columns together: {some}", block.value, block)
     for column in report.columns:
-        yield row(column.columns[0], column)
+        yield row(column.columns[0], column.value, column)
 
 
 def _flips(report: StressReport) -> Table:

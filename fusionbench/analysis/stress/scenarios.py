@@ -61,9 +61,7 @@ class Cells:
         other = frame.copy()
         for column in encoder.columns:
             if column.kind == "boolean":
-                cells = frame[column.name]
-                answered = cells.isin(list(INVERSE))
-                other[column.name] = cells.where(~answered, cells.map(INVERSE))
+                other[column.name] = frame[column.name].map(lambda v: INVERSE.get(v, v))
         return cls(
             encoder.transform(frame), encoder.transform(other), encoder.blank(), encoder.sources
         )
@@ -83,19 +81,17 @@ def scenarios(
     on other rows apart. The first scenario withholds nothing.
     """
     names = tuple(c.name for c in columns)
-    found = [_alike("cells", (), names)]
+
+    def alike(kind: Kind, touched: tuple[str, ...], share: float = 0.0) -> Scenario:
+        """In every row."""
+        return Scenario(kind, touched, np.array([[name in touched for name in names]]), share)
+
+    found = [alike("cells", ())]
     for mask_seed in range(masks):
         draws = np.random.default_rng([mask_seed, *key, STREAM]).random(frame.shape)
         found += [Scenario("cells", names, draws < s, s, mask_seed) for s in SHARES[1:-1]]
-    found.append(_alike("cells", names, names, share=1.0))
-    found += [_alike("column", (name,), names) for name in names]
-    found += [_alike("block", block, names) for block in blocks]
-    found += [_alike("flip", (c.name,), names) for c in columns if c.kind == "boolean"]
+    found.append(alike("cells", names, share=1.0))
+    found += [alike("column", (name,)) for name in names]
+    found += [alike("block", block) for block in blocks]
+    found += [alike("flip", (c.name,)) for c in columns if c.kind == "boolean"]
     return found
-
-
-def _alike(
-    kind: Kind, columns: tuple[str, ...], names: tuple[str, ...], share: float = 0.0
-) -> Scenario:
-    touched = np.array([[name in columns for name in names]], dtype=bool)
-    return Scenario(kind, columns, touched.reshape(1, len(names)), share)

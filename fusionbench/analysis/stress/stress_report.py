@@ -88,7 +88,6 @@ class Reference:
 class StressReport(RowFacts):
     """`area` is the trapezoidal integral of the metric over the withheld share from 0 to 1."""
 
-    folds_expected: int
     metadata_dropout: float
     block_dropout: float
     metric: str
@@ -159,7 +158,6 @@ def summarise(
     ]
     return StressReport(
         **row_facts(block, row),
-        folds_expected=len(experiment.protocol.folds),
         metadata_dropout=training.metadata_dropout,
         block_dropout=training.block_dropout,
         metric=metric,

@@ -28,7 +28,7 @@ def basis(report: StressReport) -> str:
     which = f"fold {min(folds)}" if len(folds) == 1 else plural(len(folds), "fold")
     more = f", {plural(len(seeds), 'seed')}" if len(seeds) > 1 else ""
     return (
-        f"{place(report)}; {which} of {report.folds_expected}{more}; "
+        f"{place(report)}; {which} of {report.runs_expected // len(report.seeds)}{more}; "
         f"{sum(run.n for run in report.runs):,} test rows; {plural(report.mask_seeds, 'mask seed')}"
     )
 

@@ -58,14 +58,14 @@ def attributes(predictions: Pooled, table: Table, min_n: int = MIN_N) -> tuple[A
             f"The card of {table.card.name} declares no subgroups.",
             "Add [[subgroups]] with name and column to it (datasets/README.md).",
         )
-    place = {name: i for i, name in enumerate(table.ids.tolist())}
-    lacking = [name for _, name in predictions.rows if name not in place]
-    if lacking:
+    names = [name for _, name in predictions.rows]
+    places = pd.Index(table.ids).get_indexer(names)
+    if lacking := [name for name, i in zip(names, places, strict=True) if i < 0]:
         raise DataError(
             f"{len(lacking)} predicted photographs are not in the data, for example {lacking[0]}.",
             "Name the folder of the data that the run was made on with --data.",
         )
-    rows = table.take(np.array([place[name] for _, name in predictions.rows]))
+    rows = table.take(places)
     found = []
     for subgroup in declared:
         values, order = group_values(rows, subgroup)
