@@ -18,10 +18,9 @@ import torch
 from msgspec import structs
 from safetensors.torch import load_file, save_file
 
-from fusionbench.analysis.stress.evaluate import reopen_network
 from fusionbench.analysis.stress.scenarios import SHARES, Cells, scenarios
 from fusionbench.analysis.stress.stress_report import StressReport, flip, spread
-from fusionbench.analysis.stress.stress_test import stress
+from fusionbench.analysis.stress.stress_test import reopen_network, stress
 from fusionbench.analysis.stress.stress_text import FORMATS
 from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.data.card import Column

@@ -11,9 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusionbench.analysis.subgroups import gaps
-from fusionbench.analysis.subgroups.by_subgroup import attributes, group_values
-from fusionbench.analysis.subgroups.gaps import comparable, compare
+from fusionbench.analysis.subgroups import (
+    attributes,
+    comparable,
+    compare,
+    effective_size,
+    group_values,
+)
 from fusionbench.data.card import DatasetCard, Subgroup, read_card
 from fusionbench.data.locate import find_data
 from fusionbench.data.table import Table, load_table
@@ -317,7 +321,7 @@ def test_subgroups_are_no_part_of_the_data(table: Table) -> None:
 
 
 def test_a_single_patient_weighs_as_one() -> None:
-    assert gaps.effective_size(np.array([3, 3, 3, 3])) == 1.0
-    assert gaps.effective_size(np.array([1, 2, 3])) == 3.0
+    assert effective_size(np.array([3, 3, 3, 3])) == 1.0
+    assert effective_size(np.array([1, 2, 3])) == 3.0
     # One patient with 10 photographs beside ten with one each: (20)^2 / (100 + 10).
-    assert math.isclose(gaps.effective_size(np.r_[np.zeros(10, int), 1:11]), 400 / 110)
+    assert math.isclose(effective_size(np.r_[np.zeros(10, int), 1:11]), 400 / 110)

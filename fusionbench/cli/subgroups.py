@@ -20,8 +20,7 @@ from fusionbench.config.wording import listed, plural
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fusionbench.analysis.subgroups.by_subgroup import SubgroupReport
-    from fusionbench.analysis.subgroups.gaps import Attribute, Pair, RecallGap, Share
+    from fusionbench.analysis.subgroups import Attribute, Pair, RecallGap, Share, SubgroupReport
     from fusionbench.config.run_config import Execution
 
 NOTE = (
@@ -54,7 +53,7 @@ def subgroups_command(
     its key of 12 digits, or part of a run id. The dataset's card says which groups there are.
     """
     from fusionbench.analysis.reopen import reopen
-    from fusionbench.analysis.subgroups.by_subgroup import report
+    from fusionbench.analysis.subgroups import report
     from fusionbench.cli import terminal
     from fusionbench.cli.reading import Reading
     from fusionbench.leaderboard.select import select_row

@@ -82,7 +82,7 @@ def test_a_row_that_is_not_there_is_named(cli, finished: Path, tmp_path: Path) -
 
 
 def test_the_default_minimum_is_the_librarys() -> None:
-    from fusionbench.analysis.subgroups.gaps import MIN_N
+    from fusionbench.analysis.subgroups import MIN_N
     from fusionbench.cli.subgroups import subgroups_command
 
     option = next(p for p in subgroups_command.params if p.name == "min_n")
@@ -90,7 +90,7 @@ def test_the_default_minimum_is_the_librarys() -> None:
 
 
 def test_what_is_told_apart_is_named_beside_the_widest_gap() -> None:
-    from fusionbench.analysis.subgroups.gaps import Pair, RecallGap, Share
+    from fusionbench.analysis.subgroups import Pair, RecallGap, Share
     from fusionbench.cli.subgroups import _sentence
 
     chance = Pair("tiny", "FEMALE", 0.31, -0.02, 0.55)

@@ -1,38 +1,45 @@
-"""Evaluating a row's saved weights under every scenario."""
+"""A row's trained networks again, under every scenario."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor, device
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
+from fusionbench.analysis.reopen import reopen
 from fusionbench.analysis.row_facts import values_of
-from fusionbench.analysis.stress.evaluate import (
-    REDO,
-    ROUNDING,
-    fold_of,
-    probabilities,
-    reopen_network,
-    require_weights,
-    trained_model,
-)
-from fusionbench.analysis.stress.scenarios import Cells, scenarios
+from fusionbench.analysis.stress.scenarios import Cells, Scenario, scenarios
 from fusionbench.analysis.stress.stress_report import Run, StressedRun, StressReport, summarise
 from fusionbench.config.run_config import Execution
 from fusionbench.data.blocks import recorded_together
+from fusionbench.data.encoder import MetadataEncoder
 from fusionbench.errors import FusionbenchError, RecordError, UsageError
 from fusionbench.leaderboard import Block, Row
 from fusionbench.metrics.calibration import scaled
 from fusionbench.metrics.compute import compute
 from fusionbench.metrics.names import METRICS, SCALED
-from fusionbench.progress import SILENT, Progress
+from fusionbench.models.fusion_model import FusionModel
+from fusionbench.plugin import registry
+from fusionbench.plugin.fusion import Fusion
+from fusionbench.progress import SILENT, Progress, Task
 from fusionbench.protocols import Fold
 from fusionbench.records import Record, Store
-from fusionbench.runs.network_study import NetworkStudy
-from fusionbench.training.placement import Placement, choose_device
+from fusionbench.runs.network_study import NetworkStudy, load_method
+from fusionbench.runs.study import FoldRows
+from fusionbench.training.feed import Arrays, batches
+from fusionbench.training.loop import EVALUATED, evaluated
+from fusionbench.training.placement import Placement, choose_device, choose_placement
+
+REDO = "Repeat the command that made it, with --save-weights --existing redo."
+# Largest difference to a recorded probability at which weights and data still are the record's:
+# other hardware rounds otherwise.
+ROUNDING = {"fp32": 1e-3, "bf16": 0.05}
 
 
 def stress(
@@ -90,7 +97,7 @@ def _stressed(
     record: Record,
     images: Tensor,
     store: Store,
-    where: device,
+    device: torch.device,
     blocks: tuple[tuple[str, ...], ...],
     mask_seeds: int,
     metric: str,
@@ -99,7 +106,7 @@ def _stressed(
     table, rows = experiment.table, experiment.rows(fold)
     metadata = experiment.metadata(fold, rows)
     encoder = experiment.encoder(metadata, rows.train)
-    model, placement = trained_model(experiment, rows, encoder, record, store, where)
+    model, placement = trained_model(experiment, rows, encoder, record, store, device)
     test = rows.parts["test"]
     frame = metadata.iloc[test][[c.name for c in experiment.columns]].reset_index(drop=True)
     todo = scenarios(frame, experiment.columns, blocks, mask_seeds, [fold.index])
@@ -151,3 +158,122 @@ def _reproduced(
             REDO,
         )
     return difference
+
+
+def reopen_network(
+    record: Record, execution: Execution, dataset: str = "", progress: Progress = SILENT
+) -> NetworkStudy:
+    """The study of a fusion's run: its identity gives the same run_id. Its starting weights are
+    not loaded.
+
+    Raises UsageError where a plugin has changed since, and as `reopen`.
+    """
+    method = record.identity.method
+    stale = [
+        plugin.name
+        for plugin in method.plugins
+        if registry.source_hash(registry.find(plugin.kind, plugin.name, execution.plugins))
+        != plugin.source
+    ]
+    if stale:
+        raise UsageError(
+            f"{record.run_id} is stale: {', '.join(stale)} has changed since.",
+            "Its weights belong to the earlier code. Run it again with --save-weights.",
+        )
+    study = reopen(record, execution, dataset, progress)
+    loaded = load_method(study.config, execution.plugins)
+    assert method.weights is not None
+    return NetworkStudy(**study.resolved, method=loaded, weights=method.weights)
+
+
+def fold_of(experiment: NetworkStudy, record: Record) -> Fold:
+    """The record's fold. Raises UsageError where the experiment is not the one that it was."""
+    index, changed = record.identity.fold, "the protocol has no such fold any more"
+    for fold in (f for f in experiment.protocol.folds if f.index == index):
+        here = experiment.identity(fold)
+        if here.run_id == record.run_id:
+            return fold
+        changes = here.changes(record.identity)
+        changed = "; ".join(f"{name} is {now!r}, not {was!r}" for name, now, was in changes)
+    raise UsageError(
+        f"{record.run_id} cannot be evaluated again: {changed}.",
+        "--data names another folder of photographs, --dataset another card.",
+    )
+
+
+def require_weights(records: Sequence[Record], store: Store) -> None:
+    """Raises RecordError, naming them, where runs have no saved weights."""
+    runs = [r.run_id for r in records if not store.path("weights", r.run_id).is_file()]
+    if runs:
+        raise RecordError(f"{', '.join(runs)}: no saved weights in {store.folder}.", REDO)
+
+
+def trained_model(
+    experiment: NetworkStudy,
+    rows: FoldRows,
+    encoder: MetadataEncoder,
+    record: Record,
+    store: Store,
+    device: torch.device,
+) -> tuple[FusionModel, Placement]:
+    """The run's model in evaluation mode, and where it runs: in the precision that the run had.
+
+    Raises RecordError for weights that do not fit.
+    """
+    path = store.path("weights", record.run_id)
+    backbone = experiment.backbone(loaded=False)
+    model, _ = experiment.model(backbone, encoder, rows.train)
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise RecordError(f"{path} does not hold the weights of its run: {first}", REDO) from None
+    used = str(record.environment.get("precision", ""))
+    placement = (
+        Placement(device, used)
+        if used in ROUNDING
+        else choose_placement(device, experiment.config.training.precision, backbone)
+    )
+    model.to(device).to(memory_format=torch.channels_last)
+    return model.eval(), placement
+
+
+@torch.no_grad()
+def probabilities(
+    model: FusionModel,
+    images: Tensor,
+    rows: NDArray[np.int64],
+    cells: Cells,
+    todo: Sequence[Scenario],
+    placement: Placement,
+    task: Task,
+) -> NDArray[np.float64]:
+    """(scenarios, n, K) of the n `rows` of `images`, whose metadata are `cells`.
+
+    Each photograph is read once; where the method fuses late, the backbone sees it once, too.
+    `model` is in evaluation mode on the device of `placement`.
+    """
+    out = np.empty((len(todo), len(rows), model.spec.classes))
+    unused = torch.zeros(len(images), 0)
+    arrays = Arrays(images, unused, torch.zeros(len(images), dtype=torch.int64))
+    # The batches of the record's own evaluation.
+    for batch in batches(arrays, rows, EVALUATED, placement.device, keep_single=True):
+        start, stop = batch.start, batch.start + len(batch.image)
+        image = evaluated(batch.image, model)
+        told = (torch.from_numpy(s.encoded(cells, start, stop)).to(placement.device) for s in todo)
+        for i, logits in enumerate(_logits(model, image, told, placement)):
+            out[i, start:stop] = torch.softmax(logits.double(), dim=1).cpu().numpy()
+        task.advance(stop - start)
+    return out
+
+
+def _logits(
+    model: FusionModel, image: Tensor, metadata: Iterable[Tensor], placement: Placement
+) -> list[Tensor]:
+    """The model's logits (B, K) for each of `metadata` (B, M) beside the same images."""
+    fusion = model.fusion
+    with placement.autocast():
+        if type(fusion).stage is not Fusion.stage:  # the backbone's own features depend on them
+            return [model(image, meta).logits for meta in metadata]
+        features, _ = model.backbone(image, lambda k, tokens: tokens)
+        return [model.late(features, fusion.encode(meta))[0] for meta in metadata]

@@ -1,4 +1,30 @@
-"""Recall by class and group, and which differences can be told from none."""
+"""A finished run looked at group by group: Fitzpatrick type, sex, age, body region. No torch.
+
+The groups are those that the dataset's card declares.
+
+Groups differ in which diagnoses they have: nearly every mole of PAD-UFES-20 is a young patient's,
+so accuracy by age compares moles with carcinomas. What is compared here is conditional on the
+class: the recall of a class in one group against its recall in another, and the mean of such
+recalls over classes that every compared group has. Only rows where the attribute was recorded
+count; that nothing was recorded is a matter of the clinic, and of the label, not of the patient.
+
+So that a tiny group is no finding:
+
+* A recall is compared where the group has at least `min_n` photographs of the class. The mean
+  compares as many groups as have enough of any one class, over every class that all of these have.
+* Intervals count patients, not photographs: Wilson's score interval with Kish's effective size
+  (sum m)^2 / sum m^2, m the photographs of each patient: as if a patient's photographs were all
+  right or all wrong. For a difference Newcombe's hybrid of the two intervals (Statistics in
+  Medicine 17 (1998) 873-890, https://pubmed.ncbi.nlm.nih.gov/9595617/), for a mean over classes the
+  same step for a sum (Zou & Donner, Statistics in Medicine 27 (2008) 1693-1702,
+  https://pubmed.ncbi.nlm.nih.gov/17592708/); both take the parts as independent.
+* The lowest and the highest group are picked by looking, so the interval of a gap is widened for
+  every pair that could have been picked (Bonferroni): 95 % for all pairs of groups together in the
+  mean, and for all pairs in all classes together in the comparison by class. Where it reaches 0,
+  the gap is not distinguishable from none. Every pair for which it does not is named, for the
+  widest gap may be that of the smallest group. Attributes are not corrected for one another.
+* With several seeds a recall is the mean over seeds; the patients are the same, so n is not larger.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +34,15 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from fusionbench.analysis.row_facts import RowFacts, pooled, row_facts
+from fusionbench.data.card import Subgroup
+from fusionbench.data.table import Table
+from fusionbench.errors import DataError
+from fusionbench.leaderboard import Block, Row
+from fusionbench.records import Store
 from fusionbench.stats.pooled import Pooled
 
 MIN_N = 20
@@ -75,6 +108,73 @@ class Attribute:
     common: tuple[str, ...]  # classes that every compared group has enough of
     mean: RecallGap | None  # None: no two groups share such a class
     by_class: dict[str, RecallGap]  # of classes that two groups or more have enough of
+
+
+@dataclass(frozen=True)
+class SubgroupReport(RowFacts):
+    """What `fusionbench subgroups` shows of one row."""
+
+    classes: tuple[str, ...]
+    n: int  # photographs, of every fold
+    patients: int
+    min_n: int
+    attributes: tuple[Attribute, ...]
+
+
+def report(
+    store: Store, block: Block, row: Row, table: Table, min_n: int = MIN_N
+) -> SubgroupReport:
+    """The row's out-of-fold predictions, every fold and seed, by the subgroups of `table.card`.
+
+    Raises RecordError for predictions that cannot be trusted or pooled, DataError as attributes.
+    """
+    predictions = pooled(store, row)
+    return SubgroupReport(
+        **row_facts(block, row),
+        classes=predictions.classes,
+        n=len(predictions.rows),
+        patients=predictions.n_patients,
+        min_n=min_n,
+        attributes=attributes(predictions, table, min_n),
+    )
+
+
+def attributes(predictions: Pooled, table: Table, min_n: int = MIN_N) -> tuple[Attribute, ...]:
+    """Every subgroup that the table's card declares; see the package's text.
+
+    Raises DataError where the card declares none, and where the table lacks a predicted row.
+    """
+    declared = table.card.subgroups
+    if not declared:
+        raise DataError(
+            f"The card of {table.card.name} declares no subgroups.",
+            "Add [[subgroups]] with name and column to it (datasets/README.md).",
+        )
+    names = [name for _, name in predictions.rows]
+    places = pd.Index(table.ids).get_indexer(names)
+    if lacking := [name for name, i in zip(names, places, strict=True) if i < 0]:
+        raise DataError(
+            f"{len(lacking)} predicted photographs are not in the data, for example {lacking[0]}.",
+            "Name the folder of the data that the run was made on with --data.",
+        )
+    rows = table.take(places)
+    found = []
+    for subgroup in declared:
+        values, order = group_values(rows, subgroup)
+        found.append(compare(predictions, values, order, subgroup.name, subgroup.column, min_n))
+    return tuple(found)
+
+
+def group_values(table: Table, subgroup: Subgroup) -> tuple[NDArray[np.object_], tuple[str, ...]]:
+    """(n,) group of each row, None where nothing was recorded; and the groups in order."""
+    raw = table.metadata[subgroup.column]
+    recorded = raw.notna() & ~raw.isin(table.card.unknown)
+    values = np.full(len(raw), None, dtype=object)
+    values[recorded.to_numpy()] = [subgroup.group_of(v) for v in raw[recorded]]
+    # Numbers and bands rise; names in the order of the alphabet.
+    first = raw[recorded].groupby(values[recorded.to_numpy()]).min()
+    numeric = pd.api.types.is_numeric_dtype(raw)
+    return values, tuple((first.sort_values() if numeric else first.sort_index()).index)
 
 
 def compare(
