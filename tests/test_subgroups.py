@@ -26,6 +26,7 @@ from fusionbench.stats.pooled import Pooled
 
 CLASSES = ("ACK", "BCC", "MEL")
 K = len(CLASSES)
+SUBGROUP = Subgroup(name="x", column="x")
 
 
 def pooled_of(y: np.ndarray, predicted: np.ndarray, patients: np.ndarray) -> Pooled:
@@ -67,7 +68,7 @@ def test_plain_loops_count_the_same(seed: int) -> None:
     y, patients = rng.integers(0, K, n), rng.integers(0, 120, n)
     values = rng.choice(np.array(["f", "m", None], dtype=object), n, p=[0.5, 0.3, 0.2])
     pooled = pooled_of(y, rng.integers(0, K, (2, n)), patients)
-    found = compare(pooled, values, ("f", "m"), "sex", "gender", 20)
+    found = compare(pooled, values, ("f", "m"), SUBGROUP, 20)
     expected = plain_recalls(pooled, values)
     assert found.n_rows == n and found.n_recorded == sum(v is not None for v in values)
     for group in found.groups:
@@ -92,7 +93,7 @@ def test_newcombe_gives_the_published_interval() -> None:
     values = np.array(["a"] * 70 + ["b"] * 80, dtype=object)
     right = np.r_[np.arange(70) < 56, np.arange(80) < 48]
     pooled = pooled_of(y, np.where(right, 1, 0)[None], np.arange(150))
-    found = compare(pooled, values, ("a", "b"), "x", "x", 20).by_class["BCC"]
+    found = compare(pooled, values, ("a", "b"), SUBGROUP, 20).by_class["BCC"]
     assert found.pairs == 1
     assert (found.widest.lower, found.widest.higher) == ("b", "a")
     assert found.widest.gap == pytest.approx(0.2)
@@ -113,8 +114,8 @@ def test_copies_of_a_photograph_are_no_evidence() -> None:
         np.repeat(once.probabilities.argmax(axis=2), 5, axis=1),
         np.repeat(once.patients, 5),
     )
-    single = compare(once, values[first], tuple("abc"), "x", "x", 5)
-    copied = compare(often, np.repeat(values[first], 5), tuple("abc"), "x", "x", 5)
+    single = compare(once, values[first], tuple("abc"), SUBGROUP, 5)
+    copied = compare(often, np.repeat(values[first], 5), tuple("abc"), SUBGROUP, 5)
     assert single.mean is not None and copied.mean is not None
     assert copied.mean.widest.low == pytest.approx(single.mean.widest.low)
     assert copied.mean.widest.high == pytest.approx(single.mean.widest.high)
@@ -126,7 +127,7 @@ def test_equal_groups_are_rarely_told_apart() -> None:
     told = {"mean": 0, "by class": 0}
     for seed in range(150):
         pooled, values = simulated(seed)
-        found = compare(pooled, values, tuple("abc"), "x", "x", 10)
+        found = compare(pooled, values, tuple("abc"), SUBGROUP, 10)
         told["mean"] += bool(found.mean and found.mean.findings)
         told["by class"] += any(gap.findings for gap in found.by_class.values())
     # 5 % of 150 are 7.5; more than 14 would happen once in a hundred times.
@@ -137,7 +138,7 @@ def test_a_planted_gap_is_found_and_named() -> None:
     named = 0
     for seed in range(20):
         pooled, values = simulated(seed, patients=400, bias=0.3)
-        found = compare(pooled, values, tuple("abc"), "x", "x", 10).mean
+        found = compare(pooled, values, tuple("abc"), SUBGROUP, 10).mean
         assert found is not None
         named += bool(found.findings) and all(pair.lower == "a" for pair in found.findings)
     assert named >= 19
@@ -149,11 +150,11 @@ def test_a_small_group_does_not_hide_what_two_large_ones_show() -> None:
     values = np.array(["a"] * 500 + ["b"] * 500 + ["small"] * 12, dtype=object)
     right = np.r_[np.arange(500) < 350, np.arange(500) < 250, np.arange(12) < 5]
     pooled = pooled_of(y, np.where(right, 0, 1)[None], np.arange(len(y)))
-    found = compare(pooled, values, ("a", "b", "small"), "x", "x", 10).by_class["ACK"]
+    found = compare(pooled, values, ("a", "b", "small"), SUBGROUP, 10).by_class["ACK"]
     assert found.widest.lower == "small" and found.widest.low < 0
     assert [(p.lower, p.higher) for p in found.findings] == [("b", "a")]
     # With the usual minimum it is not compared at all.
-    few = compare(pooled, values, ("a", "b", "small"), "x", "x", 20).by_class["ACK"]
+    few = compare(pooled, values, ("a", "b", "small"), SUBGROUP, 20).by_class["ACK"]
     assert few.groups == ("a", "b")
 
 
@@ -165,7 +166,7 @@ def test_another_mix_of_classes_is_no_gap() -> None:
         [np.arange(n) % 10 < r for n, r in ((100, 9), (20, 5), (20, 9), (100, 5))]
     )
     pooled = pooled_of(y, np.where(right, y, 2)[None], np.arange(240))
-    found = compare(pooled, values, ("young", "old"), "age", "age", 20)
+    found = compare(pooled, values, ("young", "old"), SUBGROUP, 20)
     assert abs(found.groups[0].acc - found.groups[1].acc) > 0.2
     assert found.mean is not None and found.mean.widest.gap == pytest.approx(0)
     assert not found.mean.findings
@@ -174,14 +175,14 @@ def test_another_mix_of_classes_is_no_gap() -> None:
 def test_groups_without_a_class_in_common_are_not_compared() -> None:
     y = np.repeat([0, 1], 30)
     values = np.repeat(np.array(["young", "old"], dtype=object), 30)
-    found = compare(pooled_of(y, y[None], np.arange(60)), values, ("young", "old"), "a", "a", 20)
+    found = compare(pooled_of(y, y[None], np.arange(60)), values, ("young", "old"), SUBGROUP, 20)
     assert found.mean is None and found.by_class == {} and found.common == ()
     assert [g.mean for g in found.groups] == [None, None]
 
 
 def test_nothing_recorded_says_so() -> None:
     pooled, values = simulated(0)
-    found = compare(pooled, np.full(len(values), None), (), "x", "x", 20)
+    found = compare(pooled, np.full(len(values), None), (), SUBGROUP, 20)
     assert found.n_recorded == 0 and found.groups == () and found.mean is None
 
 

@@ -71,30 +71,26 @@ def _setting(compared: Comparison) -> str:
 
 
 def _finding(compared: Comparison, one: Contrast) -> str:
-    metric = describe(one.metric)
-    percent = " %" if metric.percent else ""
-    boot, test = one.bootstrap, one.test
-    level = f"{100 * boot.confidence:.0f} % CI"
+    metric, boot, test = describe(one.metric), one.bootstrap, one.test
+    unit = " %" if metric.percent else ""
     lower = "" if metric.better == "high" else ", lower is better"
-    values = (
-        f"{metric.title} ({metric.name}{lower}) was {value_text(one.metric, one.a)}{percent} "
-        f"against {value_text(one.metric, one.b)}{percent}"
+    over_folds = ""
+    if not test.undefined:
+        t = "infinite" if math.isinf(test.t) else f"{test.t:.2f}"
+        over_folds = (
+            f"the mean difference over folds was {metric.difference(test.difference)} "
+            f"(corrected resampled t-test, t({test.df}) = {t}, {p_text(one.p_test)}), and "
+        )
+    text = (
+        f"{metric.title} ({metric.name}{lower}) was {value_text(one.metric, one.a)}{unit} "
+        f"against {value_text(one.metric, one.b)}{unit}; {over_folds}on the pooled out-of-fold "
+        f"predictions the difference was {metric.difference(boot.difference)}, "
+        f"{100 * boot.confidence:.0f} % CI {interval_text(one.metric, boot.low, boot.high)} "
+        f"(paired patient bootstrap, {p_text(one.p_bootstrap)}): {conclusion(compared, one)}."
     )
-    pooled = (
-        f"on the pooled out-of-fold predictions the difference was "
-        f"{metric.difference(boot.difference)}, "
-        f"{level} {interval_text(one.metric, boot.low, boot.high)} "
-        f"(paired patient bootstrap, {p_text(one.p_bootstrap)})"
-    )
-    if test.undefined:
-        return f"{values}; {pooled}: {conclusion(compared, one)}."
-    t = "infinite" if math.isinf(test.t) else f"{test.t:.2f}"
-    over_folds = (
-        f"the mean difference over folds was {metric.difference(test.difference)} "
-        f"(corrected resampled t-test, t({test.df}) = {t}, {p_text(one.p_test)})"
-    )
-    text = f"{values}; {over_folds}, and {pooled}: {conclusion(compared, one)}."
-    if one.significant != (one.p_bootstrap < ALPHA) and not math.isnan(one.p_bootstrap):
+    if test.undefined or math.isnan(one.p_bootstrap):
+        return text
+    if one.significant != (one.p_bootstrap < ALPHA):
         text += (
             " The bootstrap, which takes the trained models as given, finds a difference between "
             "these models; over retrained folds it is not established."

@@ -161,7 +161,7 @@ def attributes(predictions: Pooled, table: Table, min_n: int = MIN_N) -> tuple[A
     found = []
     for subgroup in declared:
         values, order = group_values(rows, subgroup)
-        found.append(compare(predictions, values, order, subgroup.name, subgroup.column, min_n))
+        found.append(compare(predictions, values, order, subgroup, min_n))
     return tuple(found)
 
 
@@ -181,8 +181,7 @@ def compare(
     pooled: Pooled,
     values: NDArray[np.object_],
     order: Sequence[str],
-    name: str,
-    column: str,
+    subgroup: Subgroup,
     min_n: int = MIN_N,
 ) -> Attribute:
     """One attribute: `values` is the group of each pooled row, None for those that have none."""
@@ -197,8 +196,8 @@ def compare(
     }
     in_all = sum(math.comb(len(able), 2) for able in by_class.values())
     return Attribute(
-        name=name,
-        column=column,
+        name=subgroup.name,
+        column=subgroup.column,
         n_rows=len(values),
         n_recorded=sum(g.n for g in groups),
         groups=groups,

@@ -141,9 +141,15 @@ def print_problems(problems: Iterable[Mapping[str, object]], root: str = "") -> 
         for name in (*(n for n in names if n not in ("problem", "fix")), "problem")
         if any(problem.get(name) not in ("", None) for problem in problems)
     ]
+
+    def cell(value: object) -> Text:
+        text = "" if value is None else str(value)
+        inside = root and text.startswith(root)
+        return Text(text.removeprefix(root).lstrip("/\\") if inside else text)
+
     rows: list[list[Text]] = []
     for alike in shown:
-        rows += ([_cell(p.get(name), root) for name in columns] for p in alike[:SHOWN_ALIKE])
+        rows += ([cell(p.get(name)) for name in columns] for p in alike[:SHOWN_ALIKE])
         if len(alike) > SHOWN_ALIKE:
             more = Text(f"… and {len(alike) - SHOWN_ALIKE:,} more", style="yellow")
             rows.append([Text()] * (len(columns) - 1) + [more])
@@ -159,8 +165,3 @@ def _kind(problem: Mapping[str, object]) -> tuple[str, ...]:
     """Findings are of a kind where they differ in names, numbers and quoted text only."""
     text = re.sub(r"'[^']*'|\"[^\"]*\"|\S*[\d./\\]\S*", "…", str(problem.get("problem", "")))
     return (str(problem.get("column", "")), text)
-
-
-def _cell(value: object, root: str) -> Text:
-    text = "" if value is None else str(value)
-    return Text(text.removeprefix(root).lstrip("/\\") if root and text.startswith(root) else text)

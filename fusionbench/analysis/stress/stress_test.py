@@ -70,7 +70,8 @@ def stress(
         raise UsageError(
             f"{row.name} is a control: no network, so no weights were kept.", "Name a fusion's row."
         )
-    require_weights(records, store)
+    if lost := [r.run_id for r in records if not store.path("weights", r.run_id).is_file()]:
+        raise RecordError(f"{', '.join(lost)}: no saved weights in {store.folder}.", REDO)
     experiment = reopen_network(records[0], execution, dataset, progress)
     names = [c.name for c in experiment.columns]
     if not names:
@@ -104,19 +105,28 @@ def _stressed(
     progress: Progress,
 ) -> StressedRun:
     table, rows = experiment.table, experiment.rows(fold)
-    metadata = experiment.metadata(fold, rows)
-    encoder = experiment.encoder(metadata, rows.train)
-    model, placement = trained_model(experiment, rows, encoder, record, store, device)
-    test = rows.parts["test"]
-    frame = metadata.iloc[test][[c.name for c in experiment.columns]].reset_index(drop=True)
+    data, test = experiment.fold_data(fold, rows, images, device), rows.parts["test"]
+    model, placement = trained_model(experiment, rows, data.encoder, record, store, device)
+    frame = data.metadata.iloc[test][[c.name for c in experiment.columns]].reset_index(drop=True)
     todo = scenarios(frame, experiment.columns, blocks, mask_seeds, [fold.index])
     with progress.task(f"fold {fold.index}", total=len(test), unit="img") as task:
-        found = probabilities(model, images, test, Cells.of(frame, encoder), todo, placement, task)
+        cells = Cells.of(frame, data.encoder)
+        found = probabilities(model, data.arrays, test, cells, todo, placement, task)
     if not np.isfinite(found).all():
         raise FusionbenchError(
             f"{record.run_id} gives probabilities that are not finite when metadata are withheld."
         )
-    difference = _reproduced(found[0], table.ids[test], record, store, placement)
+    predictions = store.predictions(record.run_id)
+    places = [i for i, part in enumerate(predictions.parts) if part == "test"]
+    if [predictions.ids[i] for i in places] != table.ids[test].tolist():
+        raise RecordError(f"The predictions of {record.run_id} are of other photographs.", REDO)
+    difference = float(np.abs(predictions.probabilities[places] - found[0]).max())
+    if not difference <= ROUNDING[placement.precision]:
+        raise RecordError(
+            f"The saved weights of {record.run_id} do not give its predictions: a probability "
+            f"differs by {difference:.3g}.",
+            REDO,
+        )
     labels = table.labels[test]
     temperature = record.result.temperature if record.result is not None else None
     wanted = dict.fromkeys((*METRICS, *(SCALED if temperature is not None else ()), metric))
@@ -136,28 +146,6 @@ def _stressed(
         found.argmax(axis=2),
         frame,
     )
-
-
-def _reproduced(
-    found: NDArray[np.float64],
-    ids: NDArray[np.str_],
-    record: Record,
-    store: Store,
-    placement: Placement,
-) -> float:
-    """The largest difference to a recorded probability. Raises RecordError for too large a one."""
-    predictions = store.predictions(record.run_id)
-    test = [i for i, part in enumerate(predictions.parts) if part == "test"]
-    if [predictions.ids[i] for i in test] != ids.tolist():
-        raise RecordError(f"The predictions of {record.run_id} are of other photographs.", REDO)
-    difference = float(np.abs(predictions.probabilities[test] - found).max())
-    if not difference <= ROUNDING[placement.precision]:
-        raise RecordError(
-            f"The saved weights of {record.run_id} do not give its predictions: a probability "
-            f"differs by {difference:.3g}.",
-            REDO,
-        )
-    return difference
 
 
 def reopen_network(
@@ -201,13 +189,6 @@ def fold_of(experiment: NetworkStudy, record: Record) -> Fold:
     )
 
 
-def require_weights(records: Sequence[Record], store: Store) -> None:
-    """Raises RecordError, naming them, where runs have no saved weights."""
-    runs = [r.run_id for r in records if not store.path("weights", r.run_id).is_file()]
-    if runs:
-        raise RecordError(f"{', '.join(runs)}: no saved weights in {store.folder}.", REDO)
-
-
 def trained_model(
     experiment: NetworkStudy,
     rows: FoldRows,
@@ -241,21 +222,19 @@ def trained_model(
 @torch.no_grad()
 def probabilities(
     model: FusionModel,
-    images: Tensor,
+    arrays: Arrays,
     rows: NDArray[np.int64],
     cells: Cells,
     todo: Sequence[Scenario],
     placement: Placement,
     task: Task,
 ) -> NDArray[np.float64]:
-    """(scenarios, n, K) of the n `rows` of `images`, whose metadata are `cells`.
+    """(scenarios, n, K) of the n `rows` of `arrays`, whose metadata are `cells`.
 
     Each photograph is read once; where the method fuses late, the backbone sees it once, too.
     `model` is in evaluation mode on the device of `placement`.
     """
     out = np.empty((len(todo), len(rows), model.spec.classes))
-    unused = torch.zeros(len(images), 0)
-    arrays = Arrays(images, unused, torch.zeros(len(images), dtype=torch.int64))
     # The batches of the record's own evaluation.
     for batch in batches(arrays, rows, EVALUATED, placement.device, keep_single=True):
         start, stop = batch.start, batch.start + len(batch.image)
