@@ -217,15 +217,13 @@ def comparable(
     -> photographs. Both are empty where no two groups share a class.
     """
     enough = {g: [c for c, n in by.items() if n >= min_n] for g, by in sizes.items()}
-    holders: dict[str, list[str]] = {}
-    for g, classes in enough.items():
-        for c in classes:
-            holders.setdefault(c, []).append(g)
-    if not any(len(able) > 1 for able in holders.values()):
+    classes = dict.fromkeys(c for able in enough.values() for c in able)
+    holders = {c: [g for g, able in enough.items() if c in able] for c in classes}
+    ranked = {c: (len(able), sum(sizes[g][c] for g in able)) for c, able in holders.items()}
+    groups = holders[max(ranked, key=lambda c: ranked[c])] if ranked else []
+    if len(groups) < 2:
         return (), ()
-    first = max(holders, key=lambda c: (len(holders[c]), sum(sizes[g][c] for g in holders[c])))
-    groups = holders[first]
-    return tuple(groups), tuple(c for c in enough[groups[0]] if all(c in enough[g] for g in groups))
+    return tuple(groups), tuple(c for c in enough[groups[0]] if {*holders[c]} >= {*groups})
 
 
 class _Recalls:

@@ -78,19 +78,17 @@ def _print(report: SubgroupReport) -> None:
 
     console = terminal.out()
     console.print(Text(f"{report.name}  {place(report)}", style="bold"))
-    facts = [f"row {report.key}", f"{report.n:,} photographs of {report.patients:,} patients"]
-    if len(report.seeds) > 1:
-        facts.append(plural(len(report.seeds), "seed"))
-    if report.runs_done < report.runs_expected:
-        facts.append(f"incomplete: n={report.runs_done}/{report.runs_expected} runs")
-    console.print(Text("; ".join((*facts, *report.flags))))
+    facts = {
+        "row": report.key,
+        "on": f"{report.n:,} photographs of {report.patients:,} patients",
+        "runs": f"{report.runs_done} of {report.runs_expected}",
+        "remarks": "; ".join(report.flags),
+    }
+    console.print(terminal.facts(facts))
     for attribute in report.attributes:
+        recorded = f"recorded for {attribute.n_recorded:,} of {attribute.n_rows:,} photographs"
         console.print(
-            Text(f"\n{attribute.name}", style="bold"),
-            Text(
-                f"({attribute.column}), recorded for {attribute.n_recorded:,} of "
-                f"{attribute.n_rows:,} photographs"
-            ),
+            Text(f"\n{attribute.name}", style="bold"), Text(f"({attribute.column}), {recorded}")
         )
         if attribute.groups:
             console.print(_groups(attribute, report))

@@ -132,8 +132,9 @@ def print_problems(problems: Iterable[Mapping[str, object]], root: str = "") -> 
     """
     problems = list(problems)
     kinds: dict[tuple[str, ...], list[Mapping[str, object]]] = {}
-    for problem in problems:
-        kinds.setdefault(_kind(problem), []).append(problem)
+    for problem in problems:  # of a kind differ in names, numbers and quoted text only
+        text = re.sub(r"'[^']*'|\"[^\"]*\"|\S*[\d./\\]\S*", "…", str(problem.get("problem", "")))
+        kinds.setdefault((str(problem.get("column", "")), text), []).append(problem)
     shown = list(kinds.values())[:SHOWN_KINDS]
     names = dict.fromkeys(key for problem in problems for key in problem)
     columns = [
@@ -159,9 +160,3 @@ def print_problems(problems: Iterable[Mapping[str, object]], root: str = "") -> 
         console.print(f"[yellow]… and {rest:,} problems of other kinds[/]")
     for fix in dict.fromkeys(str(p["fix"]).strip() for p in problems if p.get("fix")):
         console.print(Text(fix), soft_wrap=True)
-
-
-def _kind(problem: Mapping[str, object]) -> tuple[str, ...]:
-    """Findings are of a kind where they differ in names, numbers and quoted text only."""
-    text = re.sub(r"'[^']*'|\"[^\"]*\"|\S*[\d./\\]\S*", "…", str(problem.get("problem", "")))
-    return (str(problem.get("column", "")), text)

@@ -33,15 +33,14 @@ class Scenario:
 
     kind: Kind
     columns: tuple[str, ...]  # that may be touched
-    touched: NDArray[np.bool_]  # (n, C), or (1, C) for all rows alike
+    touched: NDArray[np.bool_]  # (n, C)
     share: float = 0.0
     mask_seed: int | None = None  # None: nothing is drawn
 
     def encoded(self, cells: Cells, start: int, stop: int) -> NDArray[np.float32]:
         """(stop - start, M): what the model is told of the rows from `start` to before `stop`."""
-        touched = self.touched if len(self.touched) == 1 else self.touched[start:stop]
         other = cells.inverted[start:stop] if self.kind == "flip" else cells.blank
-        told = np.where(touched[:, cells.sources], other, cells.recorded[start:stop])
+        told = np.where(self.touched[start:stop, cells.sources], other, cells.recorded[start:stop])
         return np.asarray(told, dtype=np.float32)
 
 
@@ -84,7 +83,8 @@ def scenarios(
 
     def alike(kind: Kind, touched: tuple[str, ...], share: float = 0.0) -> Scenario:
         """In every row."""
-        return Scenario(kind, touched, np.array([[name in touched for name in names]]), share)
+        row = np.array([name in touched for name in names])
+        return Scenario(kind, touched, np.broadcast_to(row, frame.shape), share)
 
     found = [alike("cells", ())]
     for mask_seed in range(masks):
