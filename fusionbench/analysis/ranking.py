@@ -13,7 +13,7 @@ from typing import Any
 from fusionbench.analysis.row_facts import place
 from fusionbench.config.wording import method_name
 from fusionbench.errors import FusionbenchError
-from fusionbench.leaderboard.rows import Block, Row
+from fusionbench.leaderboard.rows import Block
 from fusionbench.metrics.names import describe
 from fusionbench.stats.ranks import Friedman, friedman
 
@@ -99,24 +99,18 @@ def rank(blocks: Iterable[Block], metric: str = "bacc", *, alpha: float = 0.05) 
 
 def _values(block: Block, metric: str) -> dict[Method, Any]:
     """Method -> its value, or in words why it has none."""
-    rows: dict[Method, list[Row]] = {}
+    values: dict[Method, list[Any]] = {}
     for row in block.rows:
-        rows.setdefault((row.fusion, row.backbone, row.loss), []).append(row)
-    return {method: _value(same, metric) for method, same in rows.items()}
-
-
-def _value(rows: Sequence[Row], metric: str) -> float | str:
-    able = [row for row in rows if row.ranked and not row.optimistic]
-    means = [row.parts["test"].metrics[metric].mean for row in able
-             if metric in row.parts["test"].metrics]  # fmt: skip
-    if len(means) == 1:
-        return means[0]
-    if means:
-        return f"{len(means)} rows with other settings"
-    if able:
-        return f"no {metric}"
-    last = rows[-1]
-    return "optimistic" if last.ranked else f"n={last.runs_done}/{last.runs_expected}"
+        stat = row.parts["test"].metrics.get(metric)
+        value: float | str = stat.mean if stat else f"no {metric}"
+        if row.optimistic or not row.ranked:
+            value = "optimistic" if row.ranked else f"n={row.runs_done}/{row.runs_expected}"
+        values.setdefault((row.fusion, row.backbone, row.loss), []).append(value)
+    numbers = {m: [v for v in of if isinstance(v, float)] or of[-1:] for m, of in values.items()}
+    return {
+        method: of[0] if len(of) == 1 else f"{len(of)} rows with other settings"
+        for method, of in numbers.items()
+    }
 
 
 def _worth(block: Block) -> tuple[object, ...]:

@@ -243,14 +243,14 @@ class _Recalls:
         self.right = (pooled.probabilities.argmax(axis=2) == pooled.y).mean(axis=0)
         self.patients = pooled.patients
 
-    def share(self, group: str, classes: Sequence[str], alpha: float) -> Share:
-        """The mean recall of the classes in a group, with its 1 - alpha interval."""
+    def share(self, group: str, classes: Sequence[str], pairs: int = 1) -> Share:
+        """The mean recall of the classes in a group; its interval holds in `pairs` comparisons."""
         from statsmodels.stats.proportion import proportion_confint
 
         rows = [self.rows[group][c] for c in classes]
         value = np.array([self.right[members].mean() for members in rows])
         size = np.array([effective_size(self.patients[members]) for members in rows])
-        low, high = proportion_confint(value * size, size, alpha=alpha, method="wilson")
+        low, high = proportion_confint(value * size, size, alpha=(1 - CONFIDENCE) / pairs, method="wilson")
         mean, everyone = float(value.mean()), np.concatenate(rows)
         return Share(
             value=mean,
@@ -269,7 +269,7 @@ def effective_size(patients: NDArray[np.int64]) -> float:
 
 def _group(cells: _Recalls, value: str, common: Sequence[str]) -> Group:
     rows = np.concatenate(list(cells.rows[value].values()))
-    recalls = {c: cells.share(value, (c,), 1 - CONFIDENCE) for c in cells.rows[value]}
+    recalls = {c: cells.share(value, (c,)) for c in cells.rows[value]}
     return Group(
         value=value,
         n=len(rows),
@@ -277,13 +277,13 @@ def _group(cells: _Recalls, value: str, common: Sequence[str]) -> Group:
         acc=float(cells.right[rows].mean()),
         bacc=float(np.mean([share.value for share in recalls.values()])),
         recalls=recalls,
-        mean=cells.share(value, common, 1 - CONFIDENCE) if common else None,
+        mean=cells.share(value, common) if common else None,
     )
 
 
 def _gap(cells: _Recalls, groups: Sequence[str], classes: Sequence[str], pairs: int) -> RecallGap:
     """Every pair of groups; the intervals hold for `pairs` comparisons together."""
-    wide = {g: cells.share(g, classes, (1 - CONFIDENCE) / pairs) for g in groups}
+    wide = {g: cells.share(g, classes, pairs) for g in groups}
     found = []
     for lower, higher in combinations(sorted(groups, key=lambda g: wide[g].value), 2):
         worse, better = wide[lower], wide[higher]
@@ -293,8 +293,8 @@ def _gap(cells: _Recalls, groups: Sequence[str], classes: Sequence[str], pairs: 
         found.append(Pair(lower, higher, gap, low, high))
     widest, *_ = found = sorted(found, key=lambda pair: -pair.gap)
     return RecallGap(
-        lowest=cells.share(widest.lower, classes, 1 - CONFIDENCE),
-        highest=cells.share(widest.higher, classes, 1 - CONFIDENCE),
+        lowest=cells.share(widest.lower, classes),
+        highest=cells.share(widest.higher, classes),
         widest=widest,
         findings=tuple(pair for pair in found if pair.low > 0),
         pairs=pairs,

@@ -130,10 +130,10 @@ def _print(report: StressReport) -> None:
     console.print(Text(f"\n{describe(report.metric).axis}, metadata withheld", style="bold"))
     numbers = (report.metric, "± masks", "± folds", "recorded", "worse by", "± folds")
     effects = terminal.grid(("", *numbers), _effects(report), right=numbers, fixed=numbers)
-    console.print(effects, Text(NOTE, style="dim"))
+    console.print(effects, Text(f"\n{NOTE}", style="dim"))
     if report.flips:
         console.print(Text("\nOne answer inverted, where it is yes or no", style="bold"))
-        console.print(_flips(report), Text(FLIPPED, style="dim"))
+        console.print(_flips(report), Text(f"\n{FLIPPED}", style="dim"))
 
 
 def _effects(report: StressReport) -> Iterator[tuple[str, ...]]:
@@ -156,7 +156,7 @@ def _effects(report: StressReport) -> Iterator[tuple[str, ...]]:
         yield row(name, point.value, point)
     yield row("area under the curve", report.area)
     if report.reference is not None:
-        yield row(f"trained without (row {report.reference.key})", report.reference.value)
+        yield row(f"image only, row {report.reference.key}", report.reference.value)
     for block in report.blocks:
         some = ", ".join(block.columns[:3]) + (", …" if len(block.columns) > 3 else "")
         yield row(f"{len(block.columns)} columns together: {some}", block.value, block)
