@@ -250,7 +250,8 @@ class _Recalls:
         rows = [self.rows[group][c] for c in classes]
         value = np.array([self.right[members].mean() for members in rows])
         size = np.array([effective_size(self.patients[members]) for members in rows])
-        low, high = proportion_confint(value * size, size, alpha=(1 - CONFIDENCE) / pairs, method="wilson")
+        alpha = (1 - CONFIDENCE) / pairs
+        low, high = proportion_confint(value * size, size, alpha=alpha, method="wilson")
         mean, everyone = float(value.mean()), np.concatenate(rows)
         return Share(
             value=mean,
