@@ -500,6 +500,20 @@ def test_one_process_computes_a_run_at_a_time(tmp_path: Path) -> None:
     assert other() == "got"
 
 
+def test_a_lock_under_which_nothing_was_written_leaves_no_folder(tmp_path: Path) -> None:
+    store = Store(tmp_path / "new")
+    with store.lock("run-a"):
+        assert store.busy() == {"run-a"}
+    assert not store.folder.exists()
+    store.folder.mkdir()  # the user's own folder stays
+    with store.lock("run-a"), store.lock("run-b"):
+        pass
+    assert list(store.folder.iterdir()) == []
+    with store.lock(identity().run_id):
+        store.write(*finished())
+    assert len(list(store)) == 1 and store.busy() == set()
+
+
 def test_weights_lie_beside_the_record(tmp_path: Path) -> None:
     store = Store(tmp_path)
     run = identity().run_id

@@ -87,6 +87,10 @@ def not_json(path: Path) -> None:
     path.write_text(path.read_text().replace('"python":"3.11"', '"python":NaN'))
 
 
+def a_failure(path: Path) -> None:
+    path.write_text(failed(fold=0).to_json())
+
+
 def a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -104,6 +108,7 @@ def a_pipe(path: Path) -> None:
         ("records", version_99, "has schema version 99; this fusionbench reads 2"),
         ("records", twice, "the key 'status' comes twice"),
         ("records", not_json, "NaN is not JSON"),
+        ("records", a_failure, "does not belong in records/: its status is failed"),
         ("records", a_folder, "is not a plain file"),
         ("records", a_pipe, "is not a plain file"),
         ("predictions", cut, "is not the file that its record was written with"),
@@ -447,6 +452,13 @@ def predictions_that_are_a_link(other: Store, record: Path) -> None:
 @hostile
 def predictions_of_another_run(other: Store, record: Path) -> None:
     (other.folder / "predictions" / f"{record.stem}.csv").write_text(finished(n=3)[1].to_csv())
+
+
+@hostile
+def weights_whose_folder_is_a_link(other: Store, record: Path) -> None:
+    other.write_weights(record.stem, WEIGHTS)
+    (other.folder / "weights").rename(other.folder / "aside")
+    (other.folder / "weights").symlink_to(other.folder / "aside")
 
 
 @hostile

@@ -12,7 +12,6 @@ from fusionbench.config.wording import plural
 
 if TYPE_CHECKING:
     from fusionbench.records import Store
-    from fusionbench.records.merge import Merged
 
 
 @click.group("store", no_args_is_help=False)
@@ -71,15 +70,9 @@ def merge_command(others: tuple[Path, ...], store: Path, dry_run: bool, as_json:
     """
     from fusionbench.cli import store_output, terminal
     from fusionbench.records import Store
-    from fusionbench.records.merge import check_other, merge
+    from fusionbench.records.merge import merge
 
-    target = Store(store)
-    sources = [Store(other) for other in others]
-    for source in sources:  # all of them, before the first is copied
-        check_other(target, source)
-    merged: list[Merged] = []
-    for source in sources:
-        merged += merge(target, source, dry_run=dry_run, progress=terminal.progress())
+    merged = merge(Store(store), *map(Store, others), dry_run=dry_run, progress=terminal.progress())
     ok = all(one.ok for one in merged)
     if as_json:
         terminal.print_json({"ok": ok, "dry_run": dry_run, "runs": merged})

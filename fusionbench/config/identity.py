@@ -27,7 +27,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fusionbench.config.plugin_settings import literal_params, split_params
 from fusionbench.config.recipe import OWNERS, own_params
@@ -66,6 +66,27 @@ def plain_json(value: T) -> T:
 def canonical_json(value: object) -> str:
     """The one spelling of plain JSON: sorted keys, shortest floats, no NaN. Raises RecordError."""
     return _SPELLED.encode(plain_json(value))
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of everything in plain JSON."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from leaves(inner, f"{name}[{i}]")
+    else:
+        yield name, value
+
+
+def changes(one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted name, value here, value there) of the leaves in which two values of plain JSON
+    differ; None where one has none."""
+    here, there = dict(leaves(one)), dict(leaves(other))
+    for name in dict.fromkeys((*here, *there)):
+        if here.get(name) != there.get(name):
+            yield name, here.get(name), there.get(name)
 
 
 class _IdentityPart(BaseModel):
@@ -302,10 +323,7 @@ class Identity(RowIdentity):
 
     def changes(self, other: Identity) -> Iterator[tuple[str, Any, Any]]:
         """(dotted name, own value, the other's value) of everything in which they differ."""
-        own, others = dict(_flat(self)), dict(_flat(other))
-        for name in dict.fromkeys((*own, *others)):
-            if own.get(name) != others.get(name):
-                yield name, own.get(name), others.get(name)
+        return changes(self.model_dump(mode="json"), other.model_dump(mode="json"))
 
 
 @dataclass(frozen=True)
@@ -319,16 +337,12 @@ class ExpectedPlugin:
 
     def fits(self, plugin: PluginIdentity) -> bool:
         """Whether the plugin's settings are these defaults, overridden by these params."""
-        same = (plugin.kind, plugin.name) == (self.kind, self.name)
-        if not same or not self.params.keys() <= plugin.params.keys():
-            return False
-        for name, value in plugin.params.items():
-            if name in self.params:
-                if not _says(self.params[name], value):
-                    return False
-            elif name in self.defaults and not _plainly_equal(value, self.defaults[name]):
-                return False
-        return True
+        expected = {**self.defaults, **self.params}
+        return (
+            (plugin.kind, plugin.name) == (self.kind, self.name)
+            and self.params.keys() <= plugin.params.keys()
+            and all(_says(expected.get(n, value), value) for n, value in plugin.params.items())
+        )
 
 
 @dataclass(frozen=True)
@@ -373,31 +387,25 @@ _DATA = tuple(DataChoices.model_fields)
 _TRAINING = tuple(TrainingSettings.model_fields)
 
 
-def _says(param: Param, value: object) -> bool:
-    """Whether `--set NAME=param` gave this value. The value's own type tells how text reads."""
-    if not isinstance(param, str) or isinstance(value, str):
-        return _plainly_equal(param, value)
-    if isinstance(value, bool):
-        words = (
-            ("1", "on", "t", "true", "y", "yes") if value else ("0", "off", "f", "false", "n", "no")
-        )
-        return param.lower() in words
-    if isinstance(value, int | float):
-        try:
-            return float(param) == value
-        except ValueError:
-            return False
+def _says(param: Any, value: Any) -> bool:
+    """Whether a default, or `--set NAME=param`, gives this value of plain JSON, whose own type
+    tells how text reads."""
     if isinstance(value, list | tuple):
-        parts = [part for part in param.split(",") if part]
-        return len(parts) == len(value) and all(map(_says, parts, value))
-    return str(value) == param
+        parts = [part for part in param.split(",") if part] if isinstance(param, str) else param
+        return (
+            isinstance(parts, list | tuple)
+            and len(parts) == len(value)
+            and all(map(_says, parts, value))
+        )
+    if isinstance(param, str) and not isinstance(value, str):
+        try:
+            param = _reader(type(value)).validate_python(param)
+        except ValidationError:
+            return False
+    return bool(param == value) and isinstance(param, bool) == isinstance(value, bool)
 
 
-def _plainly_equal(a: object, b: object) -> bool:
-    """Equal as JSON: a list is a tuple."""
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(_plainly_equal, a, b))
-    return a == b and isinstance(a, bool) == isinstance(b, bool)
+_reader: Callable[[type], TypeAdapter[Any]] = lru_cache(TypeAdapter)
 
 
 def _expected_weights(weights: str) -> str:
@@ -415,16 +423,6 @@ def _expected_weights(weights: str) -> str:
 def _same_weights(recorded: str, expected: str) -> bool:
     """An identity has the start of a digest."""
     return recorded.partition(":")[0] == expected or expected.startswith(recorded)
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else key)
-    else:
-        yield name, value
 
 
 @lru_cache(maxsize=4096)

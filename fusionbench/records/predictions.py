@@ -63,16 +63,17 @@ class Predictions:
         header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         if header[: len(_BEFORE)] != _BEFORE:
             raise ValueError(f"unknown columns {header}")
-        folds = {int(row[4]) for row in rows}
-        if len(folds) != 1:
-            raise ValueError(f"{len(folds)} folds in one file")
+        columns = zip(*(row[: len(_BEFORE)] for row in rows), strict=True)
+        ids, groups, lesions, parts, folds, labels = columns
+        if len(set(folds)) != 1:
+            raise ValueError(f"{len(set(folds))} folds in one file")
         return cls(
-            ids=tuple(row[0] for row in rows),
-            groups=tuple(row[1] for row in rows),
-            lesions=tuple(row[2] for row in rows),
-            parts=tuple(row[3] for row in rows),
-            fold=folds.pop(),
-            labels=tuple(row[5] for row in rows),
-            probabilities=np.array([[float(p) for p in row[6:]] for row in rows]),
-            classes=tuple(name.removeprefix("p_") for name in header[6:]),
+            ids=ids,
+            groups=groups,
+            lesions=lesions,
+            parts=parts,
+            fold=int(folds[0]),
+            labels=labels,
+            probabilities=np.array([[float(p) for p in row[len(_BEFORE) :]] for row in rows]),
+            classes=tuple(name.removeprefix("p_") for name in header[len(_BEFORE) :]),
         )

@@ -12,6 +12,8 @@ import json
 import os
 import stat
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import msgspec
 from pydantic import ValidationError
 
 from fusionbench.config.identity import Identity
+from fusionbench.config.problems import problems_of
 from fusionbench.errors import RecordError
 from fusionbench.records.predictions import Predictions
 from fusionbench.records.schema import SCHEMA_VERSION, Record, decode
@@ -28,8 +31,10 @@ from fusionbench.records.schema import SCHEMA_VERSION, Record, decode
 MOST_RECORD = 64 << 20
 MOST_PREDICTIONS = 1 << 30
 
-_DAMAGED = "It was cut off or edited: delete it and run again, or copy it anew from its source."
+# The folder of second results of a run, which `merge` keeps. Nothing that counts runs looks there.
+CONFLICTS = "conflicts"
 
+_DAMAGED = "It was cut off or edited: delete it and run again, or copy it again from its source."
 COPY_AGAIN = "Copy the file again, or compute the run again with --existing redo."
 
 
@@ -71,18 +76,36 @@ def read_bytes(path: Path, most: int, *, follow: bool = True) -> bytes:
         raise RecordError(f"{path} is not readable: {error.strerror or error}.") from None
 
 
-def read_record(path: Path) -> Record:
-    """Read one record file strictly. Raises RecordError naming the file and the remedy."""
+@contextmanager
+def noted(problems: list[Problem] | None, path: Path) -> Iterator[None]:
+    """Add a RecordError to `problems`, as one of that file; without a list it is raised."""
     try:
-        data = read_bytes(path, MOST_RECORD)
+        yield
+    except RecordError as error:
+        if problems is None:
+            raise
+        problems.append(Problem(path, error.message, error.remedy))
+
+
+def read_record(path: Path, *, follow: bool = True) -> Record:
+    """Read one record file strictly: it is what its name and its folder say. `follow=False` refuses
+    a link. Raises RecordError naming the file and the remedy."""
+    try:
+        data = read_bytes(path, MOST_RECORD, follow=follow)
     except FileNotFoundError:
         raise RecordError(
             f"There is no record {path.stem} ({path}).", "Run it, or check --store."
         ) from None
-    record = parse_record(data, path)
-    if record.run_id != path.stem:
+    record, folder = parse_record(data, path), path.parent.name
+    name = conflict_name(record) if folder == CONFLICTS else record.run_id
+    if name != path.stem:
         raise RecordError(
-            f"{path} holds the record of {record.run_id}.", f"Rename it to {record.run_id}.json."
+            f"{path} holds the record of {record.run_id}.", f"Rename it to {name}.json."
+        )
+    if folder in ("records", CONFLICTS, "failed") and (folder == "failed") != bool(record.error):
+        raise RecordError(
+            f"{path} does not belong in {folder}/: its status is {record.status}.",
+            f"Move it to {'failed' if record.error else 'records'}/.",
         )
     return record
 
@@ -91,17 +114,6 @@ def conflict_name(record: Record) -> str:
     """The stem of a second result of a run, by its content."""
     digest = hashlib.sha256(record.reproducible().encode()).hexdigest()[:12]
     return f"{record.run_id}.{digest}"
-
-
-def read_conflict(path: Path) -> Record:
-    """The record of a file of conflicts/. Raises RecordError where it is not what its name says."""
-    try:
-        record = parse_record(read_bytes(path, MOST_RECORD, follow=False), path)
-    except FileNotFoundError:
-        raise RecordError(f"There is no {path}.") from None
-    if path.name != f"{conflict_name(record)}.json":
-        raise RecordError(f"{path} is not named for what it holds.", "Move it elsewhere.")
-    return record
 
 
 def parse_record(data: bytes, path: Path) -> Record:
@@ -123,32 +135,26 @@ def parse_record(data: bytes, path: Path) -> Record:
 def _parse_strictly(data: bytes, path: Path) -> Record:
     """As `parse_record`, at a tenth of its speed."""
     try:
-        return _from_sections(data, path)
+        sections = json.loads(data, parse_constant=_no_constant, object_pairs_hook=_each_once)
+        if isinstance(sections, dict):
+            version = sections.get("schema_version", SCHEMA_VERSION)
+            if version != SCHEMA_VERSION:
+                raise RecordError(
+                    f"{path} has schema version {json.dumps(version)[:40]}; this fusionbench reads "
+                    f"{SCHEMA_VERSION}.",
+                    "Read it with the version of fusionbench that wrote it.",
+                )
+            if "identity" in sections:
+                spelled = Identity.model_validate(sections["identity"]).spelled
+                sections["identity"] = msgspec.Raw(spelled.encode())
+        return decode(msgspec.json.encode(sections))
     except RecursionError:
         reason = "it is nested too deep"
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        reason = ".".join(("identity", *map(str, first["loc"]))) + f": {first['msg']}"
+        reason = "identity.{}: {}".format(*problems_of(error)[0])
     except (ValueError, OverflowError) as error:  # of json and msgspec
         reason = str(error)
     raise RecordError(f"{path} cannot be trusted: {reason}.", _DAMAGED)
-
-
-def _from_sections(data: bytes, path: Path) -> Record:
-    """The record, in whatever spelling. Raises what json, pydantic and msgspec raise."""
-    sections = json.loads(data, parse_constant=_no_constant, object_pairs_hook=_each_once)
-    if isinstance(sections, dict):
-        version = sections.get("schema_version", SCHEMA_VERSION)
-        if version != SCHEMA_VERSION:
-            raise RecordError(
-                f"{path} has schema version {json.dumps(version)[:40]}; this fusionbench reads "
-                f"{SCHEMA_VERSION}.",
-                "Read it with the version of fusionbench that wrote it.",
-            )
-        if "identity" in sections:
-            spelled = Identity.model_validate(sections["identity"]).spelled
-            sections["identity"] = msgspec.Raw(spelled.encode())
-    return decode(msgspec.json.encode(sections))
 
 
 def parse_predictions(raw: bytes, record: Record, path: Path) -> Predictions:
@@ -170,36 +176,27 @@ def mismatch(record: Record, predictions: Predictions) -> str:
     if record.result is None:
         return "the run has no result"
     rows = {part: predictions.parts.count(part) for part in set(predictions.parts)}
-    expected = {name: part.n for name, part in record.result.parts.items()}
-    found = (rows, predictions.fold, predictions.classes)
-    wanted = (expected, record.identity.fold, record.result.classes)
-    if found == wanted:
-        return ""
-    return (
-        f"rows per part {rows} against {expected}, fold {predictions.fold} against "
-        f"{record.identity.fold}, classes {predictions.classes} against "
-        f"{record.result.classes}"
-    )
+    for what, own, expected in (
+        ("rows per part", rows, {name: part.n for name, part in record.result.parts.items()}),
+        ("fold", predictions.fold, record.identity.fold),
+        ("classes", predictions.classes, record.result.classes),
+    ):
+        if own != expected:
+            return f"{what} {own} against {expected}"
+    return ""
 
 
-def unfit_weights(path: Path) -> str:
-    """Why a file is no safetensors file, from its header and its length; "" where it is one."""
-    from safetensors import SafetensorError, safe_open
+def unfit(path: Path) -> str:
+    """Why a file is no complete safetensors file (by its header and length) or, for any other
+    suffix, no complete archive of torch.save (by all its checksums); "" where it is one."""
+    from safetensors import safe_open
 
     if path.is_symlink() or not path.is_file():
         return "it is not a plain file"
     try:
-        with safe_open(path, framework="numpy"):
-            return ""
-    except (SafetensorError, OSError, ValueError) as error:
-        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def unfit_checkpoint(path: Path) -> str:
-    """Why a file is no complete archive of torch.save, from all its checksums; "" where it is."""
-    if path.is_symlink() or not path.is_file():
-        return "it is not a plain file"
-    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="numpy"):
+                return ""
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             # torch.save compresses nothing, so that no file can claim more than it has.
@@ -208,8 +205,8 @@ def unfit_checkpoint(path: Path) -> str:
             if sum(entry.file_size for entry in entries) > path.stat().st_size:
                 return "its parts overlap"
             damaged = archive.testzip()
-    except Exception as error:  # whatever a damaged header leads zipfile to
-        return str(error).strip() or type(error).__name__
+    except Exception as error:  # whatever a damaged header leads zipfile or safetensors to
+        return str(error).strip().partition("\n")[0] or type(error).__name__
     return f"{damaged} in it is damaged" if damaged else ""
 
 
@@ -218,9 +215,9 @@ def _no_constant(name: str) -> Any:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:80]!r} comes twice")
-    return found
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"the key {name[:80]!r} comes twice")
+        values[name] = value
+    return values

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec.structs import replace
 
-from fusionbench.config.identity import Identity, canonical_json
+from fusionbench.config.identity import Identity, canonical_json, leaves
 from fusionbench.errors import RecordError
 
 SCHEMA_VERSION = 2
@@ -32,18 +32,6 @@ def cohort(data_fingerprint: str, split_hash: str, ids: Mapping[str, Iterable[st
     evaluated = {part: sorted(names) for part, names in ids.items()}
     text = canonical_json([data_fingerprint, split_hash, evaluated])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of everything in plain JSON."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from leaves(inner, f"{name}.{key}" if name else key)
-    elif isinstance(value, list | tuple):
-        for i, inner in enumerate(value):
-            yield from leaves(inner, f"{name}[{i}]")
-    else:
-        yield name, value
 
 
 class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -8,26 +8,24 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from fusionbench.errors import FusionbenchError, RecordError
-from fusionbench.files import write_atomically
+from fusionbench.files import Contents, write_atomically
 from fusionbench.records.predictions import Predictions
 from fusionbench.records.reading import (
+    CONFLICTS,
     COPY_AGAIN,
     MOST_PREDICTIONS,
     Problem,
     mismatch,
+    noted,
     parse_predictions,
     read_bytes,
     read_record,
 )
 from fusionbench.records.schema import Record
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 # The folders of a store, and what their files end in.
 KINDS = {
@@ -38,10 +36,6 @@ KINDS = {
     "failed": ".json",
     "locks": ".lock",
 }
-
-
-# Second results of a run, kept by `merge`. Nothing that counts runs looks in here.
-CONFLICTS = "conflicts"
 
 
 class BusyError(FusionbenchError):
@@ -58,10 +52,6 @@ class Store:
         """Whether the run is done (a failure is not)."""
         return self.path("records", run).is_file()
 
-    def has_failure(self, run: str) -> bool:
-        """Whether a failure of the run is there."""
-        return self.path("failed", run).is_file()
-
     def write(self, record: Record, predictions: Predictions) -> Record:
         """Write predictions, then the record; returns the record with its predictions' sha256.
 
@@ -75,8 +65,7 @@ class Store:
                 f"The predictions of {record.run_id} do not belong to its record: {reason}."
             )
         text = predictions.to_csv().encode()
-        digest = hashlib.sha256(text).hexdigest()
-        record = replace(record, predictions_sha256=digest)
+        record = replace(record, predictions_sha256=hashlib.sha256(text).hexdigest())
         # An earlier result of the same run goes first: stopped half-way, the run is not done,
         # rather than done with another one's predictions.
         self.delete(self.path("records", record.run_id))
@@ -150,12 +139,8 @@ class Store:
         raises RecordError.
         """
         for path in self.files("records"):
-            try:
+            with noted(problems, path):
                 yield read_record(path)
-            except RecordError as error:
-                if problems is None:
-                    raise
-                problems.append(Problem(path, error.message, error.remedy))
 
     __iter__ = records
 
@@ -195,23 +180,37 @@ class Store:
     def lock(self, run: str) -> Iterator[None]:
         """Hold the run while computing it. Raises BusyError at once where another process does.
 
-        The lock is the kernel's on an open file: that of a process that died is free.
+        The lock is the kernel's on an open file: that of a process that died is free. Where nothing
+        was written, no folder stays behind.
         """
-        path = self.path("locks", run)
+        from filelock import FileLock, Timeout
+
+        path, is_new = self.path("locks", run), not self.folder.exists()
+        # Not at once: another process may look whether it is held, which takes a moment.
+        lock = FileLock(path, timeout=0.1, poll_interval=0.02)
         with self._explained():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            held = _acquired(path)
-        if held is None:
-            raise BusyError(
-                f"Another process is computing {run} now.", "Wait for it, or use another --store."
-            )
+            try:
+                while not lock.is_locked:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with suppress(FileNotFoundError):  # another process has just removed it
+                        lock.acquire()
+            except Timeout:
+                raise BusyError(
+                    f"Another process is computing {run} now.",
+                    "Wait for it, or use another --store.",
+                ) from None
         try:
             yield
         finally:
-            # While it is still held: who waits for the file finds it gone and makes it anew.
+            # While it is still held: who waits for the file finds it gone and makes it again.
             with suppress(OSError):
                 path.unlink()
-            held.release()
+            lock.release()
+            with suppress(OSError):
+                if [*self.folder.iterdir()] == [path.parent]:
+                    path.parent.rmdir()
+                    if is_new:
+                        self.folder.rmdir()
 
     def busy(self) -> set[str]:
         """Runs that a living process computes now. Creates and changes nothing."""
@@ -223,12 +222,13 @@ class Store:
             raise RecordError(f"{run[:300]!r} is not the name of a run.")
         return self.folder / kind / f"{run}{KINDS[kind]}"
 
-    def write_file(
-        self,
-        path: Path,
-        data: bytes | Iterable[bytes | memoryview],
-        temporary: Path | None = None,
-    ) -> None:
+    def beside(self, path: Path, kind: str) -> Path:
+        """The file (of KINDS) that goes with `path`, a file of the same run, or of the same second
+        result of a run."""
+        folder = path.parent if path.parent.name == CONFLICTS else self.folder / kind
+        return folder / f"{path.stem}{KINDS[kind]}"
+
+    def write_file(self, path: Path, data: Contents, temporary: Path | None = None) -> None:
         """All of the file or none of it, even if the machine stops half-way."""
         with self._explained():
             write_atomically(path, data, temporary)
@@ -251,19 +251,6 @@ def is_run_name(text: str) -> bool:
 
 def _temporary_checkpoint(path: Path) -> Path:
     return path.with_name(f".{path.stem}.tmp")
-
-
-def _acquired(path: Path) -> BaseFileLock | None:
-    """The lock, held; None where another process holds it."""
-    from filelock import FileLock, Timeout
-
-    # Not at once: another process may look whether it is held, which takes a moment.
-    held = FileLock(path, timeout=0.1, poll_interval=0.02)
-    try:
-        held.acquire()
-    except Timeout:
-        return None
-    return held
 
 
 def _is_held(path: Path) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +18,14 @@ from fusionbench.progress import SILENT, Progress
 from fusionbench.records.leftovers import leftovers
 from fusionbench.records.predictions import Predictions
 from fusionbench.records.reading import (
+    CONFLICTS,
     Problem,
-    read_conflict,
+    noted,
     read_record,
-    unfit_checkpoint,
-    unfit_weights,
+    unfit,
 )
 from fusionbench.records.schema import Level, Result
-from fusionbench.records.store import CONFLICTS, KINDS, Store, is_run_name
+from fusionbench.records.store import KINDS, Store, is_run_name
 
 # How far a number may be from the one that its predictions give.
 TOLERANCE = 1e-12
@@ -58,51 +57,39 @@ def verify(store: Store, *, recompute: bool = False, progress: Progress = SILENT
     with progress.task("reading records", total=len(paths), unit="record") as task:
         for path in paths:
             task.advance()
-            try:
+            with noted(problems, path):
                 record = read_record(path)
-                if record.result is None:
-                    raise RecordError(
-                        f"{path} is the record of a failed run.", "Move it to failed/."
-                    )
-                path = store.path("predictions", record.run_id)
-                predictions = store.predictions_of(record)
-            except RecordError as error:
-                problems.append(Problem(path, error.message, error.remedy))
-                continue
-            records += 1
-            if recompute:
-                count, wrong = _recomputed(record.result, predictions)
-                numbers += count
-                path = store.path("records", record.run_id)
-                problems += [Problem(path, f"{path}, {text}", _REDO) for text in wrong]
+                with noted(problems, store.beside(path, "predictions")):
+                    predictions = store.predictions_of(record)
+                    records += 1
+                    if recompute and record.result is not None:
+                        count, wrong = _recomputed(record.result, predictions)
+                        numbers += count
+                        problems += [Problem(path, f"{path}, {text}", _REDO) for text in wrong]
     for path in store.files("failed"):
-        try:
-            if read_record(path).error is None:
-                raise RecordError(f"{path} is not a failure.", "Move it to records/.")
+        with noted(problems, path):
+            read_record(path)
             failures += 1
-        except RecordError as error:
-            problems.append(Problem(path, error.message, error.remedy))
-    for path in store.files("weights"):
-        if path.stem not in running and (reason := unfit_weights(path)):
-            message = f"{path} is not a whole safetensors file: {reason}."
-            problems.append(Problem(path, message, "Delete it."))
-    for path in store.files("checkpoints"):
-        if path.stem not in running and (reason := unfit_checkpoint(path)):
-            message = f"{path} is no complete checkpoint: {reason}."
-            problems.append(Problem(path, message, "Delete it: its run will start again."))
     for path in store.files(CONFLICTS):
-        try:
-            message = (
-                f"{path} is another result of {read_conflict(path).run_id}; it is not counted."
-            )
-            problems.append(Problem(path, message, _SETTLE))
-        except RecordError as error:
-            problems.append(Problem(path, error.message, error.remedy))
+        with noted(problems, path):
+            run = read_record(path, follow=False).run_id
+            raise RecordError(f"{path} is another result of {run}; it is not counted.", _SETTLE)
+    for kind, what, remedy in (
+        ("weights", "a whole safetensors file", "Delete it."),
+        ("checkpoints", "a complete checkpoint", "Delete it: its run will start again."),
+    ):
+        for path in store.files(kind):
+            if path.stem not in running and (reason := unfit(path)):
+                problems.append(Problem(path, f"{path} is not {what}: {reason}.", remedy))
     remedy = "`fusionbench store prune --leftovers` removes it."
     problems += [Problem(e.path, f"{e.path} {e.message}.", remedy) for e in leftovers(store)]
     problems += [
         Problem(path, f"{path} is not a file of a store.", "Move it elsewhere.")
-        for path in _strangers(store)
+        for kind, suffix in KINDS.items()
+        if (store.folder / kind).is_dir()
+        for path in sorted((store.folder / kind).iterdir())
+        if not (path.name[0] == "." and path.suffix == ".tmp")
+        and not (path.suffix == suffix and is_run_name(path.stem) and path.is_file())
     ]
     weights = sum(path.stem not in running for path in store.files("weights"))
     busy = tuple(sorted(running))
@@ -124,9 +111,7 @@ def _recomputed(result: Result, predictions: Predictions) -> tuple[int, list[str
     for name, part in result.parts.items():
         rows = np.array([p == name for p in predictions.parts])
         labels, probabilities = every_label[rows], predictions.probabilities[rows]
-        levels: list[tuple[str, Level, NDArray[np.int64], NDArray[np.float64]]] = [
-            (name, part, labels, probabilities)
-        ]
+        levels: list[tuple[str, Level, NDArray, NDArray]] = [(name, part, labels, probabilities)]
         if part.lesions is not None:
             of_lesions = by_lesion(labels, probabilities, np.array(predictions.lesions)[rows])
             levels.append((f"{name} by lesion", part.lesions, *of_lesions[:2]))
@@ -157,32 +142,11 @@ def _differences(
         return 0, [*differences, str(error).rstrip(".")]
     if level.confusion != tuple(map(tuple, counts)):
         differences.append("the confusion matrix")
-    both = {m: (level.metrics[m], computed[m]) for m in level.metrics if m in computed}
+    stored = {m: math.nan if x is None else x for m, x in level.metrics.items() if m in computed}
     differences += [
-        f"{metric} {_text(stored)} in the record, {_text(value)} computed"
-        for metric, (stored, value) in both.items()
-        if not _equal(stored, value)
+        f"{metric} {value:.6g} in the record, {computed[metric]:.6g} computed"
+        for metric, value in stored.items()
+        if not math.isclose(value, computed[metric], rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+        and not (math.isnan(value) and math.isnan(computed[metric]))
     ]
-    return len(both), differences
-
-
-def _equal(stored: float | None, computed: float) -> bool:
-    if stored is None or math.isnan(computed):
-        return stored is None and math.isnan(computed)
-    return math.isclose(stored, computed, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
-
-
-def _text(value: float | None) -> str:
-    return "undefined" if value is None or math.isnan(value) else f"{value:.6g}"
-
-
-def _strangers(store: Store) -> list[Path]:
-    """Files that no store writes."""
-    return [
-        path
-        for kind, suffix in KINDS.items()
-        if (store.folder / kind).is_dir()
-        for path in sorted((store.folder / kind).iterdir())
-        if not (path.name[0] == "." and path.suffix == ".tmp")
-        and not (path.suffix == suffix and is_run_name(path.stem) and path.is_file())
-    ]
+    return len(stored), differences

@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 from fusionbench.errors import FusionbenchError
 from fusionbench.progress import SILENT, Progress
 from fusionbench.records import Store
-from fusionbench.records.reading import unfit_checkpoint
+from fusionbench.records.reading import unfit
 from fusionbench.training.optimizers import Plateau
 
 Tensors = dict[str, Tensor]
@@ -205,7 +205,7 @@ class Keeper:
 
 def read(path: Path) -> tuple[State, dict[str, Any]]:
     """State and place of a checkpoint. Raises CheckpointError for a damaged or foreign file."""
-    if reason := unfit_checkpoint(path):
+    if reason := unfit(path):
         raise CheckpointError(f"{path} cannot be read: {reason}.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
