@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import gc
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -167,25 +165,12 @@ def speed_ratio(mine: Sequence[float], other: Sequence[float]) -> dict[str, floa
     return {"median": median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
-def cpu_name() -> str:
-    """The manufacturer's name of the CPU, where the system tells it; never empty."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    except OSError:  # not on Linux
-        pass
-    return platform.processor() or platform.machine() or "unknown CPU"
-
-
 def _setting(shared: NetworkTrainer, steps: int, rounds: int) -> dict[str, str | int]:
     config, environment = shared.experiment.config, shared.environment
-    on_gpu = shared.placement.device.type == "cuda"
     fields = ("image_size", "batch_size", "augment", "optimizer")
     return {
         "device": environment["device_type"],
-        "name": environment["device"] if on_gpu else cpu_name(),
+        "name": environment["device"],
         "threads": environment["threads"],
         "fusionbench": environment["fusionbench"],
         "torch": torch.__version__,

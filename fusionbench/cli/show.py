@@ -59,7 +59,7 @@ def _print(record: Record, store: Store) -> None:
         "weights": identity.method.weights or "",
         "fusion settings": _pairs(identity.method.fusion.params),
         "loss settings": _pairs({loss.name: loss.params for loss in identity.method.losses}),
-        "settings": _pairs(identity.settings()),
+        "settings": _pairs(identity.settings),
         "device": ", ".join(
             str(record.environment[key])
             for key in ("device", "precision")

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from fusionbench import __version__
@@ -25,11 +26,23 @@ def describe_environment(**more: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "platform": platform.platform(),
-        "device": platform.processor() or "cpu",
+        "device": cpu_name(),
         "device_type": "cpu",
         "cpus": os.cpu_count(),
         **more,
     }
+
+
+def cpu_name() -> str:
+    """The manufacturer's name of the CPU, where the system tells it; never empty."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    except OSError:  # not on Linux
+        pass
+    return platform.processor() or platform.machine() or "unknown CPU"
 
 
 def _version(package: str) -> str:

@@ -46,6 +46,8 @@ T = TypeVar("T")
 # Image-only rows under this loss are compared with methods whose loss no image-only row has.
 PLAIN_LOSS = "ce"
 
+_DATA = set(DataChoices.model_fields)
+
 # Encoders that are made once: json.dumps with arguments makes one at every call.
 _PLAIN = json.JSONEncoder(allow_nan=False)
 _SPELLED = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -162,9 +164,10 @@ class RowIdentity(_IdentityPart):
         """Its canonical JSON."""
         return _SPELLED.encode(self.model_dump(mode="json"))
 
-    def settings(self) -> dict[str, Any]:
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
         """Name -> value of every setting of data and training, and the reducer of a network."""
-        values = self.data.model_dump(mode="json", include=set(DataChoices.model_fields))
+        values = self.data.model_dump(mode="json", include=_DATA)
         if self.training is not None:
             values |= {"reducer": self.method.reducer} | self.training.model_dump(mode="json")
         return values
@@ -190,7 +193,7 @@ class RowIdentity(_IdentityPart):
         if self.training is None:
             return None
         alone = [
-            row
+            (row, {loss.name: loss.params for loss in other.method.losses})
             for row in rows
             if (other := identity_of(row)).method.uses_images
             and not other.method.uses_metadata
@@ -198,33 +201,23 @@ class RowIdentity(_IdentityPart):
             and other.network == self.network
         ]
         own = {loss.name: loss.params for loss in self.method.losses}
-
-        def same(other: MethodIdentity) -> bool:
-            return {loss.name: loss.params for loss in other.losses} == own
-
-        def plain(other: MethodIdentity) -> bool:
-            return other.loss == PLAIN_LOSS and other.losses[0].params == own.get(
-                PLAIN_LOSS, other.losses[0].params
-            )
-
-        for fits in (same, plain):
-            if twins := [row for row in alone if fits(identity_of(row).method)]:
-                return twins[0] if len(twins) == 1 else None
-        return None
+        twins = [row for row, losses in alone if losses == own] or [
+            row
+            for row, losses in alone
+            if losses == {PLAIN_LOSS: own.get(PLAIN_LOSS, losses.get(PLAIN_LOSS))}
+        ]
+        return twins[0] if len(twins) == 1 else None
 
     @cached_property
     def _but_recipe(self) -> str:
-        whole = self.model_dump(mode="json")
-        if whole["training"] is not None:
-            del whole["training"]["recipe"]
-        return _SPELLED.encode(whole)
+        return _SPELLED.encode(self.model_dump(mode="json", exclude={"training": {"recipe"}}))
 
     @cached_property
     def network(self) -> str:
         """As text, what a row shares with its image-only twin, but for the losses."""
         settings = {
             name: value
-            for name, value in self.settings().items()
+            for name, value in self.settings.items()
             if name != "recipe" and not (name in SETTINGS and SETTINGS[name].of_metadata)
         }
         data, method = self.data, self.method
@@ -282,43 +275,35 @@ class Identity(RowIdentity):
         for plugin in method.plugins:
             owner = "fusion" if plugin is method.fusion else f"loss.{plugin.name}"
             params |= {f"{owner}.{name}": value for name, value in plugin.params.items()}
-        values = self.data.model_dump(include=set(DataChoices.model_fields))
-        values |= {"fusion": method.fusion.name, "seed": self.seed, "params": params}
+        values = {**self.settings, "fusion": method.fusion.name, "seed": self.seed}
         if training is not None:
             assert method.backbone is not None and method.weights is not None
             for owner in OWNERS:
-                arguments = getattr(training, f"{owner}_args")
+                arguments = values.pop(f"{owner}_args")
                 params |= {f"{owner}.{name}": value for name, value in arguments.items()}
-            values |= training.model_dump(include=set(TrainingSettings.model_fields))
-            values |= {"backbone": method.backbone, "loss": method.loss, "reducer": method.reducer}
             start = method.weights
-            values["weights"] = start if start.startswith("file:") else start.partition(":")[0]
-        return RunConfig().changed(**(values | settings))
+            values |= {
+                "backbone": method.backbone,
+                "loss": method.loss,
+                "weights": start if start.startswith("file:") else start.partition(":")[0],
+            }
+        return RunConfig().changed(**(values | {"params": params} | settings))
 
     def matches(self, expected: Expected) -> bool:
         """Whether it is a run of that configuration, whatever the fold.
 
-        A plugin's source does not count: a run of an earlier one is that row's, and stale.
+        A plugin's source does not count: a run of an earlier one is that row's, and stale. A method
+        without a network has no backbone, weights, losses and settings of training.
         """
-        method, training, config = self.method, self.training, expected.config
-        if (
-            self.seed != config.seed
-            or any(getattr(self.data, n) != getattr(config.data, n) for n in _DATA)
-            or not expected.fusion.fits(method.fusion)
-        ):
-            return False
-        if training is None:
-            return True
+        method, losses = self.method, self.method.losses
         return (
-            method.backbone == config.method.backbone
-            and method.reducer == config.method.reducer
-            and method.weights is not None
-            and _same_weights(method.weights, expected.weights)
-            and len(method.losses) == len(expected.losses)
-            and all(e.fits(loss) for e, loss in zip(expected.losses, method.losses, strict=True))
-            and all(getattr(training, n) == getattr(config.training, n) for n in _TRAINING)
-            and training.optimizer_args == expected.optimizer_args
-            and training.schedule_args == expected.schedule_args
+            self.seed == expected.config.seed
+            and expected.fusion.fits(method.fusion)
+            and method.backbone in (None, expected.config.method.backbone)
+            and (method.weights is None or _same_weights(method.weights, expected.weights))
+            and len(losses) == len(expected.losses)
+            and all(e.fits(loss) for e, loss in zip(expected.losses, losses, strict=True))
+            and all(expected.settings[n] == value for n, value in self.row.settings.items())
         )
 
     def changes(self, other: Identity) -> Iterator[tuple[str, Any, Any]]:
@@ -353,8 +338,7 @@ class Expected:
     weights: str  # as _expected_weights gives them
     fusion: ExpectedPlugin
     losses: tuple[ExpectedPlugin, ...]
-    optimizer_args: Mapping[str, Any]
-    schedule_args: Mapping[str, Any]
+    settings: Mapping[str, Any]  # as RowIdentity.settings
 
     @classmethod
     def of(cls, config: RunConfig, plugins: Sequence[str | Path] = ()) -> Expected:
@@ -374,17 +358,15 @@ class Expected:
             shared = {k: v for k, v in owned["loss"].items() if k in loss.defaults}
             own = shared | owned[f"loss.{name}"]
             losses.append(ExpectedPlugin(loss.kind, loss.name, loss.defaults, own))
+        config = config.changed(recipe=key_of(config.training.recipe))
+        arguments = {f"{o}_args": plain_json(literal_params(owned[o], o)) for o in OWNERS}
         return cls(
-            config.changed(recipe=key_of(config.training.recipe)),
+            config,
             _expected_weights(config.method.weights),
             ExpectedPlugin(entry.kind, entry.name, entry.defaults, owned["fusion"]),
             tuple(losses),
-            *(plain_json(literal_params(owned[owner], owner)) for owner in OWNERS),
+            config.flat() | arguments,
         )
-
-
-_DATA = tuple(DataChoices.model_fields)
-_TRAINING = tuple(TrainingSettings.model_fields)
 
 
 def _says(param: Any, value: Any) -> bool:

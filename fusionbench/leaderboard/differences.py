@@ -77,7 +77,7 @@ def _settings(row: Row) -> dict[str, dict[str, str]]:
     identity = row.identity
     assert identity is not None
     method = identity.method
-    training = identity.settings()
+    training = {**identity.settings}
     training.pop("shuffle_metadata")  # the row's remarks say it
     losses: dict[str, str] = {}
     for loss in method.losses:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fusionbench.bench.measure import cpu_name
+from fusionbench.config.environment import cpu_name
 
 
 def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
