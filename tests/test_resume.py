@@ -25,7 +25,7 @@ from thorough import times
 from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.progress import Progress
 from fusionbench.records import Record, Store
-from fusionbench.records.leftovers import leftovers, remove, unneeded
+from fusionbench.records.leftovers import leftovers, remove
 from fusionbench.records.verify import verify
 from fusionbench.runs import plan
 from fusionbench.runs.run import open_experiment, run
@@ -561,20 +561,23 @@ def test_the_store_knows_what_they_are(quick: RunConfig, here: Execution) -> Non
     # Half a checkpoint of a process that was killed: the next attempt writes over it.
     half = path.with_name(f".{path.stem}.tmp")
     half.write_bytes(b"half")
-    assert [(one.path, one.why) for one in leftovers(store)] == [(half, "temporary")]
-    assert [(one.path, one.why) for one in unneeded(store, "checkpoints")] == [(path, "checkpoint")]
+    (file,) = leftovers(store)
+    assert (file.path, file.message) == (half, "was left half written")
+    (file,) = leftovers(store, "checkpoints")
+    assert (file.path, file.message) == (path, "is where a stopped run would go on")
     raw = path.read_bytes()
     path.write_bytes(raw[:-10])
     assert path in [problem.path for problem in verify(store).problems]
     path.write_bytes(raw)
     assert path not in [problem.path for problem in verify(store).problems]
     with store.lock(path.stem):
-        assert unneeded(store, "checkpoints") == [] and leftovers(store) == []
+        assert leftovers(store, "checkpoints") == [] and leftovers(store) == []
 
     run(quick, here)
     assert not path.exists() and not half.exists() and verify(store).ok
     path.write_bytes(raw)  # as if killed between the record and this
-    assert [(one.path, one.why) for one in leftovers(store)] == [(path, "superseded")]
+    (file,) = leftovers(store)
+    assert (file.path, file.message) == (path, "is the checkpoint of a run that is done")
 
 
 @pytest.mark.parametrize("name", timm.optim.list_optimizers())

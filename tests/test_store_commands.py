@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from fusionbench.errors import FusionbenchError, RecordError, UsageError
 from fusionbench.records import BusyError, Level, Record, Store
-from fusionbench.records.leftovers import leftovers, remove, unneeded
+from fusionbench.records.leftovers import leftovers, remove
 from fusionbench.records.merge import compare, merge
 from fusionbench.records.verify import Verified, verify
 
@@ -190,13 +190,13 @@ def littered(folder: Path) -> tuple[Store, dict[str, str]]:
     gone = finished(seed=9)[0].run_id.replace("f0", "f9")
     store.write_failure(failed(fold=0))  # as if killed before it was removed: there is a success
     files = {
-        "records/.0123456789abcdef.tmp": "temporary",
-        "predictions/.fedcba9876543210.tmp": "temporary",
-        f"predictions/{gone}.csv": "orphan",
-        f"weights/{gone}.safetensors": "orphan",
-        f"conflicts/{run}.0123456789ab.csv": "orphan",
-        f"locks/{gone}.lock": "lock",
-        f"failed/{run}.json": "superseded",
+        "records/.0123456789abcdef.tmp": "was left half written",
+        "predictions/.fedcba9876543210.tmp": "was left half written",
+        f"predictions/{gone}.csv": "belongs to no record",
+        f"weights/{gone}.safetensors": "belongs to no record",
+        f"conflicts/{run}.0123456789ab.csv": "belongs to no record",
+        f"locks/{gone}.lock": "is the lock of a process that has ended",
+        f"failed/{run}.json": "is the failure of a run that succeeded since",
     }
     for name in files:
         path = folder / name
@@ -210,7 +210,7 @@ def test_leftovers_are_named_and_go_and_nothing_else(tmp_path: Path) -> None:
     whole = tree(filled(tmp_path / "whole").folder)
     store, files = littered(tmp_path / "store")
     found = leftovers(store)
-    assert {str(f.path.relative_to(store.folder)): f.why for f in found} == files
+    assert {str(f.path.relative_to(store.folder)): f.message for f in found} == files
     problems = [p for p in verify(store).problems if "prune --leftovers" in p.remedy]
     assert {p.path for p in problems} == {f.path for f in found}
     assert sorted(remove(store, found)) == sorted(f.path for f in found)
@@ -226,7 +226,10 @@ def test_files_of_a_run_at_work_are_nobodys_leftovers(tmp_path: Path) -> None:
     with store.lock(run):
         assert store.busy() == {run} == set(verify(store).busy)
         found = leftovers(store)
-        assert {f.why for f in found} == {"orphan", "superseded"}
+        assert {f.message for f in found} == {
+            "belongs to no record",
+            "is the failure of a run that succeeded since",
+        }
         assert run not in {f.run for f in found}
         # What was found before the run began is not taken from it either.
         taken = remove(store, [f for f in before if f.run == run])
@@ -241,7 +244,7 @@ def test_an_orphan_that_got_its_record_meanwhile_stays(tmp_path: Path) -> None:
     (tmp_path / "predictions" / f"{made.run_id}.csv").write_text("half")
     found = leftovers(store)
     store.write(made, predictions)
-    assert [f.why for f in found] == ["orphan"] and remove(store, found) == []
+    assert [f.message for f in found] == ["belongs to no record"] and remove(store, found) == []
     assert checked(store).ok
 
 
@@ -252,9 +255,11 @@ def test_failures_and_weights_go_on_request_and_records_never(tmp_path: Path) ->
     bad, later = (store.write_failure(failed(fold=k)).run_id for k in (7, 8))
     version_99(tmp_path / "failed" / f"{later}.json")
     records = {k: v for k, v in tree(tmp_path).items() if k.startswith(("records", "predictions"))}
-    assert [f.run for f in unneeded(store, "failed")] == [bad]  # one of a later version is not ours
-    assert [f.run for f in unneeded(store, "weights")] == [run]
-    remove(store, [*unneeded(store, "failed"), *unneeded(store, "weights")])
+    assert [f.run for f in leftovers(store, "failures")] == [
+        bad
+    ]  # one of a later version is not ours
+    assert [f.run for f in leftovers(store, "weights")] == [run]
+    remove(store, [*leftovers(store, "failures"), *leftovers(store, "weights")])
     assert tree(tmp_path) == records | {
         f"failed/{later}.json": (tmp_path / f"failed/{later}.json").read_bytes()
     }
@@ -271,7 +276,7 @@ def test_nothing_behind_a_link_is_deleted(tmp_path: Path) -> None:
     store.folder.mkdir()
     for kind in ("predictions", "weights", "failed", "conflicts"):
         (store.folder / kind).symlink_to(elsewhere.folder / kind)
-    assert leftovers(store) == unneeded(store, "failed") == unneeded(store, "weights") == []
+    assert leftovers(store) == leftovers(store, "failures") == leftovers(store, "weights") == []
     # A file that is a link goes itself.
     other = Store(tmp_path / "other")
     (other.folder / "weights").mkdir(parents=True)
@@ -283,10 +288,10 @@ def test_nothing_behind_a_link_is_deleted(tmp_path: Path) -> None:
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
     store, _ = littered(tmp_path)
-    before = [(f.path, f.why) for f in leftovers(store)]
+    before = [(f.path, f.message) for f in leftovers(store)]
     for path in tmp_path.rglob("*"):
         os.utime(path, (4e9, 4e9))  # the year 2096
-    assert [(f.path, f.why) for f in leftovers(store)] == before
+    assert [(f.path, f.message) for f in leftovers(store)] == before
     assert len(list(store)) == 3 and verify(store).records == 3
 
 
@@ -596,7 +601,7 @@ def test_a_file_that_the_kernel_cuts_off_is_no_record(tmp_path: Path) -> None:
     assert f"The store {tmp_path / 'store'} cannot be written: File too large." in ran.stdout
     store = Store(tmp_path / "store")
     assert list(store) == [] and not store.has(made.run_id)
-    assert [f.why for f in leftovers(store)] == ["orphan"]
+    assert [f.message for f in leftovers(store)] == ["belongs to no record"]
 
 
 def test_a_store_that_may_only_be_read_is_read(tmp_path: Path) -> None:
@@ -607,7 +612,7 @@ def test_a_store_that_may_only_be_read_is_read(tmp_path: Path) -> None:
     other = filled(tmp_path / "b", folds=4)
     try:
         assert len(list(store)) == 3 and verify(store).records == 3
-        assert [f.why for f in leftovers(store)].count("orphan") == 3
+        assert [f.message for f in leftovers(store)].count("belongs to no record") == 3
         if os.geteuid() == 0:
             pytest.skip("permissions do not bind the superuser; the reading was checked")
         with pytest.raises(FusionbenchError, match="cannot be written: Permission denied"):
@@ -641,7 +646,7 @@ def test_the_lock_of_a_killed_process_is_free_and_its_trace_is_a_leftover(tmp_pa
     holder.wait()
     holder.stdout.close()
     assert store.busy() == set()
-    assert [f.why for f in leftovers(store)] == ["lock"]
+    assert [f.message for f in leftovers(store)] == ["is the lock of a process that has ended"]
     (problem,) = verify(store).problems
     assert problem.path.name == "a-run.lock"
     with store.lock("a-run"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -86,11 +86,9 @@ def merge_command(others: tuple[Path, ...], store: Path, dry_run: bool, as_json:
 @click.option("--leftovers", is_flag=True, help="What interrupted runs left behind.")
 @click.option("--failures", is_flag=True, help="Records of failed runs.")
 @click.option("--weights", is_flag=True, help="Trained weights; their records stay.")
-@click.option("--checkpoints", is_flag=True, help="Of stopped runs, which then start anew.")
+@click.option("--checkpoints", is_flag=True, help="Of stopped runs, which then start again.")
 @click.option("--yes", is_flag=True, help="Delete without asking.")
-def prune_command(
-    store: Path, leftovers: bool, failures: bool, weights: bool, checkpoints: bool, yes: bool
-) -> None:
+def prune_command(store: Path, yes: bool, **named: bool) -> None:
     """Delete what is no longer needed, after showing it.
 
     The record and the predictions of a finished run are never deleted, nor anything of a run that
@@ -98,30 +96,27 @@ def prune_command(
     """
     from fusionbench.cli import store_output, terminal
     from fusionbench.errors import UsageError
-    from fusionbench.records import leftovers as left
+    from fusionbench.records.leftovers import leftovers, remove
 
-    if not (leftovers or failures or weights or checkpoints):
+    kinds: list[Any] = [kind for kind, is_named in named.items() if is_named]
+    if not kinds:
         raise UsageError(
             "Nothing is named to be deleted.",
             "Give --leftovers, --failures, --weights or --checkpoints.",
         )
     folder = _existing(store)
-    listed = left.leftovers(folder) if leftovers else []
-    listed += left.unneeded(folder, "failed") if failures else []
-    listed += left.unneeded(folder, "weights") if weights else []
-    listed += left.unneeded(folder, "checkpoints") if checkpoints else []
-    found = {one.path: one for one in listed}
+    files = leftovers(folder, *kinds)
     console = terminal.out()
-    if not found:
+    if not files:
         console.print("There is nothing to delete.")
         return
-    store_output.print_leftovers(list(found.values()), store)
+    store_output.print_leftovers(files, store)
     if not yes:
         if not terminal.err().is_terminal:
             raise UsageError("Nothing was deleted.", "Add --yes to delete what is listed.")
         click.confirm("Delete them?", abort=True, err=True)
-    gone = left.remove(folder, list(found.values()))
-    kept = len(found) - len(gone)
+    gone = remove(folder, files)
+    kept = len(files) - len(gone)
     console.print(
         f"Deleted {plural(len(gone), 'file')}."
         + (f" {plural(kept, 'file')} in use by a run or changed meanwhile, kept." if kept else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from rich.filesize import decimal
 from fusionbench.config.wording import plural
 
 if TYPE_CHECKING:
-    from fusionbench.records import Record, Store
+    from fusionbench.records import Store
     from fusionbench.records.leftovers import Leftover
     from fusionbench.records.merge import Difference, Merged
     from fusionbench.records.verify import Verified
@@ -80,39 +81,29 @@ def lines_of(store: Store) -> list[dict[str, Any]]:
     from fusionbench.records import read_record
 
     lines = []
-    done = {path.stem for path in store.files("records")}
-    failed = [path for path in store.files("failed") if path.stem not in done]
+    failed = (store.folder / "failed" / f"{run}.json" for run in store.failures())
     for path in [*store.files("records"), *failed]:
+        files = (path, store.beside(path, "predictions"), store.beside(path, "weights"))
         line: dict[str, Any] = {
             "run": path.stem, "status": "unreadable", "method": "", "dataset": "", "protocol": "",
-            "fold": "", "seed": "", "bytes": _bytes(store, path), "date": "", "file": str(path),
+            "fold": "", "seed": "", "bytes": sum(p.stat().st_size for p in files if p.is_file()),
+            "date": "", "file": str(path),
         }  # fmt: skip
-        try:
+        with suppress(RecordError):  # `verify` says what is wrong with it
             record = read_record(path)
-            line |= {"status": record.status, "date": record.measured.started} | _named(record)
-        except RecordError:
-            pass  # `verify` says what is wrong with it
+            identity, method = record.identity, record.identity.method
+            names = [name for name in (method.fusion.name, method.backbone, method.loss) if name]
+            line |= {
+                "status": record.status,
+                "method": " ".join(names),
+                "dataset": identity.data.dataset,
+                "protocol": identity.data.protocol,
+                "fold": identity.fold,
+                "seed": identity.seed,
+                "date": record.measured.started,
+            }
         lines.append(line)
     return lines
-
-
-def _named(record: Record) -> dict[str, Any]:
-    identity, method = record.identity, record.identity.method
-    names = [name for name in (method.fusion.name, method.backbone, method.loss) if name]
-    return {
-        "method": " ".join(names),
-        "dataset": identity.data.dataset,
-        "protocol": identity.data.protocol,
-        "fold": identity.fold,
-        "seed": identity.seed,
-    }
-
-
-def _bytes(store: Store, record: Path) -> int:
-    """Of the record and what belongs to it."""
-    predictions = store.folder / "predictions" / f"{record.stem}.csv"
-    weights = store.folder / "weights" / f"{record.stem}.safetensors"
-    return sum(p.stat().st_size for p in (record, predictions, weights) if p.is_file())
 
 
 def _without(message: str, path: Path) -> str:

@@ -1,7 +1,7 @@
 """What a store no longer needs, and its removal.
 
     leftovers(store) -> list[Leftover]      files that belong to no run any more
-    unneeded(store, kind) -> list[Leftover]     failures, weights or checkpoints, when asked for
+    leftovers(store, "failures", ...)       what is named instead
     remove(store, files) -> list[Path]      deletes them; returns which
 
 A valid record is never among them. A folder that is a link is passed over, and a file that is one
@@ -20,74 +20,66 @@ from fusionbench.errors import RecordError
 from fusionbench.records.reading import CONFLICTS, read_record
 from fusionbench.records.store import KINDS, BusyError, Store, is_run_name
 
-Why = Literal["temporary", "orphan", "lock", "superseded", "failure", "weights", "checkpoint"]
+Kind = Literal["leftovers", "failures", "weights", "checkpoints"]
+# What it is listed as, its folder, whether its record must be there (None: either way), why it can
+# go.
+_RULES: tuple[tuple[Kind, str, bool | None, str], ...] = (
+    ("leftovers", "predictions", False, "belongs to no record"),
+    ("leftovers", "weights", False, "belongs to no record"),
+    ("leftovers", CONFLICTS, False, "belongs to no record"),
+    ("leftovers", "locks", None, "is the lock of a process that has ended"),
+    ("leftovers", "failed", True, "is the failure of a run that succeeded since"),
+    ("leftovers", "checkpoints", True, "is the checkpoint of a run that is done"),
+    ("failures", "failed", None, "is a failure"),
+    ("weights", "weights", None, "holds weights"),
+    ("checkpoints", "checkpoints", None, "is where a stopped run would go on"),
+)
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """A file that can go. `run` is "" for a temporary file, which bears no run's name."""
+    """A file that can go as long as its record is there, or is not (None: either way). `run` is ""
+    for a temporary file, which bears no run's name."""
 
     path: Path
-    why: Why
     run: str
+    recorded: bool | None
     message: str
 
+    def can_go(self, store: Store) -> bool:
+        return self.recorded in (None, store.beside(self.path, "records").exists())
 
-def leftovers(store: Store) -> list[Leftover]:
-    """Files that belong to no run any more, by path. Those of a run that is being computed now are
-    not among them, nor is any temporary file while one is."""
+
+def leftovers(store: Store, *kinds: Kind) -> list[Leftover]:
+    """Files of these kinds, by path; those that belong to no run where none is named. Those of a
+    run that is being computed now are not among them, nor is any temporary file while one is, nor a
+    failure that cannot be read: it may be of a later version."""
+    kinds = kinds or ("leftovers",)
     # Listed before the locks are tried: who writes holds a lock, so what was there before and is
     # still there when no lock is held is nobody's.
-    result = [
-        Leftover(path, "temporary", "", "was left half written")
+    files = {
+        path: Leftover(path, "", None, "was left half written")
         for kind in (*KINDS, CONFLICTS)
         for path in _own(store, kind)
         if path.name[0] == "." and path.suffix == ".tmp"
-    ]
-    if running := store.busy():
-        result = []
-    for kind, why, recorded, message in _LEFTOVERS:
-        result += [
-            Leftover(path, why, run, message)
-            for path, run in _files(store, kind)
-            if run not in running and store.beside(path, "records").exists() in recorded
-        ]
-    return sorted(result, key=lambda file: file.path)
-
-
-# Folder, why, whether there is a record, message.
-_LEFTOVERS: tuple[tuple[str, Why, tuple[bool, ...], str], ...] = (
-    ("predictions", "orphan", (False,), "belongs to no record"),
-    ("weights", "orphan", (False,), "belongs to no record"),
-    (CONFLICTS, "orphan", (False,), "belongs to no record"),
-    ("locks", "lock", (False, True), "is the lock of a process that has ended"),
-    ("failed", "superseded", (True,), "is the failure of a run that succeeded since"),
-    ("checkpoints", "superseded", (True,), "is the checkpoint of a run that is done"),
-)
-_UNNEEDED: dict[str, tuple[Why, str]] = {
-    "failed": ("failure", "is a failure"),
-    "weights": ("weights", "holds weights"),
-    "checkpoints": ("checkpoint", "is where a stopped run would go on"),
-}
-
-
-def unneeded(store: Store, kind: Literal["failed", "weights", "checkpoints"]) -> list[Leftover]:
-    """Every file of that kind, by path, but for those of runs that are computed now. A failure that
-    cannot be read stays: it may be of a later version."""
-    running, result = store.busy(), []
-    why, message = _UNNEEDED[kind]
-    for path, run in _files(store, kind):
-        if run in running:
-            continue
-        text = message
-        if kind == "failed":
-            try:
-                error = read_record(path).error
-            except RecordError:
-                continue
-            text += f", {error.type}" if error else ""
-        result.append(Leftover(path, why, run, text))
-    return result
+    }
+    running = store.busy()
+    if running or "leftovers" not in kinds:
+        files = {}
+    for kind, folder, recorded, message in _RULES:
+        suffixes = (".csv", ".safetensors") if folder == CONFLICTS else (KINDS[folder],)
+        for path in _own(store, folder) if kind in kinds else ():
+            run = path.stem.rpartition(".")[0] if folder == CONFLICTS else path.stem
+            file = Leftover(path, run, recorded, message)
+            if (
+                path.suffix in suffixes
+                and is_run_name(path.stem)
+                and run not in running
+                and file.can_go(store)
+                and (kind != "failures" or _is_readable(path))
+            ):
+                files.setdefault(path, file)
+    return [files[path] for path in sorted(files)]
 
 
 def remove(store: Store, files: Sequence[Leftover]) -> list[Path]:
@@ -101,9 +93,9 @@ def remove(store: Store, files: Sequence[Leftover]) -> list[Path]:
     for file in files:
         try:
             with store.lock(file.run) if file.run else nullcontext():
-                if file.why == "orphan" and store.beside(file.path, "records").exists():
+                if not file.can_go(store):
                     continue
-                if file.why != "lock":  # which goes with its release
+                if file.path.parent.name != "locks":  # a lock goes with its release
                     store.delete(file.path)
         except BusyError:
             continue
@@ -117,11 +109,8 @@ def _own(store: Store, kind: str) -> list[Path]:
     return [] if folder.is_symlink() or not folder.is_dir() else sorted(folder.iterdir())
 
 
-def _files(store: Store, kind: str) -> list[tuple[Path, str]]:
-    """The files that go with a record, and the run of each."""
-    suffixes = (".csv", ".safetensors") if kind == CONFLICTS else (KINDS[kind],)
-    return [
-        (path, path.stem.rpartition(".")[0] if kind == CONFLICTS else path.stem)
-        for path in _own(store, kind)
-        if path.suffix in suffixes and is_run_name(path.stem)
-    ]
+def _is_readable(path: Path) -> bool:
+    try:
+        return read_record(path).error is not None
+    except RecordError:
+        return False

@@ -152,7 +152,7 @@ class Store:
 
     def failures(self) -> list[str]:
         """run_ids under `failed/` that have no success."""
-        return [p.stem for p in self.files("failed") if not self.has(p.stem)]
+        return [p.stem for p in self.files("failed") if not self.beside(p, "records").is_file()]
 
     def find(self, text: str) -> str:
         """The run_id that is `text`, or the only one that starts with it, or contains it.

@@ -113,7 +113,7 @@ def test_prune_shows_and_deletes_only_when_told(cli, store) -> None:
     answer = cli("store", "prune", "--leftovers", "--failures", *where)
     assert answer.code == 2 and "Nothing was deleted. Add --yes" in answer.err
     assert "predictions/gone.csv" in answer.out and "2 files" in answer.out
-    assert "is a failure, RunFailedError" in answer.out
+    assert "is a failure" in answer.out
     assert {p.name for p in store.folder.rglob("*") if p.is_file()} == names
     answer = cli("store", "prune", "--leftovers", "--yes", *where)
     assert answer.code == 0 and "Deleted 1 file." in answer.out
