@@ -99,24 +99,17 @@ def settings_option(command: F) -> F:
 
 def _option(setting: Setting, defaults: bool) -> Callable[[F], F]:
     annotation: Any = setting.field.annotation
-    attributes: dict[str, Any] = {"help": setting.text}
-    if setting.metavar:
-        attributes["metavar"] = setting.metavar
-    if setting.name == "params":
-        return click.option(
-            setting.flag,
-            setting.name,
-            multiple=True,
-            callback=lambda ctx, param, value: parse_assignments(value),
-            **attributes,
-        )
+    metavar = setting.metavar or {int: "N", float: "X", str: "NAME"}.get(annotation)
+    attributes: dict[str, Any] = {"help": setting.text, "metavar": metavar}
     default = setting.field.default
-    if annotation is bool:
+    if setting.name == "params":
+        attributes |= {"multiple": True, "callback": lambda ctx, param, v: parse_assignments(v)}
+    elif annotation is bool:
         attributes |= {"is_flag": True, "default": default if defaults else None}
-        return click.option(setting.flag, setting.name, **attributes)
-    attributes["type"] = _type(annotation)
-    if defaults:
-        attributes |= {"default": default, "show_default": default not in ("", ())}
+    else:
+        attributes["type"] = _type(annotation)
+        if defaults:
+            attributes |= {"default": default, "show_default": default not in ("", ())}
     return click.option(setting.flag, setting.name, **attributes)
 
 

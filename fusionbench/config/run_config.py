@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -49,12 +50,15 @@ def _setting(
     """A field that is a setting.
 
     text         what `--help` and the documentation say of it
-    metavar      what stands for its value in `--help`
+    metavar      what stands for its value in `--help`, where its type does not tell
     in_recipe    a recipe states it
     of_metadata  it changes nothing for a method that is given no metadata
     """
     extra: dict[str, Any] = {"metavar": metavar, "in_recipe": in_recipe, "of_metadata": of_metadata}
     return Field(default, description=text, json_schema_extra=extra, **limits)
+
+
+_stated = partial(_setting, in_recipe=True)
 
 
 class _Settings(BaseModel):
@@ -68,15 +72,10 @@ class MethodSettings(_Settings):
         "sgmc",
         "Fusion method (fusionbench list fusions), or a control that sees no photograph (list "
         "controls).",
-        metavar="NAME",
     )
-    backbone: str = _setting(
-        "resnet50", "A timm model (fusionbench list backbones).", metavar="NAME"
-    )
+    backbone: str = _setting("resnet50", "A timm model (fusionbench list backbones).")
     loss: str = _setting(
-        "",
-        "Loss (fusionbench list losses), or several joined by +. Default: the fusion's own.",
-        metavar="NAME",
+        "", "Loss (fusionbench list losses), or several joined by +. Default: the fusion's own."
     )
     params: dict[str, Param] = _setting(
         {},
@@ -84,46 +83,32 @@ class MethodSettings(_Settings):
         "schedule.NAME. May be given several times.",
         metavar="KEY=VALUE",
     )
-    reducer: int = _setting(
+    reducer: int = _stated(
         0,
         "Width of a layer (linear, batch norm, ReLU, dropout) between fusion and classifier; 0: "
         "none.",
-        metavar="N",
-        in_recipe=True,
         ge=0,
     )
-    weights: str = _setting(
-        "imagenet", "To start from: imagenet, none, or a file.", metavar="FROM", in_recipe=True
-    )
+    weights: str = _stated("imagenet", "To start from: imagenet, none, or a file.", metavar="FROM")
 
 
 class DataChoices(_Settings):
     """What every method, a control as well, is given. Part of a run's identity."""
 
     dataset: str = _setting(
-        "pad-ufes-20", "Dataset (fusionbench list datasets), or a dataset.toml.", metavar="NAME"
+        "pad-ufes-20", "Dataset (fusionbench list datasets), or a dataset.toml."
     )
     protocol: str = _setting(
-        "",
-        "How rows are split (fusionbench list protocols). Default: the dataset's own.",
-        metavar="NAME",
+        "", "How rows are split (fusionbench list protocols). Default: the dataset's own."
     )
-    view: str = _setting(
-        "", "Which photograph, where there are several. Default: the first.", metavar="NAME"
-    )
+    view: str = _setting("", "Which photograph, where there are several. Default: the first.")
     columns: tuple[str, ...] = _setting(
         (), "Metadata columns. Default: the card's inputs.", metavar="A,B,…", of_metadata=True
     )
-    encoding: Encoding = _setting(
-        "onehot", "How categories become numbers.", in_recipe=True, of_metadata=True
-    )
-    missing: Missing = _setting(
-        "zero", "What an empty metadata cell becomes.", in_recipe=True, of_metadata=True
-    )
+    encoding: Encoding = _stated("onehot", "How categories become numbers.", of_metadata=True)
+    missing: Missing = _stated("zero", "What an empty metadata cell becomes.", of_metadata=True)
     allow_forbidden: bool = _setting(
-        False,
-        "Let --columns name what gives the label away. Such rows say so.",
-        of_metadata=True,
+        False, "Let --columns name what gives the label away. Such rows say so.", of_metadata=True
     )
     shuffle_metadata: bool = _setting(
         False,
@@ -141,8 +126,7 @@ class DataSettings(DataChoices):
     """The same, and what is decided about photographs that are not there."""
 
     allow_missing_images: bool = _setting(
-        False,
-        "Use the photographs that are there. Such rows are never ranked beside whole ones.",
+        False, "Use the photographs that are there. Such rows are never ranked beside whole ones."
     )
 
 
@@ -153,88 +137,62 @@ class TrainingSettings(_Settings):
         "modern",
         "Training settings by name (fusionbench list recipes). Options given beside it take "
         "precedence; defaults shown here are those of the recipe modern.",
-        metavar="NAME",
     )
-    epochs: int = _setting(30, "Passes over the training rows.", metavar="N", in_recipe=True, ge=1)
-    batch_size: int = _setting(32, "Images per step.", metavar="N", in_recipe=True, ge=2)
-    sampler: Sampler = _setting(
+    epochs: int = _stated(30, "Passes over the training rows.", ge=1)
+    batch_size: int = _stated(32, "Images per step.", ge=2)
+    sampler: Sampler = _stated(
         "shuffle",
         "shuffle: every training row once per epoch. The others draw rows with replacement, so "
         "that all classes come up alike, or in proportion to the square root of their counts. "
         "With a loss that makes up for the counts as well, rarity counts twice.",
-        in_recipe=True,
     )
-    image_size: int = _setting(
-        224, "Side of the square input.", metavar="PIXELS", in_recipe=True, ge=16, le=2048
-    )
-    resize: Resize = _setting("squash", "The whole photograph, or its centre.", in_recipe=True)
-    augment: Augment = _setting("mild", "Training augmentation.", in_recipe=True)
-    optimizer: str = _setting("adamw", "Any of timm's.", metavar="NAME", in_recipe=True)
-    lr: float = _setting(3e-4, "Peak learning rate.", metavar="X", in_recipe=True, gt=0)
-    weight_decay: float = _setting(0.05, "Weight decay.", metavar="X", in_recipe=True, ge=0)
-    schedule: str = _setting(
+    image_size: int = _stated(224, "Side of the square input.", metavar="PIXELS", ge=16, le=2048)
+    resize: Resize = _stated("squash", "The whole photograph, or its centre.")
+    augment: Augment = _stated("mild", "Training augmentation.")
+    optimizer: str = _stated("adamw", "Any of timm's.")
+    lr: float = _stated(3e-4, "Peak learning rate.", gt=0)
+    weight_decay: float = _stated(0.05, "Weight decay.", ge=0)
+    schedule: str = _stated(
         "cosine",
         "Of the learning rate: cosine, tanh, step, multistep, poly, plateau, constant or none.",
-        metavar="NAME",
-        in_recipe=True,
     )
-    warmup_epochs: int = _setting(1, "Epochs of linear warm-up.", metavar="N", in_recipe=True, ge=0)
-    clip_grad: float = _setting(
-        0.0, "Largest gradient norm; 0: no limit.", metavar="X", in_recipe=True, ge=0
+    warmup_epochs: int = _stated(1, "Epochs of linear warm-up.", ge=0)
+    clip_grad: float = _stated(0.0, "Largest gradient norm; 0: no limit.", ge=0)
+    ema: float = _stated(
+        0.0, "Decay of averaged weights, which are then the result; 0: off.", ge=0, lt=1
     )
-    ema: float = _setting(
-        0.0,
-        "Decay of averaged weights, which are then the result; 0: off.",
-        metavar="X",
-        in_recipe=True,
-        ge=0,
-        lt=1,
-    )
-    drop_path: float = _setting(
-        0.0, "Stochastic depth of the backbone.", metavar="X", in_recipe=True, ge=0, lt=1
-    )
-    metadata_dropout: float = _setting(
+    drop_path: float = _stated(0.0, "Stochastic depth of the backbone.", ge=0, lt=1)
+    metadata_dropout: float = _stated(
         0.0,
         "In training, the share of metadata cells that are withheld. Each batch draws its own.",
-        metavar="X",
-        in_recipe=True,
         of_metadata=True,
         ge=0,
         lt=1,
     )
-    block_dropout: float = _setting(
+    block_dropout: float = _stated(
         0.0,
         "In training, the share of photographs that lose every column of a block of columns that "
         "go unrecorded together.",
-        metavar="X",
-        in_recipe=True,
         of_metadata=True,
         ge=0,
         lt=1,
     )
-    select: Select = _setting(
+    select: Select = _stated(
         "last",
         "Whose weights are evaluated: the last epoch's, the best on an inner validation part, or "
         "the best on the test part (optimistic, and marked so).",
-        in_recipe=True,
     )
-    watch: Watch = _setting(
-        "bacc",
-        "What chooses that epoch: balanced accuracy, log loss, or its mean over classes.",
-        in_recipe=True,
+    watch: Watch = _stated(
+        "bacc", "What chooses that epoch: balanced accuracy, log loss, or its mean over classes."
     )
-    early_stop: int = _setting(
+    early_stop: int = _stated(
         0,
         "Epochs without a better watched score (training loss, where --select is last) before "
         "training ends; 0: never.",
-        metavar="N",
-        in_recipe=True,
         ge=0,
     )
-    precision: Precision = _setting(
-        "auto",
-        "auto: bf16 on hardware that has it, but for depthwise networks on a CPU.",
-        in_recipe=True,
+    precision: Precision = _stated(
+        "auto", "auto: bf16 on hardware that has it, but for depthwise networks on a CPU."
     )
 
 
