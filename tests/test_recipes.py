@@ -211,7 +211,7 @@ def test_a_published_recipe_trains_and_its_record_keeps_it(
     outcome = run(config, here)
     assert not outcome.failures, outcome.failures[0].message
     (record,) = outcome.records
-    settings, training = record.identity.settings(), record.identity.training
+    settings, training = record.identity.settings, record.identity.training
     assert training is not None and settings["recipe"] == "metablock-2021"
     for name, value in find_recipe("metablock-2021").settings.items():
         if name not in given and name != "weights":

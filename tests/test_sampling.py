@@ -122,7 +122,7 @@ def test_training_draws_as_the_sampler_says(
     order = np.concatenate([drawn for *_, drawn in seen])
     np.testing.assert_array_equal(np.concatenate(used)[: len(order)], order)
     assert not np.array_equal(seen[0][3], seen[1][3])
-    assert record.identity.settings()["sampler"] == sampler
+    assert record.identity.settings["sampler"] == sampler
 
 
 def test_a_sampled_run_repeats_bit_for_bit_and_differs_from_a_shuffled_one(

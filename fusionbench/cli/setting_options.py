@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
@@ -21,6 +22,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Settings that `sweep` and `leaderboard` have as options for every row of a table; --setting says
 # the others.
 OF_TABLES = ("epochs", "image_size", "batch_size", "lr", "weights", "allow_missing_images")
+# How defaults read that are no text and no number.
+DEFAULTS = {"True": "on", "False": "off", "()": "", "{}": ""}
 # Settings that a table or a grid says itself, for whole rows.
 OF_ROWS = ("fusion", "backbone", "loss", "dataset", "protocol", "seed", "params")
 
@@ -28,14 +31,8 @@ OF_ROWS = ("fusion", "backbone", "loss", "dataset", "protocol", "seed", "params"
 def setting_options(names: Iterable[str], *, defaults: bool = True) -> Callable[[F], F]:
     """A decorator: an option for each setting of those names. `defaults=False`: an option that is
     not given is None, and `--help` states no default."""
-    options = [_option(SETTINGS[name], defaults) for name in names]
-
-    def decorate(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
+    options = [_option(SETTINGS[name], defaults) for name in reversed([*names])]
+    return lambda command: reduce(lambda decorated, option: option(decorated), options, command)
 
 
 def help_sections() -> dict[str, list[str]]:
@@ -86,39 +83,31 @@ def parse_setting(text: str) -> tuple[str, Any]:
         raise UsageError(f"--setting {text}: {problems_of(error)[0][1]}.") from None
 
 
-def settings_option(command: F) -> F:
-    """--setting, for every setting that has no option there."""
-    return click.option(
-        "--setting",
-        "more",
-        multiple=True,
-        metavar="NAME=VALUE",
-        help="Any other setting (fusionbench list settings), for every row: augment=flip, …",
-    )(command)
+# For every setting that has no option there.
+settings_option = click.option(
+    "--setting",
+    "more",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any other setting (fusionbench list settings), for every row: augment=flip, …",
+)
 
 
 def _option(setting: Setting, defaults: bool) -> Callable[[F], F]:
     annotation: Any = setting.field.annotation
+    default = setting.field.default
     metavar = setting.metavar or {int: "N", float: "X", str: "NAME"}.get(annotation)
     attributes: dict[str, Any] = {"help": setting.text, "metavar": metavar}
-    default = setting.field.default
     if setting.name == "params":
         attributes |= {"multiple": True, "callback": lambda ctx, param, v: parse_assignments(v)}
     elif annotation is bool:
         attributes |= {"is_flag": True, "default": default if defaults else None}
     else:
-        attributes["type"] = _type(annotation)
+        kind = click.Choice(choices) if (choices := _choices(annotation)) else annotation
+        attributes["type"] = Listed() if get_origin(annotation) is tuple else kind
         if defaults:
             attributes |= {"default": default, "show_default": default not in ("", ())}
     return click.option(setting.flag, setting.name, **attributes)
-
-
-def _type(annotation: Any) -> Any:
-    if get_origin(annotation) is tuple:
-        return Listed()
-    if choices := _choices(annotation):
-        return click.Choice(choices)
-    return {int: click.INT, float: click.FLOAT}.get(annotation, click.STRING)
 
 
 def rows_of_settings() -> list[dict[str, str]]:
@@ -128,7 +117,7 @@ def rows_of_settings() -> list[dict[str, str]]:
             "name": setting.name,
             "option": setting.flag,
             "part": setting.part or "run",
-            "default": _text(setting.field.default),
+            "default": DEFAULTS.get(repr(setting.field.default), str(setting.field.default)),
             "choices": ", ".join(_choices(setting.field.annotation)),
             "summary": setting.text,
         }
@@ -138,9 +127,3 @@ def rows_of_settings() -> list[dict[str, str]]:
 
 def _choices(annotation: Any) -> tuple[str, ...]:
     return get_args(annotation) if get_origin(annotation) is Literal else ()
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return "" if value in ("", (), {}) else str(value)

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -70,12 +69,12 @@ class Recipe(_RecipePart):
     @cached_property
     def settings(self) -> Mapping[str, Any]:
         """Values by the setting's name."""
-        return MappingProxyType({name: s.value for name, s in self.stated_settings.items()})
+        return {name: stated.value for name, stated in self.stated_settings.items()}
 
     @cached_property
     def params(self) -> Mapping[str, str]:
         """Values by `--set` key."""
-        return MappingProxyType({key: str(s.value) for key, s in self.stated_params.items()})
+        return {key: str(stated.value) for key, stated in self.stated_params.items()}
 
     @property
     def stated(self) -> Mapping[str, Stated]:
@@ -84,11 +83,11 @@ class Recipe(_RecipePart):
 
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
-        stated = {name for name, setting in SETTINGS.items() if setting.in_recipe}
-        if strangers := sorted(set(self.stated_settings) - stated):
+        in_recipe = {name for name, setting in SETTINGS.items() if setting.in_recipe}
+        if strangers := sorted({*self.stated_settings} - in_recipe):
             raise ValueError(f"not a setting of a recipe: {', '.join(strangers)}")
-        for key, setting in self.stated_params.items():
-            if not isinstance(setting.value, str):
+        for key, stated in self.stated_params.items():
+            if not isinstance(stated.value, str):
                 raise ValueError(f"{key}: the value of a parameter is text, as after --set")
         RunConfig().changed(**self.settings)
         return self
@@ -102,11 +101,7 @@ class Recipe(_RecipePart):
             owner = key.partition(".")[0]
             if owner not in OWNERS or values[owner] == self.settings.get(owner, values[owner]):
                 own[key] = value
-        return {
-            **values,
-            "params": {**own, **settings.get("params", {})},
-            "recipe": self.name,
-        }
+        return {**values, "params": {**own, **settings.get("params", {})}, "recipe": self.name}
 
 
 def recipe_names() -> list[str]:
@@ -147,12 +142,9 @@ def changes(config: RunConfig) -> dict[str, Any]:
     """Settings and parameters in which `config` departs from its recipe: name -> its own value,
     None for a parameter of the recipe that it has not."""
     recipe = find_recipe(config.training.recipe)
-    values, params = config.flat(), config.method.params
-    departures = {k: values[k] for k, v in recipe.settings.items() if values[k] != v}
-    for key, text in recipe.params.items():
-        if params.get(key) != text:
-            departures[key] = params.get(key)
-    for key, value in params.items():
-        if key not in recipe.params and key.partition(".")[0] in OWNERS:
-            departures[key] = value
-    return departures
+    values = config.flat()
+    params = values["params"]
+    stated = {**recipe.settings, **recipe.params}
+    own = values | params
+    more = [key for key in params if key not in stated and key.partition(".")[0] in OWNERS]
+    return {k: own.get(k) for k in (*stated, *more) if k in more or own.get(k) != stated[k]}
