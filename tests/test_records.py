@@ -455,14 +455,14 @@ def test_stopped_between_predictions_and_record_the_run_is_not_done(
 
 def test_find_takes_any_telling_part(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(RecordError, match="0 are there"):
+    with pytest.raises(RecordError, match="0 of 0 runs"):
         store.find("x")
     runs = [store.write(*finished(fold=f, backbone=b)).run_id for f in (0, 1) for b in ("r", "rx")]
     for run in runs:
         assert store.find(run) == store.find(run[-12:]) == store.find(run[:-6]) == run
-    with pytest.raises(RecordError, match="4 runs"):
+    with pytest.raises(RecordError, match="4 of 4 runs"):
         store.find("synthetic")
-    with pytest.raises(RecordError, match="No run"):
+    with pytest.raises(RecordError, match="0 of 4 runs"):
         store.find("absent")
 
 
@@ -474,7 +474,7 @@ def test_a_name_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
 
 def test_a_missing_record_says_so(tmp_path: Path) -> None:
     assert list(Store(tmp_path / "nowhere")) == []
-    with pytest.raises(RecordError, match="no record"):
+    with pytest.raises(RecordError, match="no such file"):
         Store(tmp_path / "nowhere").read("some-run")
     assert not (tmp_path / "nowhere").exists()
 

@@ -28,7 +28,8 @@ def print_verified(found: Verified, store: Path) -> None:
         terminal.print_problems(
             {
                 "file": p.path.relative_to(store),
-                "problem": _without(p.message, p.path),
+                # Without the file's name, which stands beside it.
+                "problem": p.message.removeprefix(str(p.path)).lstrip(" ,:"),
                 "fix": p.remedy,
             }
             for p in found.problems
@@ -55,14 +56,11 @@ def print_runs(lines: list[dict[str, Any]]) -> None:
     headings = ("run", "status", "method", "data", "fold", "seed", "size", "date")
     rows = [
         (
-            str(line["run"]).rpartition("_")[2],
+            line["run"].rpartition("_")[2],
             Text(line["status"], style="" if line["status"] == "ok" else "red"),
-            line["method"],
-            line["dataset"],
-            line["fold"],
-            line["seed"],
+            *(line[name] for name in ("method", "dataset", "fold", "seed")),
             decimal(line["bytes"]),
-            str(line["date"])[:10],
+            line["date"][:10],
         )
         for line in lines
     ]
@@ -106,11 +104,6 @@ def lines_of(store: Store) -> list[dict[str, Any]]:
     return lines
 
 
-def _without(message: str, path: Path) -> str:
-    """The message without the file's name, which stands beside it."""
-    return message.removeprefix(str(path)).lstrip(" ,:")
-
-
 def print_merged(merged: list[Merged], store: Path, dry_run: bool) -> None:
     """What needs a look in full, then how many there were of each kind."""
     from rich.text import Text
@@ -121,17 +114,17 @@ def print_merged(merged: list[Merged], store: Path, dry_run: bool) -> None:
     for one in merged:
         if one.ok:
             continue
-        console.print(Text.assemble((f"{one.action} ", "bold red"), one.run), soft_wrap=True)
-        console.print(Text(f"  {one.source}"), soft_wrap=True)
-        if one.detail:
-            console.print(Text(f"  {one.detail}"), soft_wrap=True)
-        for apart in one.differences[:SHOWN_DIFFERENCES]:
-            console.print(Text(f"  {_difference(apart)}"), soft_wrap=True)
-        if len(one.differences) > SHOWN_DIFFERENCES:
-            console.print(f"  … and {len(one.differences) - SHOWN_DIFFERENCES:,} more")
-        if one.kept_at:
-            verb = "would be kept, not counted," if dry_run else "kept, not counted,"
-            console.print(Text(f"  {verb} as {one.kept_at}"), soft_wrap=True)
+        more = len(one.differences) - SHOWN_DIFFERENCES
+        verb = "would be kept" if dry_run else "kept"
+        lines = [
+            str(one.source),
+            one.detail,
+            *map(_difference, one.differences[:SHOWN_DIFFERENCES]),
+            f"… and {more:,} more" if more > 0 else "",
+            f"{verb}, not counted, as {one.kept_at}" if one.kept_at else "",
+        ]
+        text = "".join(f"\n  {line}" for line in lines if line)
+        console.print(Text.assemble((one.action, "bold red"), f" {one.run}{text}"), soft_wrap=True)
     count: Counter[str] = Counter(one.action for one in merged)
     said = {
         "copied": ("finished run copied", "finished runs copied"),
@@ -152,21 +145,18 @@ def _difference(apart: Difference) -> str:
     here, there = apart.here, apart.there
     if isinstance(here, int | float) and isinstance(there, int | float):
         return f"{apart.name}: {here:.6g} here, {there:.6g} there ({there - here:+.3g})"
-    return f"{apart.name}: {_short(here)} here, {_short(there)} there"
-
-
-def _short(value: object) -> str:
-    return "nothing" if value in (None, "") else str(value)[:60]
+    words = ["nothing" if value in (None, "") else str(value)[:60] for value in (here, there)]
+    return f"{apart.name}: {words[0]} here, {words[1]} there"
 
 
 def print_leftovers(leftovers: list[Leftover], store: Path) -> None:
     """What would be deleted, one file a line."""
     from fusionbench.cli import terminal
 
-    sizes = [one.path.lstat().st_size for one in leftovers]
+    sizes = [file.path.lstat().st_size for file in leftovers]
     rows = [
-        (one.path.relative_to(store), decimal(size), one.message)
-        for one, size in zip(leftovers, sizes, strict=True)
+        (file.path.relative_to(store), decimal(size), file.message)
+        for file, size in zip(leftovers, sizes, strict=True)
     ]
     console = terminal.out()
     headings = ("file", "size", "why")

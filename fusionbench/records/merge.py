@@ -129,10 +129,7 @@ def _read(other: Store, path: Path) -> _Run:
     record = read_record(path, follow=False)
     if record.result is None:
         return _Run(path, record)
-    try:
-        predictions = read_bytes(table, MOST_PREDICTIONS, follow=False)
-    except FileNotFoundError:
-        raise RecordError(f"There is no {table}.", "Its record is not copied.") from None
+    predictions = read_bytes(table, MOST_PREDICTIONS, follow=False)
     parse_predictions(predictions, record, table)
     if not (weights.exists() or weights.is_symlink()):
         return _Run(path, record, predictions)

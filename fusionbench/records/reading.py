@@ -48,10 +48,7 @@ class Problem:
 
 
 def read_bytes(path: Path, most: int, *, follow: bool = True) -> bytes:
-    """A plain file of at most `most` bytes; `follow=False` refuses a link.
-
-    Raises FileNotFoundError where there is none, RecordError for anything else.
-    """
+    """A plain file of at most `most` bytes; `follow=False` refuses a link. Raises RecordError."""
     try:
         # Not blocking: opening a pipe would wait for its writer.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
@@ -69,7 +66,7 @@ def read_bytes(path: Path, most: int, *, follow: bool = True) -> bytes:
         finally:
             os.close(handle)
     except FileNotFoundError:
-        raise
+        raise RecordError(f"{path} is not readable: there is no such file.", COPY_AGAIN) from None
     except OSError as error:
         if path.is_symlink() and not follow:
             raise RecordError(f"{path} is a link; a store holds files.") from None
@@ -90,13 +87,8 @@ def noted(problems: list[Problem] | None, path: Path) -> Iterator[None]:
 def read_record(path: Path, *, follow: bool = True) -> Record:
     """Read one record file strictly: it is what its name and its folder say. `follow=False` refuses
     a link. Raises RecordError naming the file and the remedy."""
-    try:
-        data = read_bytes(path, MOST_RECORD, follow=follow)
-    except FileNotFoundError:
-        raise RecordError(
-            f"There is no record {path.stem} ({path}).", "Run it, or check --store."
-        ) from None
-    record, folder = parse_record(data, path), path.parent.name
+    record = parse_record(read_bytes(path, MOST_RECORD, follow=follow), path)
+    folder = path.parent.name
     name = conflict_name(record) if folder == CONFLICTS else record.run_id
     if name != path.stem:
         raise RecordError(

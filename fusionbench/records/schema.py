@@ -146,10 +146,8 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise RecordError(f"{record.run_id} is not a valid record: {error}.") from None
 
     def __post_init__(self) -> None:
-        if (self.status == "ok") != (self.result is not None):
-            raise ValueError("a record has a result exactly when its status is ok")
-        if (self.status == "failed") != (self.error is not None):
-            raise ValueError("a record has an error exactly when its status is failed")
+        if (self.result is None, self.error is None) != (self.status != "ok", self.status == "ok"):
+            raise ValueError("a record has a result where its status is ok, and else an error")
         if self.identity.run_id != self.run_id:
             raise ValueError(
                 f"run_id does not belong to the identity, which gives {self.identity.run_id}"

@@ -16,7 +16,6 @@ from fusionbench.files import Contents, write_atomically
 from fusionbench.records.predictions import Predictions
 from fusionbench.records.reading import (
     CONFLICTS,
-    COPY_AGAIN,
     MOST_PREDICTIONS,
     Problem,
     mismatch,
@@ -102,13 +101,13 @@ class Store:
         file: these are large, so that each run has its own, written over by the next attempt.
         """
         path = self.path("checkpoints", run)
-        self.write_file(path, data, _temporary_checkpoint(path))
+        self.write_file(path, data, path.with_name(f".{run}.tmp"))
 
     def delete_checkpoint(self, run: str) -> None:
         """And what is left of an attempt to write it."""
         path = self.path("checkpoints", run)
-        for one in (path, _temporary_checkpoint(path)):
-            self.delete(one)
+        self.delete(path)
+        self.delete(path.with_name(f".{run}.tmp"))
 
     def read(self, run: str) -> Record:
         """The record of a run; its failure where there is no success. Raises RecordError."""
@@ -117,20 +116,12 @@ class Store:
             path = self.path("failed", run)
         return read_record(path)
 
-    def predictions(self, run: str) -> Predictions:
-        """The predictions of a finished run. Raises RecordError where they are not its own."""
-        return self.predictions_of(read_record(self.path("records", run)))
-
-    def predictions_of(self, record: Record) -> Predictions:
-        """The same for a record that was read already."""
+    def predictions(self, run: str | Record) -> Predictions:
+        """The predictions of a finished run, by name or of a record that was read already. Raises
+        RecordError where they are not its own."""
+        record = read_record(self.path("records", run)) if isinstance(run, str) else run
         path = self.path("predictions", record.run_id)
-        try:
-            raw = read_bytes(path, MOST_PREDICTIONS)
-        except FileNotFoundError:
-            raise RecordError(
-                f"{path} is not readable: there is no such file.", COPY_AGAIN
-            ) from None
-        return parse_predictions(raw, record, path)
+        return parse_predictions(read_bytes(path, MOST_PREDICTIONS), record, path)
 
     def records(self, problems: list[Problem] | None = None) -> Iterator[Record]:
         """Finished runs by name, one after the other: thousands need not be held at once.
@@ -165,15 +156,11 @@ class Store:
         hits = [r for r in runs if r.startswith(text)] or [r for r in runs if text in r]
         if len(hits) == 1:
             return hits[0]
-        if not hits:
-            raise RecordError(
-                f"No run in {self.folder} is called {text!r} ({len(runs)} are there).",
-                "`fusionbench leaderboard` shows what the store holds; --store names another.",
-            )
-        shown = ", ".join(hits[:5]) + (", ..." if len(hits) > 5 else "")
+        shown = f": {', '.join(hits[:5])}{', …' if len(hits) > 5 else ''}" if hits else ""
         raise RecordError(
-            f"{len(hits)} runs in {self.folder} fit {text!r}: {shown}.",
-            "Give more of the name; its last 12 digits are enough.",
+            f"{len(hits)} of {len(runs)} runs in {self.folder} fit {text!r}{shown}.",
+            "`fusionbench show` lists them, --store names another store; the last 12 digits of a "
+            "run are enough.",
         )
 
     @contextmanager
@@ -247,10 +234,6 @@ class Store:
 def is_run_name(text: str) -> bool:
     """Whether a run could be called so; what could not never becomes part of a path."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,239}", text) is not None
-
-
-def _temporary_checkpoint(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.tmp")
 
 
 def _is_held(path: Path) -> bool:

@@ -60,7 +60,7 @@ def verify(store: Store, *, recompute: bool = False, progress: Progress = SILENT
             with noted(problems, path):
                 record = read_record(path)
                 with noted(problems, store.beside(path, "predictions")):
-                    predictions = store.predictions_of(record)
+                    predictions = store.predictions(record)
                     records += 1
                     if recompute and record.result is not None:
                         count, wrong = _recomputed(record.result, predictions)

@@ -46,7 +46,7 @@ WRONG_USE = [
 ]
 
 FAILED = [
-    (["show", "nothing", "--store", "nowhere"], "No run in nowhere is called 'nothing'"),
+    (["show", "nothing", "--store", "nowhere"], "0 of 0 runs in nowhere fit 'nothing'"),
     (["leaderboard", "--store", "nowhere"], "There is no finished run in nowhere. fusionbench run"),
     (["data", "prepare", "pad-ufes-20", "no.zip"], "There is no archive or folder at no.zip."),
 ]

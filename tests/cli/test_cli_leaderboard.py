@@ -138,7 +138,7 @@ def test_show_of_a_failed_run(cli, store: Path) -> None:
 
 @pytest.mark.parametrize(
     ("part", "message"),
-    [("_sgmc_", "6 runs in "), ("other-name", "is called 'other-name' (9 are there)")],
+    [("_sgmc_", "6 of 9 runs in "), ("other-name", "0 of 9 runs in ")],
 )
 def test_show_of_several_or_none_is_refused(cli, store: Path, part: str, message: str) -> None:
     answer = cli("show", part, "--store", store)
