@@ -97,7 +97,7 @@ def _option(setting: Setting, defaults: bool) -> Callable[[F], F]:
     annotation: Any = setting.field.annotation
     default = setting.field.default
     metavar = setting.metavar or {int: "N", float: "X", str: "NAME"}.get(annotation)
-    attributes: dict[str, Any] = {"help": setting.text, "metavar": metavar}
+    attributes: dict[str, Any] = {"help": setting.field.description, "metavar": metavar}
     if setting.name == "params":
         attributes |= {"multiple": True, "callback": lambda ctx, param, v: parse_assignments(v)}
     elif annotation is bool:
@@ -119,7 +119,7 @@ def rows_of_settings() -> list[dict[str, str]]:
             "part": setting.part or "run",
             "default": DEFAULTS.get(repr(setting.field.default), str(setting.field.default)),
             "choices": ", ".join(_choices(setting.field.annotation)),
-            "summary": setting.text,
+            "summary": setting.field.description or "",
         }
         for setting in SETTINGS.values()
     ]

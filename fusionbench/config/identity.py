@@ -300,7 +300,7 @@ class Identity(RowIdentity):
             self.seed == expected.config.seed
             and expected.fusion.fits(method.fusion)
             and method.backbone in (None, expected.config.method.backbone)
-            and (method.weights is None or _same_weights(method.weights, expected.weights))
+            and (method.weights is None or expected.starts_from(method.weights))
             and len(losses) == len(expected.losses)
             and all(e.fits(loss) for e, loss in zip(expected.losses, losses, strict=True))
             and all(expected.settings[n] == value for n, value in self.row.settings.items())
@@ -340,6 +340,10 @@ class Expected:
     losses: tuple[ExpectedPlugin, ...]
     settings: Mapping[str, Any]  # as RowIdentity.settings
 
+    def starts_from(self, recorded: str) -> bool:
+        """Whether an identity has these starting weights; it holds the start of a digest."""
+        return recorded.partition(":")[0] == self.weights or self.weights.startswith(recorded)
+
     @classmethod
     def of(cls, config: RunConfig, plugins: Sequence[str | Path] = ()) -> Expected:
         """Raises UsageError for a name that is not known.
@@ -353,10 +357,9 @@ class Expected:
             params = {k: v for k, v in params.items() if k.startswith("fusion.")}
         owned = split_params(params, names)
         losses = []
-        for name in names:
-            loss = registry.find("losses", name, plugins)
+        for loss in (registry.find("losses", name, plugins) for name in names):
             shared = {k: v for k, v in owned["loss"].items() if k in loss.defaults}
-            own = shared | owned[f"loss.{name}"]
+            own = shared | owned[f"loss.{loss.name}"]
             losses.append(ExpectedPlugin(loss.kind, loss.name, loss.defaults, own))
         config = config.changed(recipe=key_of(config.training.recipe))
         arguments = {f"{o}_args": plain_json(literal_params(owned[o], o)) for o in OWNERS}
@@ -393,18 +396,12 @@ _reader: Callable[[type], TypeAdapter[Any]] = lru_cache(TypeAdapter)
 def _expected_weights(weights: str) -> str:
     """ "none", "imagenet", or "file:" and the digest of a file: its content counts. "file" where
     the file is not at hand: a run from any file may then be the one."""
-    path = Path(weights)
     if weights in ("none", "imagenet"):
         return weights
-    if not path.is_file():
+    if not Path(weights).is_file():
         return "file"
-    with path.open("rb") as file:
+    with Path(weights).open("rb") as file:
         return f"file:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-
-
-def _same_weights(recorded: str, expected: str) -> bool:
-    """An identity has the start of a digest."""
-    return recorded.partition(":")[0] == expected or expected.startswith(recorded)
 
 
 @lru_cache(maxsize=4096)

@@ -128,14 +128,12 @@ def read_recipe(path: Path) -> Recipe:
 
 def own_params(config: RunConfig, losses: Iterable[str]) -> dict[str, Param]:
     """The run's params without what the recipe sets for a loss that this run does not have."""
-    params = config.method.params
-    recipe, losses = find_recipe(config.training.recipe), tuple(losses)
-    strange = {
-        key
-        for key, value in recipe.params.items()
-        if key.startswith("loss.") and key.split(".")[1] not in losses and params.get(key) == value
+    stated, losses = find_recipe(config.training.recipe).params.items(), tuple(losses)
+    return {
+        key: value
+        for key, value in config.method.params.items()
+        if (key, value) not in stated or not key.startswith("loss.") or key.split(".")[1] in losses
     }
-    return {key: value for key, value in params.items() if key not in strange}
 
 
 def changes(config: RunConfig) -> dict[str, Any]:

@@ -224,15 +224,12 @@ class RunConfig(_Settings):
 
     def changed(self, *, strict: bool = False, **settings: Any) -> RunConfig:
         """The same with other values for some settings, by name. Raises as `of` does."""
-        parts: dict[str, dict[str, Any]] = {}
+        whole = self.model_dump()
         for name, value in settings.items():
             if name not in SETTINGS:
                 raise UsageError(*unknown_name("setting", name, SETTINGS))
-            parts.setdefault(SETTINGS[name].part, {})[name] = value
-        whole = self.model_dump()
-        whole |= parts.pop("", {})
-        for part, values in parts.items():
-            whole[part] |= values
+            part = SETTINGS[name].part
+            (whole[part] if part else whole)[name] = value
         # As JSON: there a list is a tuple, even where types are strict.
         return RunConfig.model_validate_json(json.dumps(whole, default=str), strict=strict)
 
@@ -253,10 +250,6 @@ class Setting:
     metavar: str
     in_recipe: bool
     of_metadata: bool
-
-    @property
-    def text(self) -> str:
-        return self.field.description or ""
 
     @property
     def reaches_controls(self) -> bool:

@@ -5,17 +5,7 @@
     Record.of(identity, Result or Failure, environment, measured) -> Record
     Predictions(ids, parts, fold, labels, probabilities, classes, groups, lesions)
 
-    store = Store(folder)
-    store.has(run_id) -> bool                       a success is there
-    store.write(record, predictions) -> Record      the record as stored (predictions_sha256 set)
-    store.write_failure(record) -> Record           a record with status "failed"
-    store.write_weights(run_id, data: bytes) -> Path            before write(); safetensors bytes
-    store.read(run_id) -> Record                    strict; the failure where there is no success
-    store.predictions(run_id) -> Predictions        verified against the record's sha256
-    store.records(problems) -> Iterator[Record]     one after the other; bad files into that list
-    store.path(kind, run_id) -> Path                where that file of a run is, or would be
-    store.find(text) -> str                         the one run_id that starts with / contains text
-    with store.lock(run_id): ...                    raises BusyError where another process has it
+    Store(folder)                                               has, write, read, find, lock, ...
 
 Around it: verify.verify, merge.merge, leftovers.leftovers (`fusionbench store`). Where merging
 finds other numbers for a run, they are kept in conflicts/, which nothing here counts. The layout,
