@@ -296,6 +296,26 @@ def test_the_default_columns_are_the_papers() -> None:
         assert f"= {name}" in text
 
 
+def test_a_mean_over_fewer_classes_is_said() -> None:
+    """Each distinct number of classes, and the folds with it; nothing where all are there."""
+    held = {"bacc": 0.5, "auc_ovr_macro": 0.5, "acc": 0.5}
+    lacks = {3: ["MEL"], 4: ["MEL", "BCC"]}
+    recalls = [
+        {f"recall/{c}": None if c in lacks.get(k, ()) else 0.5 for c in ("ACK", "BCC", "MEL")}
+        for k in range(5)
+    ]
+    found = blocks(
+        record(held | recalls[k], fold=k, fusion=fusion) for fusion in ("a", "b") for k in range(5)
+    )
+    said = "mean over 1 of 3 classes in 1 fold and 2 of 3 classes in 1 fold"
+    for format_ in ("markdown", "latex", "json"):
+        assert f"BACC and AUC: {said}" in render(found, format_)
+    assert f" AUC: {said}" in render(found, "markdown", metrics=["acc", "auc_ovr_macro"])
+    assert "mean over" not in render(found, "markdown", metrics=["acc"]).replace("Mean over", "")
+    whole = blocks(record(held | recalls[0], fold=k) for k in range(5))
+    assert "classes in" not in render(whole, "markdown")
+
+
 def test_metrics_are_chosen_by_exact_name() -> None:
     text = render(full(), "markdown", metrics=["nll", "recall/MEL"])
     header = next(line for line in text.splitlines() if line.startswith("| Method"))

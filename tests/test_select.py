@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from made_up_records import control, record
 
+from fusionbench.analysis.ranking import candidates
 from fusionbench.errors import UsageError
-from fusionbench.leaderboard import blocks
+from fusionbench.leaderboard import blocks, sheets
 from fusionbench.leaderboard.select import select_row
 
 RECORDS = [
@@ -59,3 +60,24 @@ def test_none_is_an_error_with_the_nearest() -> None:
         select_row([], "concat")
     with pytest.raises(UsageError):
         select_row(BLOCKS, " ")
+
+
+def test_rows_on_two_views_are_told_apart_wherever_blocks_are_named() -> None:
+    """One dataset on two views: in headings, among candidates and where one stands for the other;
+    a dataset on one view is named without it."""
+    found = blocks(
+        record(dataset=dataset, fold=k, data_fingerprint=view, settings={"view": view})
+        for dataset, views in (("derm7pt", ("clinical", "dermoscopic")), ("one", ("clinical",)))
+        for view in views
+        for k in range(2)
+    )
+    places = [
+        "derm7pt / grouped-5fold, clinical",
+        "derm7pt / grouped-5fold, dermoscopic",
+        "one / grouped-5fold",
+    ]
+    assert [sheet.heading for sheet in sheets(found)] == places
+    with pytest.raises(UsageError) as raised:
+        select_row(found[:2], "sgmc")
+    assert all(f", {place}" in raised.value.message for place in places[:2])
+    assert candidates(found)[1] == [f"{places[1]}: {places[0]} stands for it"]

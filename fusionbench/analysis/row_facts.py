@@ -44,7 +44,7 @@ def row_facts(block: Block, row: Row) -> dict[str, Any]:
 
 def place(of: Block | RowFacts) -> str:
     """`pad-ufes-20 / grouped-5fold`, with the warning where only a part of the data is here."""
-    text = f"{of.dataset} / {of.protocol}"
+    text = of.place if isinstance(of, Block) else f"{of.dataset} / {of.protocol}"
     if of.complete_data:
         return text
     return f"{text}, {subset(of.n_rows_used, of.n_rows_dataset, of.dataset)}"

@@ -96,7 +96,7 @@ def leaderboard_command(
     from fusionbench.cli import terminal
     from fusionbench.cli.reading import Reading
     from fusionbench.files import write_output
-    from fusionbench.leaderboard import Terminal, chosen, render, without_controls
+    from fusionbench.leaderboard import Terminal, check_held, chosen, render, without_controls
 
     names = tuple(listed(metrics)) or None
     chosen([sort, *(names or ())])
@@ -111,6 +111,7 @@ def leaderboard_command(
     )
     reading.report(some=declared is None)
     blocks = blocks if controls else without_controls(blocks)
+    check_held([sort, *(names or ())], blocks)
     below = _published(blocks, published, declared)
     if declared is not None and format_ not in ("csv", "json"):
         names = names or declared.columns or None

@@ -49,14 +49,16 @@ def rank_command(
     from fusionbench.cli import terminal
     from fusionbench.cli.reading import Reading
     from fusionbench.errors import UsageError
-    from fusionbench.leaderboard.table_model import chosen
+    from fusionbench.leaderboard.table_model import check_held, chosen
     from fusionbench.stats.ranks import FORMATS, diagram
 
     chosen([metric])  # refuses an unknown name before anything is read
     if output is not None and output.suffix.lower() not in FORMATS:
         raise UsageError(f"--output {output}: end it in {' or '.join(FORMATS)}.")
     reading = Reading(store, datasets, protocols)
-    ranking = rank(reading.blocks(some=True), metric, alpha=alpha)
+    rows = reading.blocks(some=True)
+    check_held([metric], rows)
+    ranking = rank(rows, metric, alpha=alpha)
     if output is not None:
         diagram(
             ranking.test, output, f"Average rank by {metric}, {ranking.test.n_datasets} datasets"

@@ -26,7 +26,7 @@ from fusionbench.leaderboard.published import PublishedRow, Value
 from fusionbench.leaderboard.published_comparison import PublishedBlock, beside
 from fusionbench.leaderboard.render import FORMATS, render, sheets
 from fusionbench.leaderboard.rows import blocks, has_level, without_controls
-from fusionbench.leaderboard.table_model import PAPER, Sheet, chosen
+from fusionbench.leaderboard.table_model import PAPER, Sheet, check_held, chosen
 from fusionbench.leaderboard.terminal import Terminal
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "Value",
     "beside",
     "blocks",
+    "check_held",
     "chosen",
     "declared_blocks",
     "has_level",

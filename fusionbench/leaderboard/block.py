@@ -244,6 +244,12 @@ class Block:
     title: str = ""  # of the declared table that the block is
     note: str = ""  # what a reader of that table must know first
     level: LevelName = "image"  # what is counted: photographs, or lesions over theirs
+    view: str = ""  # of the photographs, where other blocks of the dataset have another view
+
+    @property
+    def place(self) -> str:
+        """`derm7pt / fixed, dermoscopic`: what tells it from other blocks."""
+        return f"{self.dataset} / {self.protocol}{f', {self.view}' if self.view else ''}"
 
     @cached_property
     def parts(self) -> tuple[str, ...]:

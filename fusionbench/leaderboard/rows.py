@@ -86,12 +86,14 @@ def blocks(
             continue
         row, on = record.identity.row, record.identity.data
         row = identities.setdefault(row.digest, row)
-        data: tuple[str, ...] = (on.dataset, on.protocol, on.fingerprint, on.split_hash)
+        data: tuple[str, ...] = (on.dataset, on.protocol, on.fingerprint, on.split_hash, on.view)
         data = shared.setdefault(data, data)
         finished[record.run_id] = (data, row.digest, _slim(record, level, shared))
     by_data: dict[tuple[str, ...], dict[str, list[_Run]]] = defaultdict(lambda: defaultdict(list))
+    views: dict[str, set[str]] = defaultdict(set)
     for _, (data, key, run) in sorted(finished.items()):
         by_data[data][key].append(run)
+        views[data[0]].add(data[-1])
 
     found: list[Block] = []
     for data, configurations in by_data.items():
@@ -106,7 +108,8 @@ def blocks(
         ]
         candidates.sort(key=lambda item: (-len(item[0]), item[1].key))
         for rows in _consistent([(cohorts, (row, used)) for cohorts, row, used in candidates]):
-            found.append(_block(data, [row for row, _ in rows], rows[0][1], sort, level))
+            block = _block(data, [row for row, _ in rows], rows[0][1], sort, level)
+            found.append(block if len(views[data[0]]) > 1 else replace(block, view=""))
     return sorted(
         found,
         key=lambda b: (
@@ -241,7 +244,7 @@ def _block(
         value = sign * found.mean if row.ranked and found else math.inf
         return (not row.ranked, value, row.fusion, row.backbone or "", row.loss or "", row.key)
 
-    dataset, protocol, fingerprint, split = data
+    dataset, protocol, fingerprint, split, view = data
     return Block(
         dataset=dataset,
         data_fingerprint=fingerprint,
@@ -252,6 +255,7 @@ def _block(
         n_rows_used=used[2],
         rows=tuple(sorted(with_gains(with_differences(rows), sort), key=rank)),
         level=level,
+        view=view,
     )
 
 

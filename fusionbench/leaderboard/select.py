@@ -48,7 +48,7 @@ def select_row(blocks: Sequence[Block], text: str) -> tuple[Block, Row]:
 
 def _several(text: str, found: Sequence[tuple[Block, Row]]) -> str:
     lines = [
-        f"  {row.key}  {row.name}, {block.dataset} / {block.protocol}"
+        f"  {row.key}  {row.name}, {block.place}"
         + "".join(f", {k}={v}" for k, v in row.differences.items())
         for block, row in found[:SHOWN]
     ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fusionbench.errors import UsageError
-from fusionbench.leaderboard.block import Stat
+from fusionbench.leaderboard.block import Block, Stat
 from fusionbench.leaderboard.marks import SIGN
 from fusionbench.metrics.names import METRICS, Metric, describe, is_known, listed
 from fusionbench.plugin.registry import unknown_name
@@ -136,3 +136,14 @@ def chosen(metrics: Sequence[str] | None) -> tuple[Metric, ...]:
         message, remedy = unknown_name("metric", name, exact or every)
         raise UsageError(message, f"Did you mean {' or '.join(exact)}?" if exact else remedy)
     return tuple(map(describe, metrics or PAPER))
+
+
+def check_held(metrics: Iterable[str], blocks: Iterable[Block]) -> None:
+    """Raises UsageError for a metric that no run of the blocks holds, such as another dataset's
+    class."""
+    parts = [part for block in blocks for row in block.rows for part in row.parts.values()]
+    runs = [run for part in parts for run in part.runs.values()]
+    for name in metrics if runs else ():
+        if not any(name in run for run in runs):
+            known = dict.fromkeys(held for run in runs for held in run)
+            raise UsageError(*unknown_name("metric in these runs", name, known))

@@ -171,7 +171,8 @@ def mixed(tmp_path: Path) -> Path:
             update: dict[str, object] = {"verdict": "leaky: patients 54 %"}
             if made.identity.method.fusion.name == "sgmc":
                 level = Level(n=6, metrics={"bacc": 0.625, "acc": 0.5}, confusion=part.confusion)
-                update["parts"] = {"test": structs.replace(part, lesions=level)}
+                metrics = part.metrics | {"nll_scaled": 1.0}
+                update["parts"] = {"test": structs.replace(part, lesions=level, metrics=metrics)}
                 update["temperature"] = 1.25
             result = structs.replace(made.result, **update)
             kept.write(structs.replace(made, result=result), predictions)
@@ -219,6 +220,17 @@ def test_per_class_metrics_are_columns(cli, mixed: Path) -> None:
     ):
         answer = cli("leaderboard", "--store", mixed, "--metrics", bad)
         assert answer.code == 2 and near in answer.err, answer.err
+
+
+def test_a_metric_that_no_run_holds_is_refused(cli, mixed: Path) -> None:
+    """A class that no row has, in columns, in the order of rows and in ranks; null is held."""
+    for command in (["leaderboard", "--metrics"], ["leaderboard", "--sort"], ["rank", "--metric"]):
+        answer = cli(*command, "recall/MELL", "--store", mixed)
+        assert (answer.code, answer.out) == (2, ""), answer.err
+        assert "There is no metric in these runs called 'recall/MELL'" in answer.err
+        assert "recall/MEL" in answer.err.partition("Did you mean")[2]
+    names = ("--metrics", "bacc,recall/MEL", "--sort", "recall/MEL")
+    assert cli("leaderboard", "--store", mixed, *names).code == 0
 
 
 def test_show_says_what_the_audit_found_and_counts_lesions(cli, mixed: Path) -> None:
