@@ -117,7 +117,7 @@ def test_a_file_is_read_into_rows(tmp_path: Path) -> None:
         ("0.01,", "1.5,", "no fraction"),
         (",50,", ",0,", "greater than or equal to 1"),
         (",50,", ",many,", "valid integer"),
-        ("bacc", "auc", "no exact metric name"),
+        ("bacc", "auc", "no metric called 'auc'"),
         ("A et al.", "", "at least 1 character"),
         ("https://doi.org/10.1/x", "10.1/x", "pattern"),
         ("paper,", "certain,", "'paper', 'secondary' or 'seed'"),
@@ -132,7 +132,7 @@ def test_a_bad_line_is_named(tmp_path: Path, old: str, new: str, said: str) -> N
     with pytest.raises(DataError) as caught:
         published.load(file(tmp_path, GOOD, GOOD.replace(old, new)))
     (problem,) = caught.value.problems
-    assert problem["row"] == 3 and said in str(problem["problem"])
+    assert str(problem["field"]).startswith("line 3") and said in str(problem["problem"])
     assert "published.csv" in caught.value.message and caught.value.remedy
 
 
@@ -145,7 +145,8 @@ def test_every_bad_line_is_listed(tmp_path: Path) -> None:
     ]
     with pytest.raises(DataError) as caught:
         published.load(file(tmp_path, *bad))
-    assert [p["row"] for p in caught.value.problems] == [2, 3, 3, 5]
+    fields = [p["field"] for p in caught.value.problems]
+    assert fields == ["line 2", "line 3 metric", "line 3 samples", "line 5"]
     assert "repeats the number of line 4" in str(caught.value.problems[-1]["problem"])
 
 

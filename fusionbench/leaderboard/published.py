@@ -21,13 +21,14 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
+from fusionbench.config.problems import bad_file, problems_of
 from fusionbench.errors import DataError
-from fusionbench.metrics.names import METRICS, describe, is_known
+from fusionbench.metrics.names import describe
 from fusionbench.plugin.registry import builtin_root
+from fusionbench.tables.schema import MetricName
 
 Grade = Literal["paper", "secondary", "seed"]
 GRADES: dict[Grade, str] = {
@@ -48,20 +49,11 @@ class PublishedNumber(BaseModel):
     method: str = Field(min_length=1)
     backbone: str = Field(min_length=1)  # "-" where there is none, or the source does not say
     dataset: str = Field(min_length=1)
-    metric: str
+    metric: MetricName
     source: str = Field(min_length=1)
     url: str = Field(pattern=r"^https?://[^\s/]+\.[^\s]+$")
     grade: Grade
     note: str
-
-    @field_validator("metric")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if not is_known(name):
-            raise ValueError(
-                f"is no exact metric name; there are {', '.join(METRICS)} and recall/<CLASS>"
-            )
-        return name
 
     @model_validator(mode="after")
     def _fractions(self) -> PublishedNumber:
@@ -145,53 +137,34 @@ Number = TypeVar("Number", bound=PublishedNumber)
 
 def _read(path: Path, model: type[Number], once: tuple[str, ...]) -> list[Number]:
     """Every line as `model`; no two of them alike in the columns `once`."""
+    remedy = "leaderboards/README.md describes the columns."
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            names = reader.fieldnames or []
             lines = [(reader.line_num, raw) for raw in reader]
+            names = reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}.", "It must be a UTF-8 csv file."
-        ) from None
+        raise DataError(f"{path} cannot be read as csv: {error}.", remedy) from None
     if sorted(names) != sorted(model.model_fields):
-        raise DataError(
-            f"{path} has the columns {', '.join(names) or 'none'}.",
-            f"It must have {', '.join(model.model_fields)}, each once.",
-        )
-    numbers: list[Number] = []
-    problems: list[dict[str, object]] = []
-    first: dict[tuple[object, ...], int] = {}
-    for row, raw in lines:
+        columns = ", ".join(model.model_fields)
+        raise bad_file(path, [("header", f"its columns must be {columns}, each once")], remedy)
+    numbers: dict[tuple[object, ...], tuple[int, Number]] = {}
+    problems: list[tuple[str, str]] = []
+    for line, raw in lines:
+        # A line that is too short or too long has None among its cells or keys.
+        if None in raw or None in raw.values():
+            problems.append((f"line {line}", f"has not {len(names)} cells"))
+            continue
         try:
-            # A line that is too short or too long has None among its cells or keys.
-            if None in raw or None in raw.values():
-                raise ValueError(f"has not {len(names)} cells")
             number = model.model_validate({name: cell.strip() for name, cell in raw.items()})
-            if (line := first.setdefault(tuple(getattr(number, n) for n in once), row)) != row:
-                raise ValueError(f"repeats the number of line {line}")
-            numbers.append(number)
-        except ValueError as error:
-            # A ValidationError is one, and holds several.
-            details: list[Any] = (
-                error.errors() if isinstance(error, ValidationError) else [{"msg": error}]
-            )
+        except ValidationError as error:
             problems += [
-                {
-                    "file": path.name,
-                    "row": row,
-                    "column": ".".join(map(str, detail.get("loc", ()))),
-                    "value": str(detail.get("input", ""))[:80] if detail.get("loc") else "",
-                    "problem": str(detail["msg"]).removeprefix("Value error, "),
-                }
-                for detail in details
+                (f"line {line} {field}".rstrip(), text) for field, text in problems_of(error)
             ]
+            continue
+        first, _ = numbers.setdefault(tuple(getattr(number, n) for n in once), (line, number))
+        if first != line:
+            problems.append((f"line {line}", f"repeats the number of line {first}"))
     if problems:
-        rows = ", ".join(str(n) for n in dict.fromkeys(p["row"] for p in problems))
-        raise DataError(
-            f"{path} has {len(problems)} problems, in lines {rows}: {problems[0]['problem']}"
-            + ("; …" if len(problems) > 1 else "."),
-            "leaderboards/README.md describes the columns.",
-            problems,
-        )
-    return numbers
+        raise bad_file(path, problems, remedy)
+    return [number for _, number in numbers.values()]

@@ -7,11 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fusionbench.config.run_config import RunConfig
-from fusionbench.plugin.registry import key_of
+from fusionbench.metrics.names import METRICS, is_known
+from fusionbench.plugin.registry import key_of, unknown_name
 
+
+def _known(name: str) -> str:
+    if not is_known(name):
+        raise ValueError(" ".join(unknown_name("metric", name, METRICS)))
+    return name
+
+
+MetricName = Annotated[str, AfterValidator(_known)]
 Text = Annotated[str, Field(min_length=1)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)]
 Folds = tuple[Annotated[int, Field(ge=0)], ...]
@@ -69,7 +78,7 @@ class DeclaredTable(_TablePart):
     protocol: str = ""  # "": the card's default
     seeds: Seeds = (0,)
     folds: Folds = ()  # (): all of the protocol's
-    columns: tuple[Text, ...] = ()  # exact metric names; (): those of the papers' tables
+    columns: tuple[MetricName, ...] = ()  # (): those of the papers' tables
     settings: dict[str, Any] = {}
     rows: tuple[TableRow, ...] = Field(min_length=1)
     published: PublishedFilter | None = None  # None: none

@@ -14,8 +14,7 @@ from fusionbench.config.run_config import SETTINGS, RunConfig, without_effect
 from fusionbench.config.run_config import problems as setting_problems
 from fusionbench.data.locate import open_card
 from fusionbench.errors import FusionbenchError, UsageError
-from fusionbench.metrics.names import METRICS, describe
-from fusionbench.plugin.registry import KINDS, METHODS, Entry, discover, key_of, unknown_name
+from fusionbench.plugin.registry import KINDS, discover, find, find_method, key_of, unknown_name
 from fusionbench.tables.schema import DeclaredTable, Overrides
 from fusionbench.tables.variants import apply, config_of, is_control
 
@@ -30,11 +29,6 @@ STATED = ("fusion", "backbone", "loss")
 
 def check(table: DeclaredTable, plugins: Sequence[str | Path]) -> Problems:
     """The problems of the table and of its small version."""
-    for i, name in enumerate(table.columns):
-        try:
-            describe(name)
-        except KeyError:
-            yield f"columns[{i}]", " ".join(unknown_name("metric", name, METRICS))
     yield from _repeated("columns", table.columns)
     yield from _repeated("seeds", table.seeds)
     yield from _repeated("folds", table.folds)
@@ -64,12 +58,12 @@ def check_variant(table: DeclaredTable, plugins: Sequence[str | Path]) -> Proble
     if misplaced := [*_misplaced("settings", table.settings)]:
         yield from misplaced
         return  # every row would say it again
-    entries = {kind: discover(kind, plugins) for kind in KINDS}
+    controls = discover("controls", plugins)
     first: dict[str, str] = {}
     for i, row in enumerate(table.rows):
         where = f"rows[{i}] ({row.label})"
         problems = [*_misplaced(where, row.settings)]
-        if is_control(table, row, entries["controls"]):
+        if is_control(table, row, controls):
             for name in without_effect(row.settings):
                 field = name if name in SETTINGS else f"params.{name}"
                 problems.append((f"{where}.{field}", "has no effect on a control"))
@@ -81,8 +75,8 @@ def check_variant(table: DeclaredTable, plugins: Sequence[str | Path]) -> Proble
         if problems:
             continue
         try:
-            config = config_of(table, row, table.seeds[0], entries["controls"])
-            _check_names(config, entries)
+            config = config_of(table, row, table.seeds[0], controls)
+            _check_names(config, plugins)
         except ValidationError as error:
             yield from ((f"{where}.{name}", text) for name, text in setting_problems(error))
         except (FusionbenchError, TypeError, ValueError) as error:
@@ -94,29 +88,21 @@ def check_variant(table: DeclaredTable, plugins: Sequence[str | Path]) -> Proble
             first.setdefault(same, row.label)
 
 
-def _check_names(config: RunConfig, known: Mapping[str, dict[str, Entry]]) -> None:
+def _check_names(config: RunConfig, plugins: Sequence[str | Path]) -> None:
     """Method, losses and the names of their settings, from source text alone."""
-    methods = {name: entry for kind in METHODS for name, entry in known[kind].items()}
-    method = _find("fusion", config.method.fusion, methods)
-    losses: dict[str, Entry] = {}
-    params = config.method.params
+    method = find_method(config.method.fusion, plugins)
+    entries, names, params = {"fusion": method}, list[str](), config.method.params
     if method.uses_images:
         names = [key_of(name) for name in config.method.loss.split("+")]
-        losses = {name: _find("loss", name, known["losses"]) for name in names}
+        entries |= {f"loss.{name}": find("losses", name, plugins) for name in names}
         params = own_params(config, names)
-    owned = split_params(params, losses)
-    for owner, entry in {"fusion": method, **{f"loss.{n}": e for n, e in losses.items()}}.items():
+    owned = split_params(params, names)
+    for owner, entry in entries.items():
         settings = [name for name, _ in entry.parameters]
         for name in owned[owner]:
             if name not in settings and entry.entry_point is None:
                 what = f"setting of {KINDS[entry.kind].lower()} {entry.name}"
                 raise UsageError(*unknown_name(what, name, settings or ["(none)"]))
-
-
-def _find(kind: str, name: str, entries: Mapping[str, Entry]) -> Entry:
-    if key_of(name) not in entries:
-        raise UsageError(*unknown_name(kind, name, entries))
-    return entries[key_of(name)]
 
 
 def _misplaced(where: str, settings: Mapping[str, Any]) -> Problems:
