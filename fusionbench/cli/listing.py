@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -56,23 +56,15 @@ def list_command(topic: str | None, pattern: str, plugins: tuple[Path, ...], as_
 def rows_of(topic: str, plugins: tuple[Path, ...] = ()) -> Rows:
     """One dict per entry of a topic; `name` is what the command line takes."""
     if topic in registry.KINDS:
-        return [
-            {
-                "name": entry.name,
-                "summary": entry.summary,
-                "parameters": dict(entry.parameters),
-                "origin": entry.origin,
-                "broken": entry.broken,
-            }
-            for entry in registry.discover(topic, plugins).values()
-        ]
+        names = ("name", "summary", "parameters", "origin", "broken")
+        entries = registry.discover(topic, plugins).values()
+        return [_picked(e, names) | {"parameters": dict(e.parameters)} for e in entries]
     if topic == "backbones":
         return [{"name": name} for name in backbone_names()]
     if topic == "metrics":
         from fusionbench.metrics.names import listed
 
-        names = ("name", "title", "better", "definition")
-        return [{name: getattr(metric, name) for name in names} for metric in listed()]
+        return [_picked(metric, ("name", "title", "better", "definition")) for metric in listed()]
     if topic == "settings":
         from fusionbench.cli.setting_options import rows_of_settings
 
@@ -91,6 +83,10 @@ def rows_of(topic: str, plugins: tuple[Path, ...] = ()) -> Rows:
 
     describe = _dataset if topic == "datasets" else _protocols
     return _read(registry.dataset_cards(plugins), read_card, describe)
+
+
+def _picked(item: object, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(item, name) for name in names}
 
 
 def _read(
@@ -132,12 +128,8 @@ def _recipes() -> Rows:
 
     return [
         {
-            "name": recipe.name,
-            "title": recipe.title,
+            **_picked(recipe, ("name", "title", "differences", "settings", "params")),
             "source": recipe.source.model_dump(mode="json"),
-            "differences": list(recipe.differences),
-            "settings": dict(recipe.settings),
-            "params": dict(recipe.params),
             "status": {key: setting.status for key, setting in recipe.stated.items()},
             "notes": {key: s.note for key, s in recipe.stated.items() if s.note},
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import click
 from rich.filesize import decimal
 
 from fusionbench.cli.options import json_option, store_option
+from fusionbench.config.identity import leaves
 from fusionbench.config.wording import duration
 
 if TYPE_CHECKING:
@@ -154,12 +155,10 @@ def _measured(measured: Measured) -> str:
     return ", ".join([*parts, f"started {measured.started}"] if measured.started else parts)
 
 
-def _pairs(values: object) -> str:
-    if isinstance(values, list | tuple):
-        return "[" + ", ".join(map(str, values)) + "]"
-    if not isinstance(values, dict):
-        return str(values)
-    return ", ".join(
-        f"{k}={{{_pairs(v)}}}" if isinstance(v, dict) else f"{k}={_pairs(v)}"
-        for k, v in values.items()
-    )
+def _pairs(values: Mapping[str, object]) -> str:
+    """`ce.class_weights=none, columns=[age, region]`"""
+    texts = {
+        name: f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else value
+        for name, value in leaves(values, lists=False)
+    }
+    return ", ".join(f"{name}={text}" for name, text in texts.items())

@@ -70,16 +70,22 @@ def canonical_json(value: object) -> str:
     return _SPELLED.encode(plain_json(value))
 
 
-def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of everything in plain JSON."""
+def leaves(value: Any, name: str = "", *, lists: bool = True) -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of everything in plain JSON. `lists=False`: a list is one value."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from leaves(inner, f"{name}.{key}" if name else key)
-    elif isinstance(value, list | tuple):
+            yield from leaves(inner, f"{name}.{key}" if name else str(key), lists=lists)
+    elif lists and isinstance(value, list | tuple):
         for i, inner in enumerate(value):
             yield from leaves(inner, f"{name}[{i}]")
     else:
         yield name, value
+
+
+def flat_text(value: Any, name: str = "") -> dict[str, str]:
+    """Dotted name -> text, other values than text as JSON."""
+    pairs = leaves(value, name, lists=False)
+    return {key: one if isinstance(one, str) else canonical_json(one) for key, one in pairs}
 
 
 def changes(one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:

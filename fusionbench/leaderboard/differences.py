@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
-from fusionbench.config.identity import canonical_json
+from fusionbench.config.identity import flat_text
 from fusionbench.config.plugin_settings import literal_params
 from fusionbench.config.recipe import OWNERS, find_recipe
 from fusionbench.config.run_config import RunConfig
@@ -81,14 +81,14 @@ def _settings(row: Row) -> dict[str, dict[str, str]]:
     training.pop("shuffle_metadata")  # the row's remarks say it
     losses: dict[str, str] = {}
     for loss in method.losses:
-        losses |= _flat(loss.params, f"loss.{loss.name}")
+        losses |= flat_text(loss.params, f"loss.{loss.name}")
         losses[f"{loss.name}.source"] = loss.source[:8]
     return {
-        f"fusion {row.fusion}": _flat(method.fusion.params, "fusion")
+        f"fusion {row.fusion}": flat_text(method.fusion.params, "fusion")
         | {"fusion.source": method.fusion.source[:8]},
         f"loss {row.loss}": losses,
         f"backbone {row.backbone}": {} if method.weights is None else {"weights": method.weights},
-        TRAINING: _flat(training, ""),
+        TRAINING: flat_text(training),
     }
 
 
@@ -115,18 +115,9 @@ def _recipe(name: str) -> Mapping[str, str]:
         recipe, values = find_recipe(name), RunConfig.of(recipe=name).flat()
     except UsageError:
         return {}
-    stated = _flat({key: values[key] for key in recipe.settings}, "")
+    stated = flat_text({key: values[key] for key in recipe.settings})
     for key, text in recipe.params.items():
         owner, _, parameter = key.rpartition(".")
         value = literal_params({parameter: text}, owner)[parameter]
-        stated |= _flat(value, f"{owner}_args.{parameter}" if owner in OWNERS else key)
+        stated |= flat_text(value, f"{owner}_args.{parameter}" if owner in OWNERS else key)
     return stated
-
-
-def _flat(value: object, path: str) -> dict[str, str]:
-    if isinstance(value, dict):
-        found: dict[str, str] = {}
-        for key, inner in value.items():
-            found |= _flat(inner, f"{path}.{key}" if path else str(key))
-        return found
-    return {path: value if isinstance(value, str) else canonical_json(value)}
