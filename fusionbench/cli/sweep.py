@@ -17,7 +17,6 @@ from fusionbench.cli.sweep_output import (
     expectation,
     print_failures,
     print_plan,
-    print_table,
     summary,
 )
 from fusionbench.cli.table_options import overrides_of, table_options, table_settings
@@ -116,6 +115,7 @@ def sweep_command(
     recorded and does not stop the others. Stop it when you like: the same command goes on.
     """
     from fusionbench.cli import terminal
+    from fusionbench.cli.leaderboard import print_blocks
     from fusionbench.tables import Overrides, read_table
 
     if table is None:
@@ -149,7 +149,8 @@ def sweep_command(
     elif dry_run:
         print_plan(planned, expected, retry_failed)
     else:
-        print_table(declared, overrides, execution)
+        records = Store(execution.store).records([])
+        print_blocks(records, execution.plugins, declared, overrides)
     print_failures(outcome, execution.store)
     return 1 if outcome.failures else 0
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusionbench.config.run_config import Execution
 from fusionbench.config.wording import duration, method_name, plural
 
 if TYPE_CHECKING:
     from fusionbench.runs import Forecast, Outcome, Plan
-    from fusionbench.tables import DeclaredTable, Overrides
 
 
 def summary(name: str, outcome: Outcome, expected: Forecast) -> dict[str, Any]:
@@ -119,11 +117,3 @@ def print_failures(outcome: Outcome, store: Path) -> None:
         terminal.print_error(f"{where}: {ended}{failure.message}", look)
     if any(failure.before for failure in outcome.failures):
         terminal.err().print("Runs that failed before were left; --retry-failed repeats them.")
-
-
-def print_table(declared: DeclaredTable, overrides: Overrides, execution: Execution) -> None:
-    from fusionbench.cli.leaderboard import print_blocks
-    from fusionbench.records import Store
-
-    records = Store(execution.store).records([])
-    print_blocks(records, execution.plugins, declared, overrides)

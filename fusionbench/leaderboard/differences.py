@@ -14,7 +14,8 @@ from fusionbench.config.run_config import RunConfig
 from fusionbench.errors import UsageError
 from fusionbench.leaderboard.block import Row
 
-TRAINING = ""  # the owner of settings that no plugin owns
+Owner = tuple[int, str]  # in the order in which settings are told, and a name
+TRAINING = (3, "")  # the owner of settings that no plugin owns
 
 
 def with_differences(rows: Sequence[Row]) -> list[Row]:
@@ -31,48 +32,33 @@ def with_differences(rows: Sequence[Row]) -> list[Row]:
     if len(set(recipes.values())) > 1:
         stated = {r.key: _stated(recipes[r.key], own) for r, own in settings if r.key in recipes}
     # Every setting that one of the rows of that owner has; apart for methods without a network.
-    keys: dict[tuple[str, bool], set[str]] = defaultdict(set)
+    names: dict[tuple[Owner, bool], set[str]] = defaultdict(set)
     for row, own in settings:
         for owner, values in own.items():
-            keys[owner, row.backbone is None] |= values.keys()
-    peers: dict[tuple[str, str], set[str | None]] = defaultdict(set)
-    # Rows that follow their recipe in a setting, and the values of those that do not.
-    following: set[tuple[str, str, str]] = set()
-    on_their_own: dict[tuple[str, str], set[str | None]] = defaultdict(set)
+            names[owner, row.backbone is None] |= values.keys()
+    # Of each row its value, and whether it follows its recipe in it.
+    held: dict[tuple[Owner, str], dict[str, tuple[str | None, bool]]] = defaultdict(dict)
     for row, own in settings:
         recipe = stated.get(row.key, {})
         for owner, values in own.items():
-            for key in keys[owner, row.backbone is None]:
-                peers[owner, key].add(values.get(key))
-                if key in recipe:
-                    follows = values.get(key) == recipe[key]
+            for name in names[owner, row.backbone is None]:
+                if name in recipe:
+                    follows = values.get(name) == recipe[name]
                 else:  # a parameter of another recipe's optimizer or schedule
-                    follows = bool(stated) and owner == TRAINING and key not in values
-                if follows:
-                    following.add((row.key, owner, key))
-                else:
-                    on_their_own[owner, key].add(values.get(key))
-
-    def tells(row: Row, owner: str, key: str) -> bool:
-        if len(peers[owner, key]) < 2 or (row.key, owner, key) in following:
-            return False
-        return key in stated.get(row.key, {}) or len(on_their_own[owner, key]) > 1
-
-    return [
-        replace(
-            row,
-            differences={
-                key: values.get(key, "-")
-                for owner, values in own.items()
-                for key in sorted(keys[owner, row.backbone is None])
-                if tells(row, owner, key)
-            },
-        )
-        for row, own in settings
-    ]
+                    follows = bool(stated) and owner == TRAINING and name not in values
+                held[owner, name][row.key] = values.get(name), follows
+    differences: dict[str, dict[str, str]] = {row.key: {} for row in rows}
+    for (_, name), of_rows in sorted(held.items()):
+        if len({value for value, _ in of_rows.values()}) < 2:
+            continue
+        several = len({value for value, follows in of_rows.values() if not follows}) > 1
+        for key, (value, follows) in of_rows.items():
+            if not follows and (several or name in stated.get(key, {})):
+                differences[key][name] = "-" if value is None else value
+    return [replace(row, differences=differences[row.key]) for row in rows]
 
 
-def _settings(row: Row) -> dict[str, dict[str, str]]:
+def _settings(row: Row) -> dict[Owner, dict[str, str]]:
     """Owner -> its settings, flat, as text. Owners that two rows share are compared."""
     identity = row.identity
     assert identity is not None
@@ -84,10 +70,10 @@ def _settings(row: Row) -> dict[str, dict[str, str]]:
         losses |= flat_text(loss.params, f"loss.{loss.name}")
         losses[f"{loss.name}.source"] = loss.source[:8]
     return {
-        f"fusion {row.fusion}": flat_text(method.fusion.params, "fusion")
+        (0, row.fusion): flat_text(method.fusion.params, "fusion")
         | {"fusion.source": method.fusion.source[:8]},
-        f"loss {row.loss}": losses,
-        f"backbone {row.backbone}": {} if method.weights is None else {"weights": method.weights},
+        (1, str(row.loss)): losses,
+        (2, str(row.backbone)): {} if method.weights is None else {"weights": method.weights},
         TRAINING: flat_text(training),
     }
 
@@ -98,7 +84,7 @@ def _recipe_of(row: Row) -> str | None:
     return None if training is None else training.recipe
 
 
-def _stated(name: str, own: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
+def _stated(name: str, own: Mapping[Owner, Mapping[str, str]]) -> Mapping[str, str]:
     """What the recipe of that name states, by the same flat names as a row's settings."""
     stated = dict(_recipe(name))
     for owner in OWNERS:
