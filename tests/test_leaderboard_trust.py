@@ -29,8 +29,8 @@ from fusionbench.leaderboard import (
     render,
     without_controls,
 )
-from fusionbench.leaderboard.marks import SIGN, alike
 from fusionbench.leaderboard.published import PublishedRow, Value
+from fusionbench.leaderboard.table_model import SIGN
 from fusionbench.records import Record
 
 CE: dict[str, Any] = {
@@ -495,7 +495,7 @@ def test_marks_follow_the_corrected_test(seed: int) -> None:
         if name != keys[best]
     }
     expected = {name for name, p in holm_by_hand(p_values).items() if p >= 0.05}
-    assert {keys[key] for key in alike(block, "bacc")} == expected
+    assert {keys[key] for key in block.alike("bacc")} == expected
     rows_ = data(block, metrics=["bacc"])
     assert {r["fusion"] for r in rows_ if r["metrics"]["bacc"]["not_different"]} == expected
     assert {r["key"] for r in rows_ if r["metrics"]["bacc"]["best"]} == {best}
@@ -524,14 +524,14 @@ def test_what_cannot_be_tested_is_not_marked() -> None:
     # One fold: no spread. Incomplete: not ranked. Optimistic: no rival.
     once = {"folds_expected": 1}
     single = [record({"bacc": v}, fusion=n, result=once) for n, v in (("a", 0.5), ("b", 0.5001))]
-    assert alike(only(single), "bacc") == frozenset()
+    assert only(single).alike("bacc") == frozenset()
     peek = rows(plus(*[0.001] * 5), fusion="peek", result={"flags": ("optimistic: test-best",)})
     block = only(rows(BASE, fusion="a") + rows(BASE[:4], fusion="b") + peek)
-    assert alike(block, "bacc") == frozenset()
+    assert block.alike("bacc") == frozenset()
     # Ties are both best, and bold rather than marked.
     tied = only(rows(BASE, fusion="a") + rows(BASE, fusion="b"))
-    assert len(tied.best("bacc")) == 2 and alike(tied, "bacc") == frozenset()
-    assert alike(tied, "acc") == frozenset()
+    assert len(tied.best("bacc")) == 2 and tied.alike("bacc") == frozenset()
+    assert tied.alike("acc") == frozenset()
 
 
 # ---- lesions

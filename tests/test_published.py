@@ -458,10 +458,10 @@ def test_the_committed_numbers_fit_the_terminal(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width and "…" not in text
     block = text.split("Published numbers")[1]
     for row in shown[0].rows:
-        for name in set(PAPER) & row.row.values.keys():
-            value = row.row.values[name].value
+        for name in set(PAPER) & row.values.keys():
+            value = row.values[name].value
             assert re.search(rf"(?<![\d.]){value * 100:.1f}(?![\d.])", block), (
-                row.row.method,
+                row.method,
                 name,
             )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from fusionbench.analysis.row_facts import RowFacts, place, pooled, row_facts, values_of
 from fusionbench.errors import FusionbenchError, UsageError
-from fusionbench.leaderboard.rows import Block, Row, Stat
+from fusionbench.leaderboard.block import Block, Row, Stat
 from fusionbench.leaderboard.select import select_row
 from fusionbench.metrics.names import SCALED
 from fusionbench.records import Store

@@ -13,7 +13,7 @@ from typing import Any
 from fusionbench.analysis.row_facts import place
 from fusionbench.config.wording import method_name
 from fusionbench.errors import FusionbenchError
-from fusionbench.leaderboard.rows import Block
+from fusionbench.leaderboard.block import Block
 from fusionbench.metrics.names import describe
 from fusionbench.stats.ranks import Friedman, friedman
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 from fusionbench.leaderboard.block import Block, Row
 from fusionbench.leaderboard.declared import declared_blocks
 from fusionbench.leaderboard.published import PublishedRow, Value
-from fusionbench.leaderboard.published_comparison import PublishedBlock, beside
+from fusionbench.leaderboard.published_table import PublishedBlock, beside
 from fusionbench.leaderboard.render import FORMATS, render, sheets
 from fusionbench.leaderboard.rows import blocks, has_level, without_controls
 from fusionbench.leaderboard.table_model import PAPER, Sheet, check_held, chosen

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from fusionbench.config.identity import RowIdentity
 from fusionbench.config.wording import method_name
@@ -16,20 +16,8 @@ from fusionbench.metrics.names import describe
 if TYPE_CHECKING:
     from fusionbench.stats.variance import VarianceParts
 
-__all__ = [
-    "Block",
-    "Gain",
-    "Gains",
-    "LevelName",
-    "PartStats",
-    "Row",
-    "RunMetrics",
-    "Stat",
-    "Stats",
-    "stat",
-]
-
 LevelName = Literal["image", "lesion"]
+ALPHA = 0.05  # of the test of `Block.alike`
 
 
 @dataclass(frozen=True)
@@ -42,25 +30,18 @@ class Stat:
 
 
 class RunMetrics(Mapping[str, float | None]):
-    """The metrics of one run, null where undefined. Runs with the same metrics share their names:
-    a hundred thousand of them must fit in memory."""
+    """The metrics of one run over `n` photographs or lesions, null where undefined. Runs with the
+    same metrics share their names: a hundred thousand of them must fit in memory."""
 
-    __slots__ = ("_places", "_values")
+    __slots__ = ("_places", "_values", "n")
 
-    def __init__(self, metrics: Mapping[str, float | None]) -> None:
+    def __init__(self, n: int, metrics: Mapping[str, float | None]) -> None:
+        self.n = n
         self._places = _places(tuple(metrics))
         self._values = array("d", [math.nan if v is None else v for v in metrics.values()])
 
     def __getitem__(self, name: str) -> float | None:
         value = self._values[self._places[name]]
-        return None if value != value else value
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """As of any mapping, at the speed that thousands of rows need."""
-        place = self._places.get(name)
-        if place is None:
-            return default
-        value = self._values[place]
         return None if value != value else value
 
     def __iter__(self) -> Iterator[str]:
@@ -79,20 +60,20 @@ class Stats(Mapping[str, Stat]):
     """Metric -> Stat over runs. Of the metrics that a record holds a table shows few: each is
     averaged when it is asked for. A metric that no run has a value of is not there."""
 
-    def __init__(self, runs: Iterable[Mapping[str, float | None]]) -> None:
-        self._runs = tuple(runs)
+    def __init__(self, part: PartStats) -> None:
+        self._part = part
         self._stats: dict[str, Stat | None] = {}
 
     def __getitem__(self, name: str) -> Stat:
         if name not in self._stats:
-            values = [value for run in self._runs if (value := run.get(name)) is not None]
+            values = [*self._part.values(name).values()]
             self._stats[name] = stat(values) if values else None
         if (result := self._stats[name]) is None:
             raise KeyError(name)
         return result
 
     def __iter__(self) -> Iterator[str]:
-        names = dict.fromkeys(name for run in self._runs for name in run)
+        names = dict.fromkeys(name for run in self._part.runs.values() for name in run)
         return filter(self.__contains__, names)
 
     def __len__(self) -> int:
@@ -112,10 +93,14 @@ def stat(values: Sequence[float]) -> Stat:
 class PartStats:
     """One evaluated part of a row: "test", or what a protocol keeps besides."""
 
-    n: int  # photographs or lesions, over the folds of one seed
-    metrics: Mapping[str, Stat]
+    n: int = 0  # photographs or lesions, over the folds of one seed
     # (seed, fold) -> the metrics of that run; null where undefined.
     runs: Mapping[tuple[int, int], Mapping[str, float | None]] = field(default_factory=dict)
+
+    @cached_property
+    def metrics(self) -> Mapping[str, Stat]:
+        """Mean and spread over the runs."""
+        return Stats(self)
 
     def values(self, metric: str) -> dict[tuple[int, int], float]:
         """(seed, fold) -> value; runs without one are left out."""
@@ -173,29 +158,33 @@ class Gains:
         return self.shuffled.mean / self.image.mean
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One configuration: what ran, over which folds and seeds, and what came out."""
 
     key: str  # 12 hex digits of the configuration
-    identity: RowIdentity | None  # None: nothing of it has run
+    identity: RowIdentity | None = None  # None: nothing of it has run
     fusion: str
     backbone: str | None  # None, like the loss: the method has no network
     loss: str | None
-    differences: dict[str, str]  # settings that tell this row from others of its block
-    seeds: tuple[int, ...]
-    runs_done: int
+    differences: dict[str, str] = field(default_factory=dict)  # what tells it from others
+    seeds: tuple[int, ...] = ()
     runs_expected: int  # folds of the protocol times seeds
-    parts: dict[str, PartStats]
-    parameters: int | None  # of the model at inference
-    images_per_s: float | None  # mean over runs, in training, on whatever they ran on
-    flags: tuple[str, ...]
-    run_ids: tuple[str, ...]
+    parts: dict[str, PartStats] = field(default_factory=lambda: {"test": PartStats()})
+    parameters: int | None = None  # of the model at inference
+    images_per_s: float | None = None  # mean over runs, in training, on whatever they ran on
+    flags: tuple[str, ...] = ()
+    run_ids: tuple[str, ...] = ()
     label: str = ""  # what a declared table calls the row
     verdict: str = ""  # of the audit; "": not audited
     shuffled: bool = False  # trained with other patients' metadata
     ratio: float | None = None  # n_test / n_train, mean over runs
     gains: Gains | None = None
+
+    @property
+    def runs_done(self) -> int:
+        """Runs that have a result."""
+        return len(self.run_ids)
 
     @property
     def name(self) -> str:
@@ -234,13 +223,14 @@ class Block:
     """Rows that were evaluated on the same photographs under the same split. Best first."""
 
     dataset: str
-    data_fingerprint: str
     protocol: str
-    split_hash: str
-    complete_data: bool
+    _: KW_ONLY
+    data_fingerprint: str = "-"
+    split_hash: str = "-"
+    complete_data: bool = True
     n_rows_dataset: int
     n_rows_used: int
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...] = ()
     title: str = ""  # of the declared table that the block is
     note: str = ""  # what a reader of that table must know first
     level: LevelName = "image"  # what is counted: photographs, or lesions over theirs
@@ -279,3 +269,27 @@ class Block:
         return frozenset(
             key for key, mean in means.items() if math.isclose(mean, top, rel_tol=1e-12, abs_tol=0)
         )
+
+    def alike(self, metric: str) -> frozenset[str]:
+        """Keys of the rows whose test values do not differ significantly from the best mean's.
+
+        Only rivals are tested (corrected resampled t-test, Holm over the rows, ALPHA); one without
+        two folds in common with the best row cannot be, and is not among them. Nor are the best.
+        """
+        best, rivals = self.best(metric), self.rivals(metric)
+        if len(rivals) <= len(best):
+            return frozenset()
+        from fusionbench.stats.resampled import holm, resampled_t
+
+        top = next(row for row in rivals if row.key in best)
+        values = top.parts["test"].values(metric)
+        p_values = {
+            row.key: resampled_t(
+                values, row.parts["test"].values(metric), max(top.ratio, row.ratio)
+            ).p
+            if top.ratio and row.ratio
+            else math.nan
+            for row in rivals
+            if row.key not in best
+        }
+        return frozenset(key for key, p in holm(p_values).items() if p >= ALPHA)

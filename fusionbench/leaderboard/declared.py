@@ -14,7 +14,7 @@ from pathlib import Path
 from fusionbench.config.identity import Expected
 from fusionbench.data.choices import named
 from fusionbench.data.locate import open_card
-from fusionbench.leaderboard.block import Block, LevelName, PartStats, Row
+from fusionbench.leaderboard.block import Block, LevelName, Row
 from fusionbench.leaderboard.rows import Sources, blocks, has_level
 from fusionbench.plugin import registry
 from fusionbench.plugin.registry import key_of
@@ -58,38 +58,27 @@ def declared_blocks(
                 break
     found = blocks(
         (r for _, r in mine.values()), current_sources=current_sources, sort=sort, level=level
-    ) or [
-        Block(
-            dataset=card.name,
-            data_fingerprint="-",
-            protocol=spec.name,
-            split_hash="-",
-            complete_data=True,
-            n_rows_dataset=card.expect.rows or 0,
-            n_rows_used=card.expect.rows or 0,
-            rows=(),
-            level=level,
-        )
-    ]
+    )
+    if not found:
+        n = card.expect.rows or 0
+        found = [Block(card.name, spec.name, n_rows_dataset=n, n_rows_used=n, level=level)]
     seeds = len({d.config.seed for d in declared})
-    runs_expected = spec.fold_count * seeds
     result = []
     for block in found:
-        rows = [
-            replace(
-                row,
-                label=table.rows[mine[row.run_ids[0]][0]].label,
-                runs_expected=row.runs_expected // len(row.seeds) * seeds,
-            )
-            for row in block.rows
+        rows: list[tuple[int, Row]] = []  # with their places in the table
+        for row in block.rows:
+            place = mine[row.run_ids[0]][0]
+            expected_runs = row.runs_expected // len(row.seeds) * seeds
+            label = table.rows[place].label
+            rows.append((place, replace(row, label=label, runs_expected=expected_runs)))
+        present = {place for place, _ in rows}
+        absent = {d.row: d for d in reversed(declared) if d.row not in present}
+        rows += [
+            (place, _empty(one, spec.fold_count * seeds, plugins)) for place, one in absent.items()
         ]
-        place = {row.key: mine[row.run_ids[0]][0] for row in rows}
-        absent = {d.row: d for d in reversed(declared) if d.row not in place.values()}
-        for i, one in absent.items():
-            rows.append(_empty(one, runs_expected, plugins))
-            place[rows[-1].key] = i
-        rows.sort(key=lambda row: place[row.key])
-        result.append(replace(block, rows=tuple(rows), title=table.title, note=note))
+        rows.sort(key=lambda item: item[0])
+        ordered = tuple(row for _, row in rows)
+        result.append(replace(block, rows=ordered, title=table.title, note=note))
     return result
 
 
@@ -99,19 +88,10 @@ def _empty(declared: Declared, runs_expected: int, plugins: Sequence[str | Path]
     network = registry.find_method(method.fusion, plugins).uses_images
     return Row(
         key=f"row-{declared.row}",
-        identity=None,
         fusion=key_of(method.fusion),
         backbone=method.backbone if network else None,
         loss=method.loss if network else None,
-        differences={},
-        seeds=(),
-        runs_done=0,
         runs_expected=runs_expected,
-        parts={"test": PartStats(0, {})},
-        parameters=None,
-        images_per_s=None,
-        flags=(),
-        run_ids=(),
         label=declared.label,
         shuffled=declared.config.data.shuffle_metadata,
     )

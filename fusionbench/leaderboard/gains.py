@@ -6,13 +6,12 @@ equally well, leave the gain out.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
 from fusionbench.config.identity import RowIdentity
-from fusionbench.leaderboard.block import Gain, Gains, Row
+from fusionbench.leaderboard.block import Gain, Gains, Row, stat
 from fusionbench.metrics.names import describe
 
 
@@ -78,9 +77,8 @@ def _gain(row: Row, other: Row | None, metric: str) -> Gain | None:
     each = [means[0][fold] - means[1][fold] for fold in means[0].keys() & means[1].keys()]
     if not each:
         return None
-    mean = math.fsum(each) / len(each)
-    if len(each) == 1:
-        return Gain(other.key, mean, None, None, None, None, 1)
+    own = stat(each)
+    if own.std is None:
+        return Gain(other.key, own.mean, None, None, None, None, 1)
     test = resampled_t(a, b, max(row.ratio, other.ratio))
-    std = math.sqrt(math.fsum((d - mean) ** 2 for d in each) / (len(each) - 1))
-    return Gain(other.key, mean, std, test.low, test.high, test.p, len(each))
+    return Gain(other.key, own.mean, own.std, test.low, test.high, test.p, own.n)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from fusionbench.config.wording import listed, percent, plural, subset
-from fusionbench.leaderboard.block import Block, PartStats, Row
-from fusionbench.leaderboard.marks import SAYS, alike
+from fusionbench.leaderboard.block import ALPHA, Block, PartStats, Row
 from fusionbench.leaderboard.table_model import (
     BACKBONE,
     METHOD,
+    SIGN,
     Cell,
     Kind,
     Sheet,
@@ -40,33 +40,23 @@ OVER_PRESENT = ("bacc", "auc_ovr_macro", "auc_ovr_weighted")
 Facts = Mapping[str, Any]
 
 
-class Numbers(Mapping[str, Mapping[str, Any]]):
-    """Metric -> mean, std, n, and with several seeds the parts of the std. Computed when asked:
-    of the metrics that a record holds a table shows few."""
-
-    def __init__(self, part: PartStats) -> None:
-        self.part = part
-
-    def __getitem__(self, name: str) -> Mapping[str, Any]:
-        spread = self.part.spread(name)
-        parts = ("fold", "seed", "rest") if spread else ()
-        return {
-            **vars(self.part.metrics[name]),
-            **{f"std_{name}": getattr(spread, name) for name in parts},
-        }
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.part.metrics)
-
-    def __len__(self) -> int:
-        return len(self.part.metrics)
+def _numbers(part: PartStats, names: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    """Metric -> mean, std, n, and with several seeds the parts of the std."""
+    numbers = {}
+    for name in names or part.metrics:
+        if name in part.metrics:
+            numbers[name] = {**vars(part.metrics[name])}
+            if spread := part.spread(name):
+                parts = ("fold", "seed", "rest")
+                numbers[name] |= {f"std_{part}": getattr(spread, part) for part in parts}
+    return numbers
 
 
 def own_sheet(block: Block, metrics: Sequence[Metric]) -> Sheet:
     """The block's rows in order, each on its parts."""
     # (metric, part) -> keys of the best rows, and of those not significantly different from them.
     best = {(m.name, part): block.best(m.name, part) for m in metrics for part in block.parts}
-    like = {(m.name, "test"): alike(block, m.name) for m in metrics}
+    like = {(m.name, "test"): block.alike(m.name) for m in metrics}
     before, after = _columns(block)
     rows = []
     for row in block.rows:
@@ -81,7 +71,7 @@ def own_sheet(block: Block, metrics: Sequence[Metric]) -> Sheet:
                     alike=row.key in like.get((m.name, part), ()),
                     split=_split(m, stats),
                 )
-            rows.append(SheetRow(_kind(row), cells, facts, Numbers(stats)))
+            rows.append(SheetRow(_kind(row), cells, facts, partial(_numbers, stats)))
     columns = shown((*before, *metric_columns(metrics), *after), rows)
     notes = []
     if block.verdict is not None:
@@ -265,7 +255,11 @@ def _caption(block: Block, metrics: Sequence[Metric], rows: Sequence[SheetRow]) 
     if len({row.optimistic for row in block.rows if row.ranked}) == 2:
         text += " Optimistic rows do not compete for the best value."
     if any(cell.alike for row in rows for cell in row.cells.values()):
-        text += f" {SAYS}"
+        text += (
+            f" {SIGN}: not significantly different from the best of its column (corrected "
+            f"resampled t-test over folds, Nadeau and Bengio 2003; Holm over the rows; alpha "
+            f"{ALPHA:.2f})."
+        )
     if any(cell.split for row in rows for cell in row.cells.values()):
         text += (
             " Folds, seeds: the parts of the spread, between folds and between trainings of one "

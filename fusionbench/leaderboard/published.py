@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -95,7 +95,8 @@ class Value:
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """What one source reports for one method on one backbone under one protocol."""
+    """What one source reports for one method on one backbone under one protocol. Where it stands
+    below ours it has either its differences to ours, or the reason why there are none."""
 
     method: str
     backbone: str
@@ -105,6 +106,9 @@ class PublishedRow:
     source: str
     url: str
     values: Mapping[str, Value]  # by exact metric name
+    delta: Mapping[str, float] = field(default_factory=dict)  # ours minus published, by metric
+    against: str = ""  # key of our row; "" where there is no difference
+    reason: str = ""  # "" where there is one
 
 
 def load(path: Path | None = None) -> list[PublishedRow]:

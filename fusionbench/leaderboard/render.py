@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -14,8 +15,7 @@ from fusionbench.errors import UsageError
 from fusionbench.leaderboard.block import Block
 from fusionbench.leaderboard.escape import csv_cell, latex
 from fusionbench.leaderboard.own_table import own_sheet
-from fusionbench.leaderboard.published_comparison import PublishedBlock
-from fusionbench.leaderboard.published_table import published_sheet
+from fusionbench.leaderboard.published_table import PublishedBlock, published_sheet
 from fusionbench.leaderboard.table_model import Sheet, SheetRow, chosen, plain
 from fusionbench.metrics.names import METRICS, RECALL, SCALED
 
@@ -156,13 +156,12 @@ def _data(sheet: Sheet, metrics: Sequence[str] | None) -> dict[str, Any]:
     """Plain data: fractions as they are, absent numbers None."""
 
     def numbers(row: SheetRow) -> dict[str, Any]:
-        found = {name: dict(row.metrics[name]) for name in metrics or row.metrics
-                 if name in row.metrics}  # fmt: skip
+        values = row.metrics(metrics)
         if row.kind != "published":
-            for name in found.keys() & row.cells.keys():
-                found[name]["best"] = row.cells[name].best
-                found[name]["not_different"] = row.cells[name].alike
-        return found
+            for name in values.keys() & row.cells.keys():
+                values[name]["best"] = row.cells[name].best
+                values[name]["not_different"] = row.cells[name].alike
+        return values
 
     return {
         "title": sheet.heading,
@@ -178,39 +177,32 @@ def _csv(sheets: Sequence[Sheet], metrics: Sequence[str] | None) -> str:
     import pandas as pd
 
     rows = [row for sheet in sheets for row in sheet.rows]
+    numbers = [row.metrics(metrics) for row in rows]
     if not metrics:
-        seen = {name for row in rows for name in row.metrics}
+        seen = {name for row in numbers for name in row}
         metrics = [name for name in (*METRICS, *SCALED) if name in seen]
         # What else a record holds of each class is for --metrics, and for JSON.
         metrics += sorted(name for name in seen if name.startswith(RECALL))
-    facts = [dict(_flat(row)) for row in rows]
-    numbers = [
-        {
-            f"{name}_{kind}": value
-            for name in metrics
-            if name in row.metrics
-            for kind, value in row.metrics[name].items()
-        }
-        for row in rows
-    ]
-    there = {column for row in numbers for column in row}
-    columns = list(dict.fromkeys(name for row in facts for name in row)) or ["kind", "fusion"]
-    columns += [c for name in metrics for kind in CSV_NUMBERS if (c := f"{name}_{kind}") in there]
-    records = [{**fact, **number} for fact, number in zip(facts, numbers, strict=True)]
-    frame = pd.DataFrame(records, columns=columns, dtype=object)
-    return frame.rename(columns=csv_cell).to_csv(index=False, lineterminator="\n")
+    lines = [dict(_facts(row)) for row in rows]
+    columns = dict.fromkeys(name for line in lines for name in line) or ["kind", "fusion"]
+    table = pd.DataFrame(lines, columns=list(columns), dtype=object)
+    for name, number in product(metrics, CSV_NUMBERS):
+        values = [row.get(name, {}).get(number) for row in numbers]
+        if any(name in row and number in row[name] for row in numbers):
+            table[csv_cell(f"{name}_{number}")] = pd.Series(values, dtype=object)
+    return table.to_csv(index=False, lineterminator="\n")
 
 
-def _flat(row: SheetRow) -> Iterator[tuple[str, object]]:
+def _facts(row: SheetRow) -> Iterator[tuple[str, object]]:
     """The facts by csv column: a cell holds one value. What only JSON can hold is left out."""
     for name, value in {"kind": row.kind, **row.facts}.items():
         if name in ("identity", "run_ids"):
             continue
-        if name == "settings":
-            yield name, csv_cell("; ".join(f"{k}={v}" for k, v in value.items()))
-        elif isinstance(value, dict):
+        if isinstance(value, dict) and name != "settings":
             yield from ((f"{name}_{key}", inner) for key, inner in value.items())
-        elif isinstance(value, list):
-            yield name, csv_cell("; ".join(map(str, value)))
-        else:
-            yield name, csv_cell(value) if isinstance(value, str) else value
+            continue
+        if isinstance(value, dict):
+            value = [f"{k}={v}" for k, v in value.items()]
+        if isinstance(value, list):
+            value = "; ".join(map(str, value))
+        yield name, csv_cell(value) if isinstance(value, str) else value

@@ -6,28 +6,20 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from fusionbench.config.identity import RowIdentity
-from fusionbench.leaderboard.block import (
-    Block,
-    LevelName,
-    PartStats,
-    Row,
-    RunMetrics,
-    Stat,
-    Stats,
-    stat,
-)
+from fusionbench.leaderboard.block import Block, LevelName, PartStats, Row, RunMetrics, stat
 from fusionbench.leaderboard.differences import with_differences
 from fusionbench.leaderboard.gains import with_gains
 from fusionbench.metrics.names import describe
-from fusionbench.records import Record
-
-__all__ = ["Block", "PartStats", "Row", "Sources", "Stat", "blocks", "has_level"]
+from fusionbench.records import PartResult, Record, Result
 
 Sources = Mapping[tuple[str, str], str]
 T = TypeVar("T")
+_NO_PARTS = {"test": PartResult(n=1, metrics={}, confusion=())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +29,10 @@ class _Run:
     run_id: str
     fold: int
     seed: int
-    cohort: str
-    n_train: int
-    n_test: int
-    folds_expected: int
-    data: tuple[bool, int, int]  # complete_data, n_rows_dataset, n_rows_used
-    flags: tuple[str, ...]
-    verdict: str
-    parameters: int | None
+    identity: RowIdentity
+    shared: Result  # what many runs have in common, the rest left out
     images_per_s: float | None
-    parts: dict[str, _Counted]
-
-
-class _Counted(NamedTuple):
-    """One part of a run, by photograph or by lesion."""
-
-    n: int
-    metrics: RunMetrics
+    parts: dict[str, RunMetrics]
 
 
 def has_level(record: Record, level: LevelName) -> bool:
@@ -78,38 +57,31 @@ def blocks(
     or folds x seeds where there are several. Gains are in the `sort` metric.
     """
     # By name and once each, so that neither order nor a merged copy matters.
-    finished: dict[str, tuple[tuple[str, ...], str, _Run]] = {}
-    identities: dict[str, RowIdentity] = {}
+    finished: dict[str, _Run] = {}
     shared: dict[object, Any] = {}  # what thousands of records have in common, once
     for record in records:
-        if not has_level(record, level):
-            continue
-        row, on = record.identity.row, record.identity.data
-        row = identities.setdefault(row.digest, row)
-        data: tuple[str, ...] = (on.dataset, on.protocol, on.fingerprint, on.split_hash, on.view)
-        data = shared.setdefault(data, data)
-        finished[record.run_id] = (data, row.digest, _slim(record, level, shared))
+        if has_level(record, level):
+            finished[record.run_id] = _slim(record, level, shared)
     by_data: dict[tuple[str, ...], dict[str, list[_Run]]] = defaultdict(lambda: defaultdict(list))
     views: dict[str, set[str]] = defaultdict(set)
-    for _, (data, key, run) in sorted(finished.items()):
-        by_data[data][key].append(run)
-        views[data[0]].add(data[-1])
+    for _, run in sorted(finished.items()):
+        data = run.identity.data
+        where = (data.dataset, data.protocol, data.fingerprint, data.split_hash, data.view)
+        by_data[where][run.identity.digest].append(run)
+        views[data.dataset].add(data.view)
 
     found: list[Block] = []
-    for data, configurations in by_data.items():
+    for configurations in by_data.values():
         candidates = [
-            (
-                _cohorts(runs),
-                _row(key if i == 0 else f"{key}-{i}", identities[key], runs, current_sources),
-                runs[0].data,
-            )
+            (_row(key if i == 0 else f"{key}-{i}", runs, current_sources), runs)
             for key, all_runs in sorted(configurations.items())
-            for i, runs in enumerate(_consistent([(_cohorts([r]), r) for r in all_runs]))
+            for i, runs in enumerate(_consistent([([run], run) for run in all_runs]))
         ]
-        candidates.sort(key=lambda item: (-len(item[0]), item[1].key))
-        for rows in _consistent([(cohorts, (row, used)) for cohorts, row, used in candidates]):
-            block = _block(data, [row for row, _ in rows], rows[0][1], sort, level)
-            found.append(block if len(views[data[0]]) > 1 else replace(block, view=""))
+        candidates.sort(key=lambda item: (-len({run.fold for run in item[1]}), item[0].key))
+        for rows in _consistent([(runs, (row, runs)) for row, runs in candidates]):
+            block = _block([row for row, _ in rows], rows[0][1][0], sort, level)
+            several = len(views[block.dataset]) > 1
+            found.append(block if several else replace(block, view=""))
     return sorted(
         found,
         key=lambda b: (
@@ -128,74 +100,66 @@ def _slim(record: Record, level: LevelName, shared: dict[object, Any]) -> _Run:
     levels = {
         name: part if level == "image" else part.lesions for name, part in result.parts.items()
     }
-    data = (result.complete_data, result.n_rows_dataset, result.n_rows_used)
+    row = record.identity.row
+    common = msgspec.structs.replace(
+        result, parts=_NO_PARTS, best_epoch=None, epochs_run=0, temperature=None, history=()
+    )
     return _Run(
         run_id=record.run_id,
         fold=record.identity.fold,
         seed=record.identity.seed,
-        cohort=shared.setdefault(result.cohort, result.cohort),
-        n_train=result.n_train,
-        n_test=result.n_test,
-        folds_expected=result.folds_expected,
-        data=shared.setdefault(data, data),
-        flags=shared.setdefault(result.flags, result.flags),
-        verdict=shared.setdefault(result.verdict, result.verdict),
-        parameters=result.parameters.get("total"),
+        identity=shared.setdefault(row.digest, row),
+        shared=shared.setdefault(msgspec.json.encode(common), common),
         images_per_s=record.measured.images_per_s,
         parts={
-            name: _Counted(one.n, RunMetrics(one.metrics))
-            for name, one in levels.items()
-            if one is not None
+            name: RunMetrics(one.n, one.metrics) for name, one in levels.items() if one is not None
         },
     )
 
 
-def _cohorts(runs: Iterable[_Run]) -> dict[int, str]:
-    return {run.fold: run.cohort for run in runs}
-
-
-def _consistent(items: Iterable[tuple[dict[int, str], T]]) -> list[list[T]]:
+def _consistent(items: Iterable[tuple[Sequence[_Run], T]]) -> list[list[T]]:
     """Sort items into groups within which every fold has one cohort; first fit, in order."""
     groups: list[tuple[dict[int, str], list[T]]] = []
-    for cohorts, item in items:
+    for runs, item in items:
+        cohorts = {run.fold: run.shared.cohort for run in runs}
         for known, members in groups:
             if all(known.get(fold, value) == value for fold, value in cohorts.items()):
                 known.update(cohorts)
                 members.append(item)
                 break
         else:
-            groups.append((dict(cohorts), [item]))
+            groups.append((cohorts, [item]))
     return [members for _, members in groups]
 
 
-def _row(key: str, identity: RowIdentity, runs: list[_Run], current: Sources | None) -> Row:
+def _row(key: str, runs: list[_Run], current: Sources | None) -> Row:
     runs = sorted(runs, key=lambda r: (r.seed, r.fold))
+    first, identity = runs[0].shared, runs[0].identity
     seeds = tuple(sorted({run.seed for run in runs}))
-    flags = dict.fromkeys(flag for run in runs for flag in run.flags)
+    flags = dict.fromkeys(flag for run in runs for flag in run.shared.flags)
     flags |= dict.fromkeys(_stale(identity, current))
     speeds = [run.images_per_s for run in runs if run.images_per_s is not None]
+    sizes = [(run.shared.n_test, run.shared.n_train) for run in runs]
     return Row(
         key=key,
         identity=identity,
         fusion=identity.method.fusion.name,
         backbone=identity.method.backbone,
         loss=identity.method.loss,
-        differences={},
         seeds=seeds,
-        runs_done=len(runs),
-        runs_expected=runs[0].folds_expected * len(seeds),
+        runs_expected=first.folds_expected * len(seeds),
         parts={
             part: _part(part, [run for run in runs if part in run.parts])
             for part in dict.fromkeys(p for run in runs for p in run.parts)
         },
-        parameters=runs[0].parameters,
+        parameters=first.parameters.get("total"),
         images_per_s=stat(speeds).mean if speeds else None,
         flags=tuple(flags),
         run_ids=tuple(run.run_id for run in runs),
-        verdict=_verdict([run.verdict for run in runs]),
+        verdict=_verdict([run.shared.verdict for run in runs]),
         shuffled=identity.data.shuffle_metadata,
-        ratio=math.fsum(r.n_test / r.n_train for r in runs) / len(runs)
-        if all(r.n_train and r.n_test for r in runs)
+        ratio=math.fsum(test / train for test, train in sizes) / len(runs)
+        if all(map(all, sizes))
         else None,
     )
 
@@ -206,8 +170,7 @@ def _part(name: str, runs: list[_Run]) -> PartStats:
     return PartStats(
         # A part that every fold evaluates whole is no sum over folds.
         n=sum(sizes.values()) if name == "test" else max(sizes.values()),
-        metrics=Stats(run.parts[name].metrics for run in runs),
-        runs={(run.seed, run.fold): run.parts[name].metrics for run in runs},
+        runs={(run.seed, run.fold): run.parts[name] for run in runs},
     )
 
 
@@ -234,28 +197,27 @@ def _stale(identity: RowIdentity, current: Sources | None) -> tuple[str, ...]:
     return (f"stale: {', '.join(changed)}",) if changed else ()
 
 
-def _block(
-    data: tuple[str, ...], rows: list[Row], used: tuple[bool, int, int], sort: str, level: LevelName
-) -> Block:
+def _block(rows: list[Row], run: _Run, sort: str, level: LevelName) -> Block:
+    """`run`: any of the first row."""
     sign = -1 if describe(sort).better == "high" else 1
 
     def rank(row: Row) -> tuple[object, ...]:
-        found = row.parts["test"].metrics.get(sort)
-        value = sign * found.mean if row.ranked and found else math.inf
+        mean = row.parts["test"].metrics.get(sort)
+        value = sign * mean.mean if row.ranked and mean else math.inf
         return (not row.ranked, value, row.fusion, row.backbone or "", row.loss or "", row.key)
 
-    dataset, protocol, fingerprint, split, view = data
+    data = run.identity.data
     return Block(
-        dataset=dataset,
-        data_fingerprint=fingerprint,
-        protocol=protocol,
-        split_hash=split,
-        complete_data=used[0],
-        n_rows_dataset=used[1],
-        n_rows_used=used[2],
+        dataset=data.dataset,
+        data_fingerprint=data.fingerprint,
+        protocol=data.protocol,
+        split_hash=data.split_hash,
+        complete_data=run.shared.complete_data,
+        n_rows_dataset=run.shared.n_rows_dataset,
+        n_rows_used=run.shared.n_rows_used,
         rows=tuple(sorted(with_gains(with_differences(rows), sort), key=rank)),
         level=level,
-        view=view,
+        view=data.view,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fusionbench.errors import UsageError
-from fusionbench.leaderboard.rows import Block, Row
+from fusionbench.leaderboard.block import Block, Row
 from fusionbench.plugin.registry import key_of, unknown_name
 
 SHOWN = 8  # candidates that an error spells out

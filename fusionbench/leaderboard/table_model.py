@@ -12,15 +12,18 @@ from typing import Any, Literal
 
 from fusionbench.errors import UsageError
 from fusionbench.leaderboard.block import Block, Stat
-from fusionbench.leaderboard.marks import SIGN
 from fusionbench.metrics.names import METRICS, Metric, describe, is_known, listed
 from fusionbench.plugin.registry import unknown_name
 
+# Behind a value that does not differ significantly from the best one of its column.
+SIGN = "°"
 # The columns of the papers' tables: ACC, precision, BACC, F1, AUC.
 PAPER = ("acc", "precision_weighted", "bacc", "f1_weighted", "auc_ovr_macro")
 
 Kind = Literal["own", "control", "incomplete", "published"]
 Tone = Literal["", "good", "bad", "warning", "accent", "quiet"]
+# Names, or None for all -> name -> mean, std and what else is known, for those that the row has.
+Numbers = Callable[[Sequence[str] | None], dict[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class SheetRow:
     kind: Kind
     cells: Mapping[str, Cell]  # by column key
     facts: Mapping[str, Any]  # exact, by name, without `metrics`; None where unknown
-    metrics: Mapping[str, Mapping[str, Any]]  # name -> mean, std and what else is known
+    metrics: Numbers  # computed when asked: of what a record holds a table shows little
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fusionbench.leaderboard.block import Block
-from fusionbench.leaderboard.marks import SIGN
-from fusionbench.leaderboard.published_comparison import PublishedBlock
+from fusionbench.leaderboard.published_table import PublishedBlock
 from fusionbench.leaderboard.render import EMPTY, sheets
-from fusionbench.leaderboard.table_model import Sheet, SheetColumn, SheetRow
+from fusionbench.leaderboard.table_model import SIGN, Sheet, SheetColumn, SheetRow
 
 NAMES = 17  # the fewest characters for what names a row
 GAP = 2  # between two columns
