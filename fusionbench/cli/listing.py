@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
 from fusionbench.cli.options import json_option, plugins_option
 from fusionbench.config.wording import plural
 from fusionbench.plugin import registry
-
-if TYPE_CHECKING:
-    from fusionbench.data.card import DatasetCard
 
 TOPICS = (
     *("fusions", "losses", "controls", "backbones", "datasets", "protocols", "recipes"),
@@ -24,7 +21,6 @@ TOPICS = (
 # Topics that are listed only when they are asked for.
 LONG = ("backbones", "settings")
 Rows = list[dict[str, Any]]
-T = TypeVar("T")
 
 
 @click.command("list")
@@ -56,56 +52,66 @@ def list_command(topic: str | None, pattern: str, plugins: tuple[Path, ...], as_
 def rows_of(topic: str, plugins: tuple[Path, ...] = ()) -> Rows:
     """One dict per entry of a topic; `name` is what the command line takes."""
     if topic in registry.KINDS:
-        names = ("name", "summary", "parameters", "origin", "broken")
-        entries = registry.discover(topic, plugins).values()
-        return [_picked(e, names) | {"parameters": dict(e.parameters)} for e in entries]
+        names = ("name", "summary", "origin", "broken")
+        return [
+            {name: getattr(entry, name) for name in names} | {"parameters": dict(entry.parameters)}
+            for entry in registry.discover(topic, plugins).values()
+        ]
     if topic == "backbones":
         return [{"name": name} for name in backbone_names()]
     if topic == "metrics":
         from fusionbench.metrics.names import listed
 
-        return [_picked(metric, ("name", "title", "better", "definition")) for metric in listed()]
+        return [asdict(metric) for metric in listed()]
     if topic == "settings":
         from fusionbench.cli.setting_options import rows_of_settings
 
         return rows_of_settings()
     if topic == "recipes":
-        return _recipes()
-    if topic == "tables":
-        from fusionbench.tables import builtin_tables, read_table
+        from fusionbench.config.recipe import find_recipe, recipe_names
 
-        return _read(
-            builtin_tables(),
-            lambda path: read_table(path, plugins=plugins),
-            lambda name, table: [{"title": table.title, "rows": [row.label for row in table.rows]}],
-        )
-    from fusionbench.data.card import read_card
-
-    describe = _dataset if topic == "datasets" else _protocols
-    return _read(registry.dataset_cards(plugins), read_card, describe)
-
-
-def _picked(item: object, names: Sequence[str]) -> dict[str, Any]:
-    return {name: getattr(item, name) for name in names}
-
-
-def _read(
-    files: Mapping[str, Path],
-    read: Callable[[Path], T],
-    describe: Callable[[str, T], Rows],
-) -> Rows:
-    """The rows that `describe` makes of each file; one that says why where it is broken."""
+        recipes = map(find_recipe, recipe_names())
+        return [recipe.model_dump(mode="json", by_alias=True) for recipe in recipes]
     from fusionbench.errors import DataError
+    from fusionbench.tables import builtin_tables
 
     rows: Rows = []
+    files = builtin_tables() if topic == "tables" else registry.dataset_cards(plugins)
     for name, path in files.items():
         try:
-            entries = describe(name, read(path))
+            rows += [{"name": name, "broken": ""} | row for row in _of_file(topic, path, plugins)]
         except DataError as error:
             rows.append({"name": name, "broken": str(error)})
-        else:
-            rows += [{"name": name, **entry, "broken": ""} for entry in entries]
     return rows
+
+
+def _of_file(topic: str, path: Path, plugins: tuple[Path, ...]) -> Rows:
+    """What the file of a table or a dataset says. Raises DataError where it is broken."""
+    if topic == "tables":
+        from fusionbench.tables import read_table
+
+        table = read_table(path, plugins=plugins)
+        return [{"title": table.title, "rows": [row.label for row in table.rows]}]
+    from fusionbench.data.card import read_card
+
+    card = read_card(path)
+    if topic == "datasets":
+        classes, licence = list(card.classes), card.source.licence
+        return [
+            {"title": card.title, "rows": card.expect.rows, "classes": classes, "licence": licence}
+        ]
+    default = card.protocol("").name
+    return [
+        {
+            "name": spec.name,
+            "dataset": card.name,
+            "default": spec.name == default,
+            "folds": spec.fold_count,
+            "leaks": list(spec.leaks),
+            "note": spec.note,
+        }
+        for spec in card.protocols
+    ]
 
 
 def backbone_names() -> list[str]:
@@ -121,45 +127,6 @@ def backbone_names() -> list[str]:
     for path in (Path(spec.origin).parent / "models").glob("*.py"):
         names.update(pattern.findall(path.read_text(encoding="utf-8")))
     return sorted(names)
-
-
-def _recipes() -> Rows:
-    from fusionbench.config.recipe import find_recipe, recipe_names
-
-    return [
-        {
-            **_picked(recipe, ("name", "title", "differences", "settings", "params")),
-            "source": recipe.source.model_dump(mode="json"),
-            "status": {key: setting.status for key, setting in recipe.stated.items()},
-            "notes": {key: s.note for key, s in recipe.stated.items() if s.note},
-        }
-        for recipe in map(find_recipe, recipe_names())
-    ]
-
-
-def _dataset(_: str, card: DatasetCard) -> Rows:
-    return [
-        {
-            "title": card.title,
-            "rows": card.expect.rows,
-            "classes": list(card.classes),
-            "licence": card.source.licence,
-        }
-    ]
-
-
-def _protocols(dataset: str, card: DatasetCard) -> Rows:
-    return [
-        {
-            "name": spec.name,
-            "dataset": dataset,
-            "default": spec.name == (card.default_protocol or card.protocols[0].name),
-            "folds": 1 if spec.kind == "fixed" else spec.folds,
-            "leaks": list(spec.leaks),
-            "note": spec.note,
-        }
-        for spec in card.protocols
-    ]
 
 
 def _print(topic: str, rows: Rows) -> None:
@@ -198,13 +165,12 @@ def _describe(topic: str, row: dict[str, Any]) -> str:
         marks += [f"leaky: {', '.join(row['leaks'])}"] if row["leaks"] else []
         return f"{row['dataset']}: {'; '.join(marks)}"
     if topic == "recipes":  # the settings by how they are known
-        values = {**row["settings"], **row["params"]}
-        by_status = {
-            status: {k: v for k, v in values.items() if row["status"][k] == status}
-            for status in ("known", "guess", "ours")
-        }
-        lines = [f"{status}: {_pairs(stated)}" for status, stated in by_status.items() if stated]
-        return "\n".join([row["title"], row["source"]["citation"], *lines])
+        lines = [row["title"], row["source"]["citation"]]
+        for status in ("known", "guess", "ours"):
+            stated = {**row["settings"], **row["params"]}.items()
+            if values := {k: v["value"] for k, v in stated if v["status"] == status}:
+                lines.append(f"{status}: {_pairs(values)}")
+        return "\n".join(lines)
     if topic == "settings":
         facts = [f"default {row['default']}"] if row["default"] else []
         facts += [f"one of {row['choices']}"] if row["choices"] else []

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusionbench.cli.leaderboard import print_blocks
 from fusionbench.cli.options import (
     Listed,
     SectionedCommand,
@@ -13,12 +14,7 @@ from fusionbench.cli.options import (
     json_option,
     listed,
 )
-from fusionbench.cli.sweep_output import (
-    expectation,
-    print_failures,
-    print_plan,
-    summary,
-)
+from fusionbench.cli.sweep_output import expectation, print_failures, print_plan, summary
 from fusionbench.cli.table_options import overrides_of, table_options, table_settings
 from fusionbench.config.plugin_settings import parse_assignments
 from fusionbench.config.run_config import Execution, default_of
@@ -115,7 +111,6 @@ def sweep_command(
     recorded and does not stop the others. Stop it when you like: the same command goes on.
     """
     from fusionbench.cli import terminal
-    from fusionbench.cli.leaderboard import print_blocks
     from fusionbench.tables import Overrides, read_table
 
     if table is None:
@@ -131,11 +126,9 @@ def sweep_command(
     from fusionbench.runs import Outcome, carry_out, forecast, plan
 
     planned = plan(declared, execution, overrides, progress)
-    expected = forecast(
-        planned.todo(retry_failed=retry_failed),
-        Store(execution.store),
-        save_weights=execution.save_weights,
-    )
+    store = Store(execution.store)
+    todo = planned.todo(retry_failed=retry_failed)
+    expected = forecast(todo, store, save_weights=execution.save_weights)
     if dry_run:
         outcome = Outcome(planned, failures=planned.refused)
     else:
@@ -149,8 +142,7 @@ def sweep_command(
     elif dry_run:
         print_plan(planned, expected, retry_failed)
     else:
-        records = Store(execution.store).records([])
-        print_blocks(records, execution.plugins, declared, overrides)
+        print_blocks(store.records([]), execution.plugins, declared, overrides)
     print_failures(outcome, execution.store)
     return 1 if outcome.failures else 0
 

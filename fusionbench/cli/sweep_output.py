@@ -1,7 +1,8 @@
-"""What fusionbench run and sweep say: the plan, what to expect, failures, and the table."""
+"""What fusionbench run and sweep say: the plan, what to expect, and failures."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,7 @@ def summary(name: str, outcome: Outcome, expected: Forecast) -> dict[str, Any]:
     states |= {record.run_id: "finished" for record in outcome.records}
     return {
         "table": name,
-        "expected": {
-            "seconds": expected.seconds,
-            "runs_unknown": expected.unknown,
-            "bytes": expected.weight_bytes,
-        },
+        "expected": asdict(expected),
         "runs": [
             {
                 "label": job.label,
@@ -42,15 +39,9 @@ def summary(name: str, outcome: Outcome, expected: Forecast) -> dict[str, Any]:
 def failures_of(outcome: Outcome) -> list[dict[str, Any]]:
     """The same for run and sweep. `fold` null: all of the row; `run_id` null: nothing is recorded,
     because the row was refused or the process that computed the fold was killed."""
+    names = ("label", "fold", "seed", "message", "before")
     return [
-        {
-            "label": failure.label,
-            "fold": failure.fold,
-            "seed": failure.seed,
-            "message": failure.message,
-            "run_id": failure.run_id or None,
-            "earlier": failure.before,
-        }
+        {name: getattr(failure, name) for name in names} | {"run_id": failure.run_id or None}
         for failure in outcome.failures
     ]
 

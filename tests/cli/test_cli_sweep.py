@@ -46,7 +46,8 @@ def test_a_grid_on_the_command_line(
         (label, k, "finished") for label in ("metadata-logistic", "missingness") for k in (0, 2)
     ]
     again = cli(*controls, "--dry-run", "--json").json
-    assert {r["state"] for r in again["runs"]} == {"done"} and again["expected"]["bytes"] == 0
+    assert {r["state"] for r in again["runs"]} == {"done"}
+    assert again["expected"]["weight_bytes"] == 0
     other = cli(*controls, "--seed", "3", "--dry-run")
     assert "4 runs: 0 done, 4 to run." in other.out
     assert "of computing (from 4 like runs)" in other.out
@@ -64,7 +65,7 @@ def test_failures_of_before_are_listed_and_repeated_on_request(cli, traced: Trac
     starts = len(traced.lines("start"))
     second = cli(*words(traced, path, "--json"))
     assert second.code == 1 and len(traced.lines("start")) == starts
-    assert [f["earlier"] for f in second.json["failures"]] == [True, True]
+    assert [f["before"] for f in second.json["failures"]] == [True, True]
     assert {r["state"] for r in second.json["runs"]} == {"done", "failed"}
     assert second.err.count("failed before: the disk is on fire") == 2
     assert "--retry-failed repeats them" in second.err
@@ -72,7 +73,7 @@ def test_failures_of_before_are_listed_and_repeated_on_request(cli, traced: Trac
     assert "2 failed before, 2 to run." in plan.out and "retry" in plan.out
     third = cli(*words(traced, path, "--retry-failed", "--json"))
     assert third.code == 1 and len(traced.lines("start")) == starts + 2
-    assert [f["earlier"] for f in third.json["failures"]] == [False, False]
+    assert [f["before"] for f in third.json["failures"]] == [False, False]
 
 
 def test_wrong_use_is_said_at_once(
