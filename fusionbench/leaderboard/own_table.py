@@ -18,18 +18,15 @@ from fusionbench.leaderboard.table_model import (
     Kind,
     Sheet,
     SheetColumn,
-    SheetNote,
     SheetRow,
     Tone,
     metric_cell,
     metric_columns,
     plain,
-    scaled,
     shown,
 )
 from fusionbench.metrics.names import RECALL, Metric, describe
 
-NOT_AUDITED = "not audited"
 OF_BLOCK = (
     *("dataset", "data_fingerprint", "protocol", "split_hash", "level", "complete_data"),
     *("n_rows_used", "n_rows_dataset"),
@@ -76,11 +73,17 @@ def own_sheet(block: Block, metrics: Sequence[Metric]) -> Sheet:
     notes = []
     if block.verdict is not None:
         text = f"Audit: {plain(block.verdict)}" if block.verdict else "Not audited"
-        notes.append(SheetNote(text, _tone(block.verdict)))
-    if warning := _warning(block):
-        notes.append(SheetNote(warning, "warning"))
+        notes.append(Cell(text, tone=_tone(block.verdict)))
+    # Why the block's numbers are not those of its dataset.
+    reasons = [plain(block.note)] if block.note else []
+    if not block.complete_data:
+        reasons.append(subset(block.n_rows_used, block.n_rows_dataset, plain(block.dataset)))
+    if reasons:
+        notes.append(Cell(" ".join(reasons), tone="warning"))
+    title = f"{block.title}: " if block.title else ""
+    level = ", by lesion" if block.level == "lesion" else ""
     return Sheet(
-        heading=_heading(block),
+        heading=plain(f"{title}{block.place}{level}"),
         columns=columns,
         rows=tuple(rows),
         caption=_caption(block, metrics, rows) + _about_gains(block, columns, rows),
@@ -182,7 +185,7 @@ def _badge(facts: Facts, short: bool) -> Cell:
     """The audit's verdict; `short`: without what stands behind each word."""
     if not facts["runs_done"]:
         return Cell("-")
-    parts = (facts["verdict"] or NOT_AUDITED).split("; ")
+    parts = (facts["verdict"] or "not audited").split("; ")
     if short:
         parts = list(dict.fromkeys(part.partition(":")[0] for part in parts))
     return Cell(plain((", " if short else "; ").join(parts)), tone=_tone(facts["verdict"]))
@@ -194,7 +197,7 @@ def _gain(facts: Facts, over: str) -> str:
         return ""
     share = facts[over].get("share")
     more = "" if share is None else f" ({percent(share, 0)})"
-    return scaled(describe(facts["gain_metric"]), facts[over]["mean"], sign="+") + more
+    return describe(facts["gain_metric"]).text(facts[over]["mean"], "+") + more
 
 
 # The gains, and what each is over.
@@ -213,20 +216,6 @@ GAINS = {
         ("shuffled", "over the same method trained with metadata permuted between patients"),
     )
 }
-
-
-def _heading(block: Block) -> str:
-    title = f"{block.title}: " if block.title else ""
-    level = ", by lesion" if block.level == "lesion" else ""
-    return plain(f"{title}{block.place}{level}")
-
-
-def _warning(block: Block) -> str:
-    """Why the block's numbers are not those of its dataset; "" where they are."""
-    reasons = [plain(block.note)] if block.note else []
-    if not block.complete_data:
-        reasons.append(subset(block.n_rows_used, block.n_rows_dataset, plain(block.dataset)))
-    return " ".join(reasons)
 
 
 def _caption(block: Block, metrics: Sequence[Metric], rows: Sequence[SheetRow]) -> str:
@@ -307,4 +296,4 @@ def _split(metric: Metric, stats: PartStats) -> str:
     spread = stats.spread(metric.name)
     if spread is None or spread.fold is None or spread.rerun is None:
         return ""
-    return f"folds {scaled(metric, spread.fold)}, seeds {scaled(metric, spread.rerun)}"
+    return f"folds {metric.text(spread.fold)}, seeds {metric.text(spread.rerun)}"

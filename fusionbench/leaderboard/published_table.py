@@ -20,12 +20,10 @@ from fusionbench.leaderboard.table_model import (
     Cell,
     Sheet,
     SheetColumn,
-    SheetNote,
     SheetRow,
     metric_cell,
     metric_columns,
     plain,
-    scaled,
 )
 from fusionbench.metrics.names import Metric, describe
 from fusionbench.plugin.registry import key_of
@@ -145,7 +143,7 @@ def published_sheet(
             "method and backbone."
         )
     last = (COUNT, DIFFERENCE, SOURCE) if differences else (COUNT, SOURCE)
-    warning = SheetNote(f"Not comparable: ours is a subset of {dataset}", "warning")
+    warning = Cell(f"Not comparable: ours is a subset of {dataset}", tone="warning")
     return Sheet(
         heading=f"Published numbers: {dataset}",
         columns=(METHOD, BACKBONE, *metric_columns(metrics), *last),
@@ -176,9 +174,7 @@ def _row(
     }
     cells = {column.key: column.cell(facts) for column in (METHOD, BACKBONE, COUNT)}
     differences = [
-        f"{plain(m.title)} {scaled(m, row.delta[m.name], sign='+')}"
-        for m in metrics
-        if m.name in row.delta
+        f"{plain(m.title)} {m.text(row.delta[m.name], '+')}" for m in metrics if m.name in row.delta
     ]
     cells["delta"] = Cell(", ".join(differences) or "-", tone="accent")
     cells["source"] = Cell(str(source))
@@ -211,7 +207,7 @@ def _change(change: Change, source_named: bool) -> str:
     metric = describe(change.metric)
     return plain(
         f"{change.method}{'' if change.backbone == '-' else f' on {change.backbone}'} "
-        f"{change.change}: {metric.title} {scaled(metric, change.delta, sign='+')} points "
+        f"{change.change}: {metric.title} {metric.difference(change.delta)} "
         f"({change.source}{'' if source_named else f', {change.url}'}; "
         f"grade: {change.grade}{f'; {change.note}' if change.note else ''})."
     )

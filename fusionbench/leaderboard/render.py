@@ -13,7 +13,6 @@ from tabulate import DataRow, Line, TableFormat, tabulate
 from fusionbench.config.wording import markdown
 from fusionbench.errors import UsageError
 from fusionbench.leaderboard.block import Block
-from fusionbench.leaderboard.escape import csv_cell, latex
 from fusionbench.leaderboard.own_table import own_sheet
 from fusionbench.leaderboard.published_table import PublishedBlock, published_sheet
 from fusionbench.leaderboard.table_model import Sheet, SheetRow, chosen, plain
@@ -206,3 +205,30 @@ def _facts(row: SheetRow) -> Iterator[tuple[str, object]]:
         if isinstance(value, list):
             value = "; ".join(map(str, value))
         yield name, csv_cell(value) if isinstance(value, str) else value
+
+
+def csv_cell(text: str) -> str:
+    """A spreadsheet must not take a name for a formula."""
+    text = plain(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "°": r"$^{\circ}$",
+    # Braces, so that a cell that starts with one is no argument of \\ or \midrule before it.
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+    **{c: f"\\{c}" for c in "{}$&#%_"},
+}
+
+
+def latex(text: str) -> str:
+    return "".join(_TEX.get(c, c) for c in text)

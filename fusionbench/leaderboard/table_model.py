@@ -71,12 +71,6 @@ class SheetRow:
 
 
 @dataclass(frozen=True)
-class SheetNote:
-    text: str
-    tone: Tone = ""
-
-
-@dataclass(frozen=True)
 class Sheet:
     """One table: our rows on the same photographs and split, or what papers report on a dataset."""
 
@@ -84,7 +78,7 @@ class Sheet:
     columns: tuple[SheetColumn, ...]
     rows: tuple[SheetRow, ...]
     caption: str
-    notes: tuple[SheetNote, ...] = ()  # between the heading and the rows
+    notes: tuple[Cell, ...] = ()  # between the heading and the rows
     sources: tuple[str, ...] = ()  # below the rows, numbered from 1
     remarks: tuple[str, ...] = ()  # below those
 
@@ -96,7 +90,7 @@ class Sheet:
         return [column for column in self.columns if column.role in roles]
 
 
-METHOD = SheetColumn("fusion", "Method", "name", lambda facts: facts["fusion"])
+METHOD = SheetColumn("fusion", "Method", "name")
 BACKBONE = SheetColumn("backbone", "Backbone", "name")
 
 
@@ -113,13 +107,8 @@ def metric_cell(metric: Metric, stat: Stat | None, **marks: Any) -> Cell:
     """Percent with one decimal for fractions, three decimals for the rest."""
     if stat is None:
         return Cell("-")
-    spread = "" if stat.std is None else scaled(metric, stat.std)
-    return Cell(scaled(metric, stat.mean), spread, **marks)
-
-
-def scaled(metric: Metric, value: float, sign: str = "") -> str:
-    scale, digits = (100.0, 1) if metric.percent else (1.0, 3)
-    return f"{value * scale:{sign}.{digits}f}"
+    spread = "" if stat.std is None else metric.text(stat.std)
+    return Cell(metric.text(stat.mean), spread, **marks)
 
 
 def plain(text: object) -> str:

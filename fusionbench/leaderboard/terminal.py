@@ -52,13 +52,14 @@ def _tables(sheet: Sheet, width: int) -> Iterator[Table]:
     several. Gains have columns where that leaves one table, and stand below the names elsewhere."""
     metrics, gains = sheet.of_role("metric"), sheet.of_role("gain")
     counts = sheet.of_role("count")
-    room = width - NAMES - GAP - sum(_width(sheet, column, one_line=True) for column in counts)
-    beside = room - sum(_width(sheet, column, one_line=True) for column in gains)
+    room = width - NAMES - GAP - _width(sheet, counts, one_line=True)
+    beside = room - _width(sheet, gains, one_line=True)
     groups = _fitting(sheet, metrics, beside)
     below = gains if len(groups) > 1 else []
     if below:
         groups = _fitting(sheet, metrics, room)
-    one_line = len(groups) == 1 and _fits(sheet, metrics, room if below else beside, one_line=True)
+    limit = room if below else beside
+    one_line = len(groups) == 1 and _width(sheet, metrics, one_line=True) <= limit
     for group in groups:
         columns = [*group, *(c for c in gains if c not in below), *counts]
         yield _table(sheet, columns, below if group is groups[0] else [], one_line=one_line)
@@ -68,19 +69,18 @@ def _fitting(sheet: Sheet, metrics: Sequence[SheetColumn], room: int) -> list[li
     """The metrics of each table."""
     groups: list[list[SheetColumn]] = [[]]
     for metric in metrics:
-        if groups[-1] and not _fits(sheet, [*groups[-1], metric], room, one_line=False):
+        if groups[-1] and _width(sheet, [*groups[-1], metric], one_line=False) > room:
             groups.append([])
         groups[-1].append(metric)
     return groups
 
 
-def _fits(sheet: Sheet, columns: Sequence[SheetColumn], room: int, *, one_line: bool) -> bool:
-    return sum(_width(sheet, column, one_line=one_line) for column in columns) <= room
-
-
-def _width(sheet: Sheet, column: SheetColumn, *, one_line: bool) -> int:
-    texts = [part for text in _texts(sheet, column, one_line) for part in text.plain.split("\n")]
-    return max(map(len, [column.short or column.title, *texts])) + GAP
+def _width(sheet: Sheet, columns: Sequence[SheetColumn], *, one_line: bool) -> int:
+    width = 0
+    for column in columns:
+        texts = "\n".join(text.plain for text in _texts(sheet, column, one_line)).split("\n")
+        width += max(map(len, [column.short or column.title, *texts])) + GAP
+    return width
 
 
 def _table(

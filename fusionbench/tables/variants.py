@@ -20,14 +20,10 @@ def apply(table: DeclaredTable, overrides: Overrides) -> DeclaredTable:
         if table.small is None:
             raise UsageError(f"{table.path} has no [small] section.", "Leave out --small.")
         small = table.small
-        table = _rewritten(table, small.dataset, small.backbones, small.settings).model_copy(
-            update={
-                "title": f"{table.title} (small version)",
-                "protocol": small.protocol,
-                "seeds": small.seeds,
-                "folds": small.folds,
-            }
-        )
+        own = {"protocol": small.protocol, "seeds": small.seeds, "folds": small.folds}
+        own |= {"title": f"{table.title} (small version)"}
+        table = _rewritten(table, small.dataset, small.backbones, small.settings)
+        table = table.model_copy(update=own)
     table = _rewritten(table, overrides.dataset, overrides.backbones, overrides.settings)
     return table.model_copy(update={"protocol": overrides.protocol or table.protocol})
 
