@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from made_up_records import control, record
 
-from fusionbench.analysis.ranking import candidates
-from fusionbench.errors import UsageError
+from fusionbench.analysis.ranking import rank
+from fusionbench.errors import FusionbenchError, UsageError
 from fusionbench.leaderboard import blocks, sheets
 from fusionbench.leaderboard.select import select_row
 
@@ -80,4 +80,6 @@ def test_rows_on_two_views_are_told_apart_wherever_blocks_are_named() -> None:
     with pytest.raises(UsageError) as raised:
         select_row(found[:2], "sgmc")
     assert all(f", {place}" in raised.value.message for place in places[:2])
-    assert candidates(found)[1] == [f"{places[1]}: {places[0]} stands for it"]
+    with pytest.raises(FusionbenchError, match="three methods") as few:
+        rank(found)
+    assert f"{places[1]} left out: {places[0]} stands for it" in few.value.remedy

@@ -133,11 +133,6 @@ class Gain:
     p: float | None
     n: int  # folds
 
-    @property
-    def clear(self) -> bool:
-        """The whole interval lies above nothing gained."""
-        return self.low is not None and self.low > 0
-
 
 @dataclass(frozen=True)
 class Gains:
@@ -151,9 +146,10 @@ class Gains:
     def share(self) -> float | None:
         """The part of the gain over image only that remains over the shuffled twin.
 
-        None where the gain is not clear: a part of what may be nothing says nothing.
+        None unless the whole interval of the gain lies above 0: a part of what may be nothing says
+        nothing.
         """
-        if self.image is None or self.shuffled is None or not self.image.clear:
+        if self.image is None or self.shuffled is None or not (self.image.low or 0) > 0:
             return None
         return self.shuffled.mean / self.image.mean
 

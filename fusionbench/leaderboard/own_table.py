@@ -31,7 +31,7 @@ OF_BLOCK = (
     *("dataset", "data_fingerprint", "protocol", "split_hash", "level", "complete_data"),
     *("n_rows_used", "n_rows_dataset"),
 )
-OF_ROW = ("control", "ranked", "runs_done", "runs_expected")
+OF_ROW = ("control", "ranked", "runs_done", "runs_expected", "seeds")
 # Means over the classes that a test part has.
 OVER_PRESENT = ("bacc", "auc_ovr_macro", "auc_ovr_weighted")
 Facts = Mapping[str, Any]
@@ -131,21 +131,14 @@ def _facts(block: Block, row: Row, part: str) -> dict[str, Any]:
         "table": block.title,
         "label": row.label,
         **{name: getattr(block, name) for name in OF_BLOCK},
-        "fusion": row.fusion,
-        "backbone": row.backbone,
-        "loss": row.loss,
-        "settings": dict(row.differences),
+        **{name: getattr(row, name) for name in ("fusion", "backbone", "loss")},
+        "settings": row.differences,
         "part": part,
         **{name: getattr(row, name) for name in OF_ROW},
-        "seeds": list(row.seeds),
         "n": row.parts[part].n,
-        "parameters": row.parameters,
-        "images_per_s": row.images_per_s,
-        "verdict": row.verdict,
-        "flags": list(row.remarks),
-        "key": row.key,
-        "identity": row.identity,
-        "run_ids": list(row.run_ids),
+        **{name: getattr(row, name) for name in ("parameters", "images_per_s", "verdict")},
+        "flags": row.remarks,
+        **{name: getattr(row, name) for name in ("key", "identity", "run_ids")},
     }
     if row.gains and part == "test":
         facts["gain_metric"] = row.gains.metric

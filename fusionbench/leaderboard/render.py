@@ -202,7 +202,7 @@ def _facts(row: SheetRow) -> Iterator[tuple[str, object]]:
             continue
         if isinstance(value, dict):
             value = [f"{k}={v}" for k, v in value.items()]
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             value = "; ".join(map(str, value))
         yield name, csv_cell(value) if isinstance(value, str) else value
 

@@ -113,26 +113,20 @@ def _texts(sheet: Sheet, column: SheetColumn, one_line: bool) -> list[Text]:
 
 def _label(sheet: Sheet, row: SheetRow, below: Sequence[SheetColumn]) -> Text:
     """Everything that names a row, one thing under the other."""
-
-    def texts(*roles: str) -> Iterator[tuple[SheetColumn, str, str]]:
-        for column in sheet.of_role(*roles):
-            cell = row.cells[column.key]
-            if cell.text not in ("", "-"):
-                yield column, cell.text, STYLES.get(cell.tone, "")
-
-    names = [text for column, text, _ in texts("name") if column.key != "part"] or [""]
+    cells = [(column, row.cells[column.key]) for column in sheet.columns]
+    cells = [(column, cell) for column, cell in cells if cell.text not in ("", "-")]
+    names = [cell.text for c, cell in cells if c.role == "name" and c.key != "part"] or [""]
     lines = [Text(names[0], style="bold" if row.kind in ("own", "control") else "")]
-    if part := [text for column, text, _ in texts("name") if column.key == "part"]:
-        lines[0].append(f" ({part[0]})", style="not bold")
+    for column, cell in cells:
+        if column.key == "part":
+            lines[0].append(f" ({cell.text})", style="not bold")
     lines.append(Text(", ".join(names[1:])))
-    lines += [Text(text, style) for _, text, style in texts("remark")]
-    lines += [
-        Text(f"{column.title} {text}", style)
-        for column, text, style in texts("gain")
-        if column in below
-    ]
+    for column, cell in sorted(cells, key=lambda item: item[0].role == "gain"):
+        if column.role == "remark" or column in below:
+            text = cell.text if column.role == "remark" else f"{column.title} {cell.text}"
+            lines.append(Text(text, STYLES.get(cell.tone, "")))
     # Of balanced accuracy where it is shown, else of the first metric.
-    metrics = {column.key: row.cells[column.key].split for column in sheet.of_role("metric")}
-    if split := metrics.get("bacc", next(iter(metrics.values()))):
+    splits = {column.key: row.cells[column.key].split for column in sheet.of_role("metric")}
+    if split := splits.get("bacc", next(iter(splits.values()))):
         lines.append(Text(f"± {split}", style="dim"))
     return Text("\n").join(line for line in lines if line)
