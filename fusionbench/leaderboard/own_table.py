@@ -68,7 +68,8 @@ def own_sheet(block: Block, metrics: Sequence[Metric]) -> Sheet:
                     alike=row.key in like.get((m.name, part), ()),
                     split=_split(m, stats),
                 )
-            rows.append(SheetRow(_kind(row), cells, facts, partial(_numbers, stats)))
+            kind: Kind = "incomplete" if not row.ranked else "control" if row.control else "own"
+            rows.append(SheetRow(kind, cells, facts, partial(_numbers, stats)))
     columns = shown((*before, *metric_columns(metrics), *after), rows)
     notes = []
     if block.verdict is not None:
@@ -120,10 +121,6 @@ def _columns(block: Block) -> tuple[list[SheetColumn], list[SheetColumn]]:
         ),
     ]
     return before, after
-
-
-def _kind(row: Row) -> Kind:
-    return "control" if row.ranked and row.control else "own" if row.ranked else "incomplete"
 
 
 def _facts(block: Block, row: Row, part: str) -> dict[str, Any]:

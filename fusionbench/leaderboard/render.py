@@ -183,13 +183,14 @@ def _csv(sheets: Sequence[Sheet], metrics: Sequence[str] | None) -> str:
         # What else a record holds of each class is for --metrics, and for JSON.
         metrics += sorted(name for name in seen if name.startswith(RECALL))
     lines = [dict(_facts(row)) for row in rows]
-    columns = dict.fromkeys(name for line in lines for name in line) or ["kind", "fusion"]
-    table = pd.DataFrame(lines, columns=list(columns), dtype=object)
+    columns = list(dict.fromkeys(name for line in lines for name in line)) or ["kind", "fusion"]
     for name, number in product(metrics, CSV_NUMBERS):
-        values = [row.get(name, {}).get(number) for row in numbers]
-        if any(name in row and number in row[name] for row in numbers):
-            table[csv_cell(f"{name}_{number}")] = pd.Series(values, dtype=object)
-    return table.to_csv(index=False, lineterminator="\n")
+        if any(number in row.get(name, ()) for row in numbers):
+            columns.append(f"{name}_{number}")
+            for line, row in zip(lines, numbers, strict=True):
+                line[columns[-1]] = row.get(name, {}).get(number)
+    frame = pd.DataFrame(lines, columns=columns, dtype=object).rename(columns=csv_cell)
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
 def _facts(row: SheetRow) -> Iterator[tuple[str, object]]:
