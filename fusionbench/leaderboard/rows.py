@@ -23,7 +23,7 @@ _NO_PARTS = {"test": PartResult(n=1, metrics={}, confusion=())}
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _FoldRun:
     """Of a record, what a row is made of: ten thousand of them must not weigh much."""
 
     run_id: str
@@ -57,12 +57,14 @@ def blocks(
     or folds x seeds where there are several. Gains are in the `sort` metric.
     """
     # By name and once each, so that neither order nor a merged copy matters.
-    finished: dict[str, _Run] = {}
+    finished: dict[str, _FoldRun] = {}
     shared: dict[object, Any] = {}  # what thousands of records have in common, once
     for record in records:
         if has_level(record, level):
             finished[record.run_id] = _slim(record, level, shared)
-    by_data: dict[tuple[str, ...], dict[str, list[_Run]]] = defaultdict(lambda: defaultdict(list))
+    by_data: dict[tuple[str, ...], dict[str, list[_FoldRun]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     views: dict[str, set[str]] = defaultdict(set)
     for _, run in sorted(finished.items()):
         data = run.identity.data
@@ -94,7 +96,7 @@ def blocks(
     )
 
 
-def _slim(record: Record, level: LevelName, shared: dict[object, Any]) -> _Run:
+def _slim(record: Record, level: LevelName, shared: dict[object, Any]) -> _FoldRun:
     result = record.result
     assert result is not None
     levels = {
@@ -104,7 +106,7 @@ def _slim(record: Record, level: LevelName, shared: dict[object, Any]) -> _Run:
     common = msgspec.structs.replace(
         result, parts=_NO_PARTS, best_epoch=None, epochs_run=0, temperature=None, history=()
     )
-    return _Run(
+    return _FoldRun(
         run_id=record.run_id,
         fold=record.identity.fold,
         seed=record.identity.seed,
@@ -117,7 +119,7 @@ def _slim(record: Record, level: LevelName, shared: dict[object, Any]) -> _Run:
     )
 
 
-def _consistent(items: Iterable[tuple[Sequence[_Run], T]]) -> list[list[T]]:
+def _consistent(items: Iterable[tuple[Sequence[_FoldRun], T]]) -> list[list[T]]:
     """Sort items into groups within which every fold has one cohort; first fit, in order."""
     groups: list[tuple[dict[int, str], list[T]]] = []
     for runs, item in items:
@@ -132,7 +134,7 @@ def _consistent(items: Iterable[tuple[Sequence[_Run], T]]) -> list[list[T]]:
     return [members for _, members in groups]
 
 
-def _row(key: str, runs: list[_Run], current: Sources | None) -> Row:
+def _row(key: str, runs: list[_FoldRun], current: Sources | None) -> Row:
     runs = sorted(runs, key=lambda r: (r.seed, r.fold))
     first, identity = runs[0].shared, runs[0].identity
     seeds = tuple(sorted({run.seed for run in runs}))
@@ -164,7 +166,7 @@ def _row(key: str, runs: list[_Run], current: Sources | None) -> Row:
     )
 
 
-def _part(name: str, runs: list[_Run]) -> PartStats:
+def _part(name: str, runs: list[_FoldRun]) -> PartStats:
     # Several seeds evaluate the same photographs: count each fold once.
     sizes = {run.fold: run.parts[name].n for run in runs}
     return PartStats(
@@ -197,7 +199,7 @@ def _stale(identity: RowIdentity, current: Sources | None) -> tuple[str, ...]:
     return (f"stale: {', '.join(changed)}",) if changed else ()
 
 
-def _block(rows: list[Row], run: _Run, sort: str, level: LevelName) -> Block:
+def _block(rows: list[Row], run: _FoldRun, sort: str, level: LevelName) -> Block:
     """`run`: any of the first row."""
     sign = -1 if describe(sort).better == "high" else 1
 
