@@ -37,8 +37,7 @@ from fusionbench.records import Record, Store
 from fusionbench.runs import Resources, carry_out, forecast, grid, plan
 from fusionbench.runs import plan as plan_function
 from fusionbench.runs.fold import Computed
-from fusionbench.runs.job import Job, seen
-from fusionbench.runs.plan import Plan, plan_of
+from fusionbench.runs.plan import Job, Plan, plan_of, seen
 from fusionbench.runs.queue import Queue
 from fusionbench.runs.ray_engine import OnRay
 from fusionbench.tables import expand

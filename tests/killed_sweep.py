@@ -29,7 +29,7 @@ from fusionbench.training import loop as train
 def sweep(table: Path, execution: Execution, log: Path, name: str) -> None:
     """What the command `fusionbench sweep` does, with a line per epoch begun and kept."""
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    keep, train_epoch = checkpoints.Keeper.keep, train._train_epoch
+    keep, train_epoch = checkpoints.Keeper.keep, train.train_epoch
     now: list[str] = []
 
     def said(event: str, epoch: int) -> None:
@@ -49,7 +49,7 @@ def sweep(table: Path, execution: Execution, log: Path, name: str) -> None:
         said("began", named["epoch"])
         return train_epoch(*arguments, **named)
 
-    network.Keeper, train._train_epoch = Keeper, epoch  # type: ignore[misc]
+    network.Keeper, train.train_epoch = Keeper, epoch  # type: ignore[misc]
     execution = replace(execution, checkpoint_every=0)  # after every epoch, however short
     outcome = carry_out(plan(read_table(table), execution), execution)
     assert not outcome.failures, outcome.failures

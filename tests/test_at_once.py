@@ -29,6 +29,7 @@ from fusionbench.runs.fold import open_experiment
 from fusionbench.runs.process_engine import Processes, threads_each
 from fusionbench.runs.queue import JobLostError
 from fusionbench.runs.run import run
+from fusionbench.runs.study import Opened
 from fusionbench.runs.worker import UnexpectedError
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes")
@@ -280,7 +281,7 @@ def unlucky(tmp_path: Path, card: Path, how: str) -> tuple[RunConfig, Execution,
     marker.touch()
     here = Execution(store=tmp_path / "store", plugins=(plugin,), folds_at_once=2)
     config = RunConfig.of(fusion="dies", dataset=str(card))
-    study = open_experiment(config, here)
+    study = open_experiment(config, Opened(here))
     seed = study.fold_seed(study.protocol.folds[1])
     params = {"fusion.seed": str(seed), "fusion.marker": str(marker), "fusion.how": how}
     return config.changed(params=params), here, marker
@@ -330,7 +331,7 @@ def test_a_fold_that_another_process_computes_is_waited_for(
     store = Store(here.store)
     if existing == "redo":
         run(config, here)
-    study = open_experiment(config, here)
+    study = open_experiment(config, Opened(here))
     lock = store.lock(study.run_id(study.protocol.folds[0]))
     lock.__enter__()
 

@@ -18,9 +18,9 @@ from fusionbench.errors import PluginError, UsageError
 from fusionbench.plugin import registry
 from fusionbench.progress import SILENT
 from fusionbench.records import Store
-from fusionbench.runs import control_study as tabular
-from fusionbench.runs.run import open_experiment, run
-from fusionbench.runs.study import swapped
+from fusionbench.runs.fold import open_experiment
+from fusionbench.runs.run import run
+from fusionbench.runs.study import Opened, swapped
 
 CONTROLS = sorted(registry.discover("controls"))
 
@@ -70,7 +70,7 @@ def test_the_logistic_control_is_scikit_learns_on_the_encoded_rows(
     control: RunConfig, here: Execution
 ) -> None:
     record = run(control, here).records[0]
-    experiment = open_experiment(control, here)
+    experiment = open_experiment(control, Opened(here))
     rows = experiment.rows(experiment.protocol.folds[0])
     table = experiment.table
     x = experiment.encoder(table.metadata, rows.train).transform(table.metadata).astype(float)
@@ -84,12 +84,12 @@ def test_the_logistic_control_is_scikit_learns_on_the_encoded_rows(
 def test_missingness_sees_gaps_and_nothing_else(control: RunConfig, here: Execution) -> None:
     """Answers may change; as long as the same cells are empty, so are the probabilities."""
     config = control.changed(fusion="missingness")
-    first = open_experiment(config, here)
+    first = open_experiment(config, Opened(here))
     fold = first.protocol.folds[0]
     rows = first.rows(fold)
 
     def found() -> np.ndarray:
-        return tabular.trainer(first, here).train(fold, rows, SILENT).probabilities["test"]
+        return first.trainer(here).train(fold, rows, SILENT).probabilities["test"]
 
     before = found()
     metadata = first.table.metadata
@@ -109,14 +109,14 @@ def test_training_settings_are_no_part_of_a_control(control: RunConfig, here: Ex
     ]
     ids = set()
     for change in changes:
-        experiment = open_experiment(control.changed(**change), here)
+        experiment = open_experiment(control.changed(**change), Opened(here))
         ids.add(experiment.run_id(experiment.protocol.folds[0]))
         assert "optimistic: test-best" not in experiment.flags()
     assert len(ids) == 1
     other = [{"columns": ("age",)}, {"missing": "indicator"}, {"params": {"fusion.c": "2"}},
              {"shuffle_metadata": True}, {"seed": 3}]  # fmt: skip
     for change in other:
-        experiment = open_experiment(control.changed(**change), here)
+        experiment = open_experiment(control.changed(**change), Opened(here))
         ids.add(experiment.run_id(experiment.protocol.folds[0]))
     assert len(ids) == 1 + len(other)
 
@@ -184,7 +184,7 @@ def test_nobody_keeps_their_own_metadata(members: list[int], seed: int) -> None:
 
 def test_shuffled_metadata_stays_on_its_side(quick: RunConfig, here: Execution) -> None:
     config = quick.changed(shuffle_metadata=True, calibrate=True)
-    experiment = open_experiment(config, here)
+    experiment = open_experiment(config, Opened(here))
     fold = experiment.protocol.folds[0]
     rows = experiment.rows(fold)
     own = experiment.table.metadata.copy()

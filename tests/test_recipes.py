@@ -32,6 +32,7 @@ from fusionbench.plugin.fusion import Fusion, Spec
 from fusionbench.plugin.loss import Loss, Output
 from fusionbench.runs.network_study import load_method, setup
 from fusionbench.runs.run import run
+from fusionbench.runs.study import Opened
 
 # Small enough to train in a test.
 TINY = {
@@ -311,7 +312,7 @@ def test_a_reducer_is_trained_and_counted(quick: RunConfig, here: Execution, fus
     plain = run(config, here).records[0].result
     reduced = run(config.changed(reducer=24), here).records[0].result
     assert plain is not None and reduced is not None
-    experiment = setup(config, here)
+    experiment = setup(config, Opened(here))
     train = experiment.rows(experiment.protocol.folds[0]).train
     encoder = experiment.encoder(experiment.table.metadata, train)
     model, _ = experiment.model(experiment.backbone(), encoder, train)

@@ -28,7 +28,9 @@ from fusionbench.records import Record, Store
 from fusionbench.records.leftovers import leftovers, remove
 from fusionbench.records.verify import verify
 from fusionbench.runs import plan
-from fusionbench.runs.run import open_experiment, run
+from fusionbench.runs.fold import open_experiment
+from fusionbench.runs.run import run
+from fusionbench.runs.study import Opened
 from fusionbench.tables import read_table
 from fusionbench.training import checkpoints
 from fusionbench.training import loop as train
@@ -95,7 +97,7 @@ def content_of(path: Path) -> Any:
 
 
 def checkpoint(config: RunConfig, execution: Execution) -> Path:
-    study = open_experiment(config, execution)
+    study = open_experiment(config, Opened(execution))
     fold = next(f for f in study.protocol.folds if f.index == (execution.folds or (0,))[0])
     return Store(execution.store).path("checkpoints", study.run_id(fold))
 
@@ -156,7 +158,7 @@ def test_stopped_after_every_epoch_it_gives_the_same_bits(
         said = [n for n in progress.notes if "after epoch" in n or "from the beginning" in n]
         expected = f"fold 0 goes on after epoch {epoch - 1} of {config.training.epochs}"
         assert said == ([expected] if epoch > 1 else [])
-    with changed(train, "_train_epoch", lambda *a, **k: pytest.fail("trained an epoch again")):
+    with changed(train, "train_epoch", lambda *a, **k: pytest.fail("trained an epoch again")):
         again = only(run(config, other).records)
     assert again.result is not None and again.result.history == whole.result.history
     assert same(here, other, whole.run_id)
@@ -176,7 +178,7 @@ def test_stopped_inside_an_epoch_it_repeats_that_epoch_only(
     whole = only(run(config, here).records)
     other = replace(here, store=tmp_path / "other")
     rng, step, rename = random.Random(1), TrainingStep.__call__, Path.replace
-    train_epoch = train._train_epoch
+    train_epoch = train.train_epoch
     began: list[int] = []
     left = [0]
 
@@ -196,7 +198,7 @@ def test_stopped_inside_an_epoch_it_repeats_that_epoch_only(
         return rename(self, target)
 
     stops = 0
-    with changed(train, "_train_epoch", counted):
+    with changed(train, "train_epoch", counted):
         while not Store(other.store).has(whole.run_id):
             owner, name, value = (
                 (Path, "replace", interrupted_rename)
@@ -420,13 +422,13 @@ def test_one_that_is_no_good_is_said_and_not_used(
     path.write_bytes(written)
     said = spoilt(path)
     progress, began = Notes(), []
-    train_epoch = train._train_epoch
+    train_epoch = train.train_epoch
 
     def counted(*arguments: Any, **named: Any) -> Any:
         began.append(named["epoch"])
         return train_epoch(*arguments, **named)
 
-    with changed(train, "_train_epoch", counted):
+    with changed(train, "train_epoch", counted):
         record = only(run(config, here, progress).records)
     assert began == [1, 2]
     (note,) = [n for n in progress.notes if "from the beginning" in n]

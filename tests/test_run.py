@@ -20,6 +20,7 @@ from fusionbench.progress import SILENT
 from fusionbench.records import Store
 from fusionbench.runs.network_study import setup
 from fusionbench.runs.run import run
+from fusionbench.runs.study import Opened
 from fusionbench.training.placement import Placement
 
 EXPLODES = '''
@@ -79,7 +80,7 @@ def test_a_run_leaves_records_that_agree_with_their_predictions(
         assert record.result.epochs_run == record.result.best_epoch == 2
         assert record.result.folds_expected == 3
         assert record.result.flags == ()
-    whole = setup(quick, here).table
+    whole = setup(quick, Opened(here)).table
     assert tested == Counter(whole.ids.tolist())  # every photograph is tested exactly once
 
 
@@ -135,7 +136,7 @@ def test_whatever_changes_the_number_changes_the_run_id(
 ) -> None:
     ids = set()
     for config in (quick, quick.changed(**change)):
-        experiment = setup(config, here)
+        experiment = setup(config, Opened(here))
         ids.add(experiment.run_id(experiment.protocol.folds[0]))
     assert len(ids) == 2
 
@@ -147,7 +148,7 @@ def test_where_it_runs_does_not_change_the_run_id(
     elsewhere = replace(here, store=tmp_path / "x", workers=1, device="auto")
     ids = set()
     for config, execution in ((quick, here), (spelled_out, elsewhere)):
-        experiment = setup(config, execution)
+        experiment = setup(config, Opened(execution))
         ids.add(experiment.run_id(experiment.protocol.folds[0]))
     assert len(ids) == 1
 
@@ -159,7 +160,7 @@ def test_the_plugin_source_is_part_of_the_run_id(
     for text in (EXPLODES.format(after=1), EXPLODES.format(after=2)):
         path = plugin(tmp_path, "explodes", text)
         config = quick.changed(fusion="explodes")
-        experiment = setup(config, replace(here, plugins=(path,)))
+        experiment = setup(config, Opened(replace(here, plugins=(path,))))
         ids.add(experiment.run_id(experiment.protocol.folds[0]))
     assert len(ids) == 2
 
@@ -182,7 +183,7 @@ def test_an_exception_in_a_plugin_is_recorded_with_its_traceback(
 ) -> None:
     path = plugin(tmp_path, "raises", RAISES)
     outcome = run(quick.changed(fusion="raises"), replace(here, plugins=(path,)))
-    error = outcome.failures[0].record.error
+    error = Store(here.store).read(outcome.failures[0].run_id).error
     assert error is not None and error.type == "KeyError"
     assert "raises.py" in error.traceback and "a mistake in the plugin" in error.message
 
@@ -227,7 +228,7 @@ def test_choosing_on_the_test_part_is_marked_and_reports_its_best_epoch(
 def test_inner_validation_never_shares_a_patient_with_training(
     quick: RunConfig, here: Execution
 ) -> None:
-    experiment = setup(quick.changed(select="inner-val"), here)
+    experiment = setup(quick.changed(select="inner-val"), Opened(here))
     for fold in experiment.protocol.folds:
         rows = experiment.rows(fold)
         assert rows.watch is not None
@@ -237,7 +238,7 @@ def test_inner_validation_never_shares_a_patient_with_training(
 
 
 def test_the_encoder_sees_training_rows_only(quick: RunConfig, here: Execution) -> None:
-    experiment = setup(quick, here)
+    experiment = setup(quick, Opened(here))
     fold = experiment.protocol.folds[0]
     rows = experiment.rows(fold)
     metadata = experiment.table.metadata
@@ -256,16 +257,16 @@ def test_a_held_out_part_is_evaluated_beside_the_fold(quick: RunConfig, here: Ex
 
 
 def test_leaky_protocols_and_dropped_rows_are_marked(quick: RunConfig, here: Execution) -> None:
-    leaky = setup(quick.changed(protocol="image-3fold"), here)
+    leaky = setup(quick.changed(protocol="image-3fold"), Opened(here))
     assert leaky.flags() == ("leaky: patients",)
-    dropping = setup(quick.changed(missing="drop-rows"), here)
+    dropping = setup(quick.changed(missing="drop-rows"), Opened(here))
     dropped = int(
         dropping.table.metadata[[c.name for c in dropping.columns]].isna().any(axis=1).sum()
     )
     assert 0 < dropped < len(dropping.table)
     assert dropping.flags() == (f"rows dropped: {dropped}",)
     fold = dropping.protocol.folds[0]
-    kept = setup(quick, here)
+    kept = setup(quick, Opened(here))
     assert dropping.cohort(dropping.rows(fold)) != kept.cohort(kept.rows(fold))
 
 
@@ -276,7 +277,7 @@ def test_weights_are_saved_on_request_and_give_the_same_predictions(
     from fusionbench.training.loop import predict
 
     record = run(quick, replace(here, save_weights=True)).records[0]
-    store, experiment = Store(here.store), setup(quick, here)
+    store, experiment = Store(here.store), setup(quick, Opened(here))
     fold = experiment.protocol.folds[0]
     rows = experiment.rows(fold)
     encoder = experiment.encoder(experiment.table.metadata, rows.train)

@@ -17,6 +17,7 @@ from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.records import Store
 from fusionbench.runs.network_study import setup
 from fusionbench.runs.run import run
+from fusionbench.runs.study import Opened
 from fusionbench.training.sampling import epoch_rows, row_odds
 
 LABELS = np.repeat([0, 1, 2], [1600, 400, 25])
@@ -111,7 +112,7 @@ def test_training_draws_as_the_sampler_says(
     monkeypatch.setattr(train, "batches", reading)
     config = quick.changed(sampler=sampler)
     (record,) = run(config, here).records
-    experiment = setup(config, here)
+    experiment = setup(config, Opened(here))
     expected = experiment.rows(experiment.protocol.folds[0]).train
     assert len(seen) == config.training.epochs
     for rows, labels, name, drawn in seen:

@@ -31,8 +31,8 @@ from fusionbench.leaderboard.select import select_row
 from fusionbench.metrics.compute import compute
 from fusionbench.records import Record, Store
 from fusionbench.runs.network_study import setup
-from fusionbench.runs.network_trainer import trainer
 from fusionbench.runs.run import run
+from fusionbench.runs.study import Opened
 from fusionbench.training.feed import Arrays
 from fusionbench.training.loop import predict
 
@@ -216,12 +216,12 @@ def test_every_scenario_is_what_predict_says_of_a_table_with_those_cells_emptied
     store, config = finished[name]
     report = stressed(store, record_of(store, config.method.fusion).run_id, config)
     execution = Execution(store=store.folder, device="cpu")
-    experiment = setup(config, execution)
+    experiment = setup(config, Opened(execution))
     fold = experiment.protocol.folds[0]
     rows, table = experiment.rows(fold), experiment.table
     test, columns = rows.parts["test"], [c.name for c in experiment.columns]
     encoder = experiment.encoder(table.metadata, rows.train)
-    made = trainer(experiment, execution)
+    made = experiment.trainer(execution)
     model, _ = experiment.model(experiment.backbone(), encoder, rows.train)
     model.load_state_dict(load_file(store.path("weights", report.runs[0].run_id)))
 
@@ -341,7 +341,7 @@ def test_a_model_of_one_answer_changes_where_that_answer_does(
         stressed(store, "only-bleed", config, execution={"plugins": (plugin,)})
 
     # Written as if the run had ended so.
-    experiment = setup(config, execution)
+    experiment = setup(config, Opened(execution))
     test = experiment.rows(experiment.protocol.folds[0]).parts["test"]
     told = experiment.table.metadata["bleed"].iloc[test]
     logits = np.zeros((len(test), 6))

@@ -23,8 +23,7 @@ from fusionbench.errors import DataError, FusionbenchError, UsageError
 from fusionbench.progress import Progress, Task
 from fusionbench.records import Store
 from fusionbench.runs import Job, Outcome, carry_out, forecast, grid, plan
-from fusionbench.runs.fold import Computed
-from fusionbench.runs.job import Order
+from fusionbench.runs.fold import Computed, Order
 from fusionbench.runs.resources import parse_size
 from fusionbench.runs.run import run
 from fusionbench.tables import DeclaredTable, Overrides, expand, read_table

@@ -9,7 +9,7 @@ from fusionbench.data.locate import open_card
 from fusionbench.errors import DataError, RecordError, UsageError
 from fusionbench.progress import SILENT, Progress
 from fusionbench.records import Record
-from fusionbench.runs.study import Study, open_study
+from fusionbench.runs.study import Opened, Study, open_study
 
 
 def reopen(
@@ -44,7 +44,7 @@ def reopen(
             f"This fusionbench does not have the settings of {run}: {where}.",
             "Use the version that made it.",
         ) from None
-    study = open_study(config, execution, progress)
+    study = open_study(config, Opened(execution, progress))
     if (here := study.table.fingerprint) != on.fingerprint:
         raise DataError(
             f"The data of {card.name} here is not what the run was made on: fingerprint {here}, "

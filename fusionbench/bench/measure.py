@@ -20,6 +20,7 @@ from fusionbench.errors import RunFailedError
 from fusionbench.progress import SILENT, Progress, Task
 from fusionbench.runs.network_study import setup
 from fusionbench.runs.network_trainer import NetworkTrainer
+from fusionbench.runs.study import Opened
 
 # Steps of a round if none are asked for: about a second's worth.
 GPU_STEPS, CPU_STEPS = 50, 4
@@ -104,7 +105,8 @@ def open_shared(
     # Every subject compiles the same few functions, each for its own model.
     torch._dynamo.config.cache_size_limit = 256
     image_only = config.changed(fusion="none", loss="")
-    return NetworkTrainer(setup(image_only, execution, progress), execution, progress)
+    study = setup(image_only, Opened(execution, progress))
+    return NetworkTrainer(study, execution, progress)
 
 
 def warm_up(

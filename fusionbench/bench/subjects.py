@@ -18,9 +18,10 @@ from fusionbench.models.backbones import create_net
 from fusionbench.progress import SILENT, Progress, Task
 from fusionbench.runs.network_study import setup
 from fusionbench.runs.network_trainer import NetworkTrainer
+from fusionbench.runs.study import Opened
 from fusionbench.training.augment import AUGMENTATIONS
 from fusionbench.training.capture import CudaGraphs
-from fusionbench.training.loop import _train_epoch
+from fusionbench.training.loop import train_epoch
 from fusionbench.training.optimizers import make_optimizer, make_scheduler
 from fusionbench.training.step import PATHS, TrainingStep
 
@@ -106,18 +107,19 @@ class TrainedMethod:
         self.name = name
         config = shared.experiment.config.changed(fusion=fusion, loss=loss)
         self.seed, self.training = config.seed, config.training
-        experiment = setup(config, shared.execution, progress)
+        experiment = setup(config, Opened(shared.execution, progress))
         fold = experiment.protocol.folds[0]
         rows = experiment.rows(fold)
-        data = experiment.fold_data(fold, rows, shared.images, shared.placement.device)
+        _, encoder, self.arrays = experiment.fold_data(
+            fold, rows, shared.images, shared.placement.device
+        )
         torch.manual_seed(self.seed)
-        model, losses = experiment.model(experiment.backbone(), data.encoder, rows.train)
+        model, losses = experiment.model(experiment.backbone(), encoder, rows.train)
         self.loss = "+".join(losses.parts)
         augment = AUGMENTATIONS[self.training.augment]
         self.step = TrainingStep(model, losses, augment, shared.placement, shared.path, progress)
         self.optimizer = make_optimizer(self.step.trained, self.training, {})
         self.scheduler = make_scheduler(self.optimizer, self.training, steps, {})
-        self.arrays = data.arrays
         self._rows, self._epoch = rows.train, 0
 
     @property
@@ -130,7 +132,7 @@ class TrainedMethod:
         finite."""
         rows = np.resize(self._rows, steps * self.training.batch_size)
         self._epoch = self._epoch % self.training.epochs + 1
-        _train_epoch(
+        train_epoch(
             self.step, self.arrays, rows, self.training, self.optimizer, self.scheduler, None, None,
             seed=self.seed, epoch=self._epoch, steps=steps, task=Task(),
         )  # fmt: skip

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 from fusionbench.runs.forecast import Forecast, forecast
 from fusionbench.runs.grid import grid
-from fusionbench.runs.job import Failed, Job
-from fusionbench.runs.plan import Plan, plan, plan_of
+from fusionbench.runs.plan import Failed, Job, Plan, plan, plan_of
 from fusionbench.runs.queue import Outcome
 from fusionbench.runs.resources import Resources
 from fusionbench.runs.run import carry_out

@@ -37,12 +37,9 @@ class ControlStudy(Study):
             uses_metadata=self.control.cls.uses_metadata,
         )
 
-
-@dataclass(frozen=True)
-class ControlTrainer:
-    """Fits one classifier per fold."""
-
-    study: ControlStudy
+    def trainer(self, execution: Execution, progress: Progress = SILENT) -> ControlStudy:
+        """It fits one classifier per fold itself, and keeps nothing between folds."""
+        return self
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -50,17 +47,16 @@ class ControlTrainer:
 
     def train(self, fold: Fold, rows: FoldRows, progress: Progress) -> Trained:
         """Raises RunFailedError where the classifier's probabilities are no distribution."""
-        study = self.study
-        table, k = study.table, len(study.table.card.classes)
-        metadata = study.metadata(fold, rows)
-        encoder = study.encoder(metadata, rows.train)
-        control = study.control.build()
-        given = metadata[[c.name for c in study.columns]]
+        table, k = self.table, len(self.table.card.classes)
+        metadata = self.metadata(fold, rows)
+        encoder = self.encoder(metadata, rows.train)
+        control = self.control.build()
+        given = metadata[[c.name for c in self.columns]]
         inputs = Inputs(encoder.transform(metadata), given, table.card.unknown)
         features = np.asarray(control.features(inputs), dtype=np.float64)
         started = time.perf_counter()
         with progress.task(f"fold {fold.index}", total=1, unit="fit") as task:
-            model = control.estimator(study.fold_seed(fold))
+            model = control.estimator(self.fold_seed(fold))
             model.fit(features[rows.train], table.labels[rows.train])
             task.advance()
         seconds = time.perf_counter() - started
@@ -75,7 +71,7 @@ class ControlTrainer:
         found = {name: predict(part) for name, part in rows.parts.items()}
         if not all(np.isfinite(p).all() for p in found.values()):
             raise RunFailedError(
-                f"{study.config.method.fusion} gives probabilities that are not finite (fold "
+                f"{self.config.method.fusion} gives probabilities that are not finite (fold "
                 f"{fold.index}).",
                 "Look at the plugin's features.",
             )
@@ -84,30 +80,17 @@ class ControlTrainer:
             inner=None if rows.inner is None else predict(rows.inner),
             parameters={},
             train_seconds=seconds,
-            images_seen=0,
             peak_memory=peak_memory(),
         )
 
 
-def setup(
-    config: RunConfig,
-    execution: Execution,
-    progress: Progress = SILENT,
-    opened: Opened | None = None,
-) -> ControlStudy:
+def setup(config: RunConfig, opened: Opened) -> ControlStudy:
     """Resolve and check a run of a control. Raises UsageError, DataError or PluginError."""
-    entry = registry.find("controls", config.method.fusion, execution.plugins)
+    entry = registry.find("controls", config.method.fusion, opened.execution.plugins)
     own = {k: v for k, v in config.method.params.items() if k.startswith("fusion.")}
     settings = {key.removeprefix("fusion."): value for key, value in own.items()}
     control = load_plugin(entry, Control, settings)
     with control.building():
         control.build().estimator(0)
-    study = open_study(config.changed(fusion=entry.name, params=own), execution, progress, opened)
+    study = open_study(config.changed(fusion=entry.name, params=own), opened)
     return ControlStudy(**study.resolved, control=control)
-
-
-def trainer(
-    study: ControlStudy, execution: Execution, progress: Progress = SILENT
-) -> ControlTrainer:
-    """What carries its folds out."""
-    return ControlTrainer(study)

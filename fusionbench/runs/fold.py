@@ -1,7 +1,7 @@
 """One fold of one configuration: opened, trained and evaluated.
 
-runs.network_trainer trains a network, runs.control_study a control without images. PyTorch is
-loaded for the former only.
+runs.network_study opens a network, runs.control_study a control without images. PyTorch is loaded
+for the former only.
 """
 
 from __future__ import annotations
@@ -18,26 +18,19 @@ from fusionbench.audit.examine import verdict_of
 from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import FusionbenchError, RunFailedError, UsageError
 from fusionbench.plugin import registry
-from fusionbench.progress import SILENT, Progress
+from fusionbench.progress import Progress
 from fusionbench.protocols import Fold
 from fusionbench.records import Failure, Measured, Predictions, Record, Store
 from fusionbench.runs.evaluation import predictions_of, result_of
-from fusionbench.runs.job import Order
 from fusionbench.runs.study import Opened, Study, Trainer
 
 
-def open_experiment(
-    config: RunConfig,
-    execution: Execution,
-    progress: Progress = SILENT,
-    opened: Opened | None = None,
-) -> Study:
-    """Resolve and check everything that can be checked before training.
-
-    `opened` remembers data and splits for further configurations. Raises UsageError, DataError or
-    PluginError.
-    """
-    study: Study = _carrier(config, execution).setup(config, execution, progress, opened)
+def open_experiment(config: RunConfig, opened: Opened) -> Study:
+    """Resolve and check everything that can be checked before training. Raises UsageError,
+    DataError or PluginError."""
+    entry = registry.find_method(config.method.fusion, opened.execution.plugins)
+    kind = "network_study" if entry.uses_images else "control_study"
+    study: Study = import_module(f"fusionbench.runs.{kind}").setup(config, opened)
     return study
 
 
@@ -118,13 +111,26 @@ def failed(
     return Computed(Record.of(study.identity(fold), failure, environment))
 
 
+@dataclass(frozen=True)
+class Order:
+    """A job as another process is told it. It opens the run itself."""
+
+    config: RunConfig
+    execution: Execution
+    fold: int
+    run_id: str
+    verdict: str
+    version: str = __version__
+
+
 class LastRow:
     """The opened run and the trainer that consecutive folds of a row share in one process. The
-    trainer holds the backbone, the images, and the step compiled for the first fold."""
+    trainer holds the backbone, the images, and the step compiled for the first fold. All orders
+    have one Execution."""
 
     def __init__(self, opened: Opened | None = None) -> None:
-        self._opened = opened or Opened()
-        self._ordered: tuple[RunConfig, Execution] | None = None
+        self._opened = opened
+        self._config: RunConfig | None = None
         self._study: Study | None = None
         self._trainer: Trainer | None = None
 
@@ -132,8 +138,7 @@ class LastRow:
         """Raises UsageError or PluginError for what cannot be built."""
         if self._trainer is None or self._study is not study:
             self._study = self._trainer = None  # there may be no room for two
-            carrier = _carrier(study.config, execution)
-            self._trainer = carrier.trainer(study, execution, progress)
+            self._trainer = study.trainer(execution, progress)
             self._study = study
         return self._trainer
 
@@ -145,18 +150,15 @@ class LastRow:
                 f"The worker has fusionbench {__version__}, this is {order.version}.",
                 "Install the same one on every node.",
             )
-        if self._study is None or self._ordered != (order.config, order.execution):
-            self._ordered = self._study = self._trainer = None
-            self._study = open_experiment(order.config, order.execution, SILENT, self._opened)
-            self._ordered = order.config, order.execution
+        self._opened = self._opened or Opened(order.execution)
+        if self._study is None or self._config != order.config:
+            self._config = self._study = self._trainer = None
+            self._study = open_experiment(order.config, self._opened)
+            self._config = order.config
         return self._study
 
-    def carry_out(self, order: Order, progress: Progress) -> Computed:
-        """Compute a job that was ordered. Raises as `reopen` and `run_fold` do."""
-        return self.compute(self.reopen(order), order, progress)
-
     def compute(self, study: Study, order: Order, progress: Progress) -> Computed:
-        """The same for a run that is open."""
+        """Compute a job of the run that was reopened. Raises as `run_fold` does."""
         fold = next(f for f in study.protocol.folds if f.index == order.fold)
         if study.run_id(fold) != order.run_id:
             raise UsageError(
@@ -166,10 +168,3 @@ class LastRow:
             )
         trainer = self.trainer(study, order.execution, progress)
         return run_fold(study, trainer, fold, order.verdict, order.execution, progress)
-
-
-def _carrier(config: RunConfig, execution: Execution) -> Any:
-    """The module that carries out runs of the config's method: it has `setup` and `trainer`."""
-    entry = registry.find_method(config.method.fusion, execution.plugins)
-    name = "network_trainer" if entry.uses_images else "control_study"
-    return import_module(f"fusionbench.runs.{name}")

@@ -13,7 +13,7 @@ from statistics import median
 from fusionbench.config.identity import Identity
 from fusionbench.errors import RecordError
 from fusionbench.records import Record, Store
-from fusionbench.runs.job import Job
+from fusionbench.runs.plan import Job
 
 # Records read per method, backbone and dataset: enough for a median.
 ENOUGH = 8

@@ -32,7 +32,7 @@ from fusionbench.plugin.loss import CombinedLoss, Loss
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
 from fusionbench.runs.loaded_plugin import LoadedPlugin, load_plugin
-from fusionbench.runs.study import FoldRows, Opened, Study, open_study
+from fusionbench.runs.study import FoldRows, Opened, Study, Trainer, open_study
 from fusionbench.training.feed import Arrays
 
 
@@ -93,6 +93,12 @@ class NetworkStudy(Study):
             warnings.simplefilter("ignore", UserWarning)
             return torch.from_numpy(array)
 
+    def trainer(self, execution: Execution, progress: Progress = SILENT) -> Trainer:
+        """Raises UsageError for a device that is not there."""
+        from fusionbench.runs.network_trainer import NetworkTrainer
+
+        return NetworkTrainer(self, execution, progress)
+
     def backbone(self, *, loaded: bool = True) -> Backbone:
         """The backbone with its starting weights, or with random ones from torch's seed."""
         method, training = self.config.method, self.config.training
@@ -120,8 +126,9 @@ class NetworkStudy(Study):
 
     def fold_data(
         self, fold: Fold, rows: FoldRows, images: torch.Tensor, device: torch.device
-    ) -> FoldData:
-        """What the fold trains on and is evaluated on; its encoder sees training rows only."""
+    ) -> tuple[pd.DataFrame, MetadataEncoder, Arrays]:
+        """All rows of the table as the fold sees them: metadata, the encoder that is fitted on the
+        training rows, and tensors."""
         metadata = self.metadata(fold, rows)
         encoder = self.encoder(metadata, rows.train)
         arrays = Arrays(
@@ -129,29 +136,12 @@ class NetworkStudy(Study):
             torch.from_numpy(encoder.transform(metadata)).to(device),
             torch.from_numpy(self.table.labels).to(device),
         )
-        return FoldData(metadata, encoder, arrays)
+        return metadata, encoder, arrays
 
 
-@dataclass(frozen=True)
-class FoldData:
-    """All rows of the table, as one fold sees them."""
-
-    metadata: pd.DataFrame
-    encoder: MetadataEncoder  # fitted on the training rows
-    arrays: Arrays
-
-
-def setup(
-    config: RunConfig,
-    execution: Execution,
-    progress: Progress = SILENT,
-    opened: Opened | None = None,
-) -> NetworkStudy:
-    """Resolve and check everything that can be checked before training.
-
-    Raises UsageError, DataError or PluginError.
-    """
-    method = load_method(config, execution.plugins)
+def setup(config: RunConfig, opened: Opened) -> NetworkStudy:
+    """Resolve and check a run of a fusion. Raises UsageError, DataError or PluginError."""
+    method = load_method(config, opened.execution.plugins)
     starting = weights.weights_identity(config.method.backbone, config.method.weights)
     own = config.changed(
         fusion=registry.key_of(config.method.fusion),
@@ -159,8 +149,7 @@ def setup(
         recipe=registry.key_of(config.training.recipe),
         params=own_params(config, method.losses),
     )
-    study = open_study(own, execution, progress, opened)
-    return NetworkStudy(**study.resolved, method=method, weights=starting)
+    return NetworkStudy(**open_study(own, opened).resolved, method=method, weights=starting)
 
 
 def load_method(config: RunConfig, plugins: tuple[Path, ...] = ()) -> LoadedMethod:

@@ -19,7 +19,7 @@ from fusionbench.plugin.loss import CombinedLoss
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
 from fusionbench.records import Store
-from fusionbench.runs.network_study import NetworkStudy, setup
+from fusionbench.runs.network_study import NetworkStudy
 from fusionbench.runs.study import FoldRows, Trained
 from fusionbench.training.augment import AUGMENTATIONS
 from fusionbench.training.checkpoints import CheckpointError, Keeper, place_of
@@ -28,8 +28,6 @@ from fusionbench.training.loop import fit, predict
 from fusionbench.training.metadata_dropout import MetadataDropout
 from fusionbench.training.placement import choose_device, choose_path, choose_placement, prepare
 from fusionbench.training.step import TrainingStep
-
-__all__ = ["NetworkTrainer", "setup", "trainer"]
 
 
 class NetworkTrainer:
@@ -82,9 +80,8 @@ class NetworkTrainer:
         # Every fold draws its random starting weights.
         random = experiment.config.method.weights == "none"
         backbone = experiment.backbone() if random else copy.deepcopy(self.backbone)
-        data = experiment.fold_data(fold, rows, self.images, placement.device)
-        arrays = data.arrays
-        step = self._step_for(*experiment.model(backbone, data.encoder, rows.train), progress)
+        metadata, encoder, arrays = experiment.fold_data(fold, rows, self.images, placement.device)
+        step = self._step_for(*experiment.model(backbone, encoder, rows.train), progress)
         model = step.model
         watched = rows.watch
 
@@ -95,6 +92,11 @@ class NetworkTrainer:
                 return balanced_nll(table.labels[watched], found)
             return compute(table.labels[watched], found, table.card.classes)[config.watch]
 
+        dropout = None
+        if config.metadata_dropout or config.block_dropout:
+            shares = config.metadata_dropout, config.block_dropout
+            known = metadata.iloc[rows.train]
+            dropout = MetadataDropout.fitted(encoder, known, *shares, placement.device)
         keeper = self._keeper(fold, progress)
         with progress.task(
             f"fold {fold.index}", total=config.epochs * len(rows.train), unit="img"
@@ -108,15 +110,7 @@ class NetworkTrainer:
                 seed=seed,
                 optimizer_args=experiment.method.optimizer_args,
                 schedule_args=experiment.method.schedule_args,
-                dropout=MetadataDropout.fitted(
-                    data.encoder,
-                    data.metadata.iloc[rows.train],
-                    config.metadata_dropout,
-                    config.block_dropout,
-                    placement.device,
-                )
-                if config.metadata_dropout or config.block_dropout
-                else None,
+                dropout=dropout,
                 watch=score if watched is not None else None,
                 task=task,
                 keep=keeper.keep,
@@ -182,10 +176,6 @@ class NetworkTrainer:
             label=f"fold {fold.index}",
             progress=progress,
         )
-
-
-# What carries a study's folds out.
-trainer = NetworkTrainer
 
 
 def _serialised(model: FusionModel) -> bytes:

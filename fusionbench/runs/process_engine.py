@@ -20,8 +20,8 @@ from typing import Any
 
 from fusionbench.config.run_config import Execution
 from fusionbench.progress import Progress, Task
-from fusionbench.runs.fold import Computed, LastRow, verdict
-from fusionbench.runs.job import Job, Order
+from fusionbench.runs.fold import Computed, LastRow, Order, verdict
+from fusionbench.runs.plan import Job
 from fusionbench.runs.queue import JobLostError
 from fusionbench.runs.worker import Work, serve
 
@@ -33,7 +33,7 @@ _row = LastRow()  # a worker's
 
 
 def _carry_out(order: Order, progress: Progress) -> Computed:
-    return _row.carry_out(order, progress)
+    return _row.compute(_row.reopen(order), order, progress)
 
 
 @dataclass(eq=False)

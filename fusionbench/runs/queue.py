@@ -16,8 +16,7 @@ from fusionbench.errors import FusionbenchError
 from fusionbench.progress import Progress, Task
 from fusionbench.records import BusyError, Record, Store
 from fusionbench.runs.fold import Computed, LastRow, run_fold, verdict
-from fusionbench.runs.job import Failed, Job, failure_of, seen
-from fusionbench.runs.plan import Plan
+from fusionbench.runs.plan import Failed, Job, Plan, seen
 
 # Between two looks at runs that other processes are computing.
 LOOK_AGAIN = 1.0  # seconds
@@ -134,7 +133,7 @@ class Queue:
             if now.record and now.record != job.before.record:
                 self._elsewhere.append(job.run_id)
             elif now.failure and now.failure != job.before.failure:
-                self.failures.append(failure_of(job, self.store.read(job.run_id)))
+                self.failures.append(job.failed(self.store.read(job.run_id)))
             else:
                 try:
                     engine.start(job)
@@ -154,7 +153,7 @@ class Queue:
             if record.status == "ok":
                 self._records.append(record)
             else:
-                self.failures.append(failure_of(job, record))
+                self.failures.append(job.failed(record))
         elif isinstance(result, JobLostError):
             self.failures.append(Failed(job.label, job.config.seed, job.fold, str(result)))
         elif job.key not in self._given_up:  # said once for the row

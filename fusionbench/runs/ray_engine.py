@@ -17,8 +17,8 @@ from typing import Any
 
 from fusionbench.config.run_config import Execution
 from fusionbench.progress import Progress, Task
-from fusionbench.runs.fold import Computed, failed, verdict
-from fusionbench.runs.job import Job, Order
+from fusionbench.runs.fold import Computed, Order, failed, verdict
+from fusionbench.runs.plan import Job
 from fusionbench.runs.queue import EngineLostError
 from fusionbench.runs.ray_connection import first_line
 from fusionbench.runs.ray_worker import Board, plugin_sources, starting_weights, work

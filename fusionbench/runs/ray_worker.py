@@ -18,12 +18,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fusionbench.config.run_config import Execution
 from fusionbench.data.table import Table
 from fusionbench.plugin import registry
 from fusionbench.progress import Progress
 from fusionbench.protocols import Split
-from fusionbench.runs.fold import Computed, LastRow
-from fusionbench.runs.job import Order
+from fusionbench.runs.fold import Computed, LastRow, Order
 from fusionbench.runs.study import Opened, Study
 from fusionbench.runs.worker import Telling, attempt, set_threads
 
@@ -43,8 +43,8 @@ class Weights:
 class Shipped(Opened):
     """The data and the split that came along, whatever the configuration calls them."""
 
-    def __init__(self, data: tuple[Table, Split]) -> None:
-        super().__init__()
+    def __init__(self, data: tuple[Table, Split], execution: Execution) -> None:
+        super().__init__(execution)
         self.data = data
 
     def of(self, *_: object) -> tuple[Table, Split]:
@@ -68,7 +68,6 @@ def work(
     with tempfile.TemporaryDirectory(prefix="fusionbench-") as folder:
 
         def computed(order: Order, progress: Progress) -> Computed:
-            row = LastRow(Shipped(data))  # not kept: memory is the next task's, of any row
             config = order.config
             if weights is not None:
                 path = Path(folder, weights.name)
@@ -83,6 +82,8 @@ def work(
                 checkpoint_every=math.inf,
             )
             here = replace(order, config=config, execution=execution)
+            # Not kept: the memory is for the next task, of any row.
+            row = LastRow(Shipped(data, execution))
             study: Any = row.reopen(here)
             if pixels is not None:
                 study = replace(study, pixels=pixels)

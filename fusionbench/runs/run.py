@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fusionbench.config.run_config import Execution, RunConfig
-from fusionbench.errors import UsageError
+from fusionbench.errors import FusionbenchError, UsageError
 from fusionbench.progress import SILENT, Progress
 from fusionbench.records import Store
 from fusionbench.runs.fold import open_experiment
-from fusionbench.runs.job import Job, earlier_failure
-from fusionbench.runs.plan import Plan, jobs_of
+from fusionbench.runs.plan import Failed, Job, Plan, jobs_of
 from fusionbench.runs.process_engine import Processes
 from fusionbench.runs.queue import Engine, Here, Outcome, Queue
 from fusionbench.runs.resources import Resources
+from fusionbench.runs.study import Opened
 from fusionbench.tables import Declared
 
 HERE = "here"
@@ -33,7 +33,7 @@ def run(config: RunConfig, execution: Execution, progress: Progress = SILENT) ->
     a script that asks for it needs `if __name__ == "__main__":`.
     Raises UsageError, DataError, PluginError or FusionbenchError before anything is trained.
     """
-    study = open_experiment(config, execution, progress)
+    study = open_experiment(config, Opened(execution, progress))
     folds = execution.folds
     if folds is None:
         folds = tuple(fold.index for fold in study.protocol.folds)
@@ -82,7 +82,7 @@ def carry_out(
     todo = plan.todo(retry_failed=retry_failed)
     queue = Queue(plan, todo, store, progress)
     if not retry_failed:
-        queue.failures += [earlier_failure(job, store) for job in plan.failed]
+        queue.failures += [_earlier(job, store) for job in plan.failed]
     if on == HERE:
         return queue.work_off(_engine(todo, execution, progress))
     if execution.folds_at_once > 1:
@@ -97,6 +97,14 @@ def carry_out(
 
     with connected(on, progress) as ray:
         return queue.work_off(OnRay(ray, execution, progress, resources or Resources()))
+
+
+def _earlier(job: Job, store: Store) -> Failed:
+    """The failure of a job that is not repeated."""
+    try:
+        return replace(job.failed(store.read(job.run_id)), before=True)
+    except FusionbenchError as error:
+        return Failed(job.label, job.config.seed, job.fold, str(error), job.run_id, before=True)
 
 
 def _engine(todo: Sequence[Job], execution: Execution, progress: Progress) -> Engine:

@@ -98,6 +98,10 @@ class Study:
         """The decoded photographs, for a method that uses them."""
         raise NotImplementedError
 
+    def trainer(self, execution: Execution, progress: Progress = SILENT) -> Trainer:
+        """What carries its folds out. Raises UsageError or PluginError for what cannot be built."""
+        raise NotImplementedError
+
     def fold_seed(self, fold: Fold) -> int:
         """What a fold's training draws its random numbers from."""
         return int(np.random.SeedSequence([self.config.seed, fold.index]).generate_state(1)[0])
@@ -201,44 +205,35 @@ class Trainer(Protocol):
 class Opened:
     """Data and splits read once for many configurations, under one Execution."""
 
-    def __init__(self) -> None:
+    def __init__(self, execution: Execution, progress: Progress = SILENT) -> None:
+        self.execution, self.progress = execution, progress
         self._read: dict[tuple[str | bool, ...], tuple[Table, Split]] = {}
 
-    def of(
-        self, data: DataSettings, execution: Execution, progress: Progress
-    ) -> tuple[Table, Split]:
+    def of(self, data: DataSettings) -> tuple[Table, Split]:
         """As read now, or earlier for a configuration on the same data under the same protocol."""
         key = (data.dataset, data.view, data.protocol, data.allow_missing_images)
         if key not in self._read:
-            self._read[key] = _read(data, execution, progress)
+            card = open_card(data.dataset, plugins=self.execution.plugins)
+            root = find_data(card, self.execution.data)
+            table = load_table(
+                card,
+                root,
+                view=data.view or None,
+                allow_missing_images=data.allow_missing_images,
+                progress=self.progress,
+            )
+            split = split_of(table, data.protocol, root=root, progress=self.progress)
+            self._read[key] = table, split
         return self._read[key]
 
 
-def open_study(
-    config: RunConfig,
-    execution: Execution,
-    progress: Progress = SILENT,
-    opened: Opened | None = None,
-) -> Study:
+def open_study(config: RunConfig, opened: Opened) -> Study:
     """Resolve and check data, columns and split. Raises UsageError or DataError."""
     data = config.data
-    table, protocol = (opened or Opened()).of(data, execution, progress)
+    table, protocol = opened.of(data)
     columns = input_columns(table.card, data.columns or None, forbidden=data.allow_forbidden)
     keep = _encoder(data, table, columns).keeps(table.metadata)
     return Study(config, table, columns, protocol, keep)
-
-
-def _read(data: DataSettings, execution: Execution, progress: Progress) -> tuple[Table, Split]:
-    card = open_card(data.dataset, plugins=execution.plugins)
-    root = find_data(card, execution.data)
-    table = load_table(
-        card,
-        root,
-        view=data.view or None,
-        allow_missing_images=data.allow_missing_images,
-        progress=progress,
-    )
-    return table, split_of(table, data.protocol, root=root, progress=progress)
 
 
 def swapped(rows: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,16 +39,6 @@ from fusionbench.training.step import TrainingStep, as_float
 EVALUATED = 64
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """What training leaves behind. The model holds the selected weights."""
-
-    history: list[dict[str, float | None]]
-    best_epoch: int  # counted from 1
-    train_seconds: float
-    images_seen: int
-
-
 def fit(
     step: TrainingStep,
     arrays: Arrays,
@@ -63,8 +53,9 @@ def fit(
     task: Task | None = None,
     resume: State | None = None,
     keep: Callable[[State], None] | None = None,
-) -> Fitted:
-    """Train the model of `step` in place on `rows` of `arrays`.
+) -> State:
+    """Train the model of `step` in place on `rows` of `arrays`, and leave it the chosen weights.
+    Where training stands in the end; `best_epoch` is the chosen one.
 
     dropout       which metadata a training step does not get to see; None: it sees all
     watch         called after each epoch: the value of the metric `config.watch`. The epoch where
@@ -103,7 +94,7 @@ def fit(
             if config.early_stop and at.epoch - at.best_epoch >= config.early_stop:
                 break
             started = time.perf_counter()
-            mean_loss = _train_epoch(
+            mean_loss = train_epoch(
                 step, arrays, rows, config, optimizer, scheduler, ema, dropout,
                 seed=seed, epoch=epoch, steps=steps, task=task,
             )  # fmt: skip
@@ -147,12 +138,7 @@ def fit(
         model.load_state_dict(at.best)
     elif ema is not None:
         model.load_state_dict(ema.module.state_dict())
-    return Fitted(
-        history=at.history,
-        best_epoch=at.best_epoch if at.best is not None else at.epoch,
-        train_seconds=at.train_seconds,
-        images_seen=at.images_seen,
-    )
+    return replace(at, best_epoch=at.best_epoch if at.best is not None else at.epoch)
 
 
 @torch.no_grad()
@@ -181,7 +167,7 @@ def evaluated(image: Tensor, model: FusionModel) -> Tensor:
     return model.backbone.normalised(as_float(image))
 
 
-def _train_epoch(
+def train_epoch(
     step: TrainingStep,
     arrays: Arrays,
     rows: np.ndarray,

@@ -105,13 +105,14 @@ def _stressed(
     progress: Progress,
 ) -> StressedRun:
     table, rows = experiment.table, experiment.rows(fold)
-    data, test = experiment.fold_data(fold, rows, images, device), rows.parts["test"]
-    model, placement = trained_model(experiment, rows, data.encoder, record, store, device)
-    frame = data.metadata.iloc[test][[c.name for c in experiment.columns]].reset_index(drop=True)
+    metadata, encoder, arrays = experiment.fold_data(fold, rows, images, device)
+    test = rows.parts["test"]
+    model, placement = trained_model(experiment, rows, encoder, record, store, device)
+    frame = metadata.iloc[test][[c.name for c in experiment.columns]].reset_index(drop=True)
     todo = scenarios(frame, experiment.columns, blocks, mask_seeds, [fold.index])
     with progress.task(f"fold {fold.index}", total=len(test), unit="img") as task:
-        cells = Cells.of(frame, data.encoder)
-        found = probabilities(model, data.arrays, test, cells, todo, placement, task)
+        cells = Cells.of(frame, encoder)
+        found = probabilities(model, arrays, test, cells, todo, placement, task)
     if not np.isfinite(found).all():
         raise FusionbenchError(
             f"{record.run_id} gives probabilities that are not finite when metadata are withheld."
