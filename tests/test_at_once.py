@@ -178,9 +178,9 @@ def test_a_worker_keeps_to_its_row() -> None:
 def test_what_workers_say_is_said_here() -> None:
     progress = Told()
     results(["count 1", "count 1", "count 2"], 2, progress)
-    assert progress.said.count("1: the same for all") == 1
-    assert progress.said.count("2: the same for all") == 1
-    assert progress.said.count("1: counting: 4/4 step") == 2
+    assert progress.said.count("1, seed 0: the same for all") == 1
+    assert progress.said.count("2, seed 0: the same for all") == 1
+    assert progress.said.count("1, seed 0: counting: 4/4 step") == 2
     assert not any("inside" in line for line in progress.said)
 
 
@@ -468,7 +468,7 @@ def test_a_sweep_is_the_same_several_at_a_time(tmp_path: Path, traced: Traced) -
     assert set(traced.count("start").values()) == {1} and len(traced.count("start")) == 9
     assert {int(pid) for _, pid in traced.lines("start")}.isdisjoint({os.getpid()})
     assert "runs: 8/8 run" in progress.said and "runs: 1/1 run" in progress.said
-    assert any(line.startswith("row 0: fold ") for line in progress.said)
+    assert any(line.startswith("row 0, seed 0: fold ") for line in progress.said)
 
 
 def test_a_sweep_passes_over_what_another_process_computes(tmp_path: Path, traced: Traced) -> None:

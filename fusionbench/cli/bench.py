@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
+from rich.markup import escape
 
 from fusionbench.cli.options import (
     SectionedCommand,
@@ -17,9 +17,13 @@ from fusionbench.cli.options import (
     plugins_option,
     step_option,
 )
+from fusionbench.cli.run import names_a_network
 from fusionbench.cli.setting_options import config_of, setting_options
 from fusionbench.config.run_config import Device, Execution, Step, default_of
 from fusionbench.files import write_output
+
+if TYPE_CHECKING:
+    from fusionbench.bench.measure import SpeedMeasurement
 
 TRAINING = ("image_size", "batch_size", "augment", "precision", "optimizer")
 SECTIONS = {
@@ -90,7 +94,12 @@ def bench_command(
     if not names:
         raise click.UsageError("--fusion: name at least one method.")
     for name in names:
-        _check(name, plugins)
+        fusion, _, loss = name.partition(":")
+        if not names_a_network(fusion, loss, plugins):
+            raise click.UsageError(
+                f"{fusion} sees no photograph and trains no network: there is no step to measure. "
+                "Name a fusion (fusionbench list fusions)."
+            )
     config = config_of(settings | {"dataset": "synthetic", "weights": "none"})
     execution = Execution(plugins=plugins, device=device, step=step, workers=workers)
     progress = terminal.progress()
@@ -99,30 +108,32 @@ def bench_command(
     from fusionbench.bench.measure import bench
 
     measured = bench(names, config, execution, steps=steps, rounds=rounds, progress=progress)
-    if output is not None and output.suffix == ".md":
-        write_output(
-            output, speed_table.markdown(measured, shlex.join(["fusionbench", *sys.argv[1:]]))
-        )
-    elif output is not None:
-        as_text = speed_table.csv if output.suffix == ".csv" else speed_table.as_json
-        write_output(output, as_text(measured))
+    if output is not None:
+        if output.suffix == ".md":
+            command = terminal.command_line(click.get_current_context())
+            text = speed_table.markdown(measured, command)
+        else:
+            text = (speed_table.csv if output.suffix == ".csv" else speed_table.as_json)(measured)
+        write_output(output, text)
     if as_json:
         click.echo(speed_table.as_json(measured), nl=False)
     else:
-        terminal.out().print(speed_table.terminal(measured))
+        print_speeds(measured, terminal.out())
     return 0
 
 
-def _check(name: str, plugins: tuple[Path, ...]) -> None:
-    """Report a misspelt name at once: loading PyTorch takes seconds."""
-    from fusionbench.errors import UsageError
-    from fusionbench.plugin import registry
+def print_speeds(measured: SpeedMeasurement, console: Console) -> None:
+    from fusionbench.bench.speed_table import NOTES, TEXT_COLUMNS, displayed, stated
+    from fusionbench.cli.terminal import grid
 
-    fusion, _, loss = name.partition(":")
-    if not registry.find_method(fusion, plugins).uses_images:
-        raise UsageError(
-            f"{fusion} sees no photograph and trains no network: there is no step to measure.",
-            "Name a fusion (fusionbench list fusions).",
-        )
-    for part in loss.split("+") if loss else ():
-        registry.find("losses", part, plugins)
+    frame = displayed(measured)
+    # Lines within a cell, so that all of it fits on 80 columns.
+    frame[["path", "loss"]] = frame[["path", "loss"]].replace(r"([+-])", r"\1\n", regex=True)
+    ranges = [name for name in frame.columns if name.startswith("vs ")]
+    frame[ranges] = frame[ranges].replace(r" \((.*)\)", r"\n\1", regex=True)
+    numbers = [name for name in frame.columns if name not in TEXT_COLUMNS]
+    console.print(f"[dim]{escape(stated(measured))}[/]\n")
+    table = grid(list(frame.columns), frame.to_numpy(), right=numbers, fixed=numbers)
+    table.padding = (0, 1, 0, 0)
+    console.print(table)
+    console.print("", *NOTES, sep="\n", style="dim")

@@ -28,13 +28,13 @@ class Counter(Task):
     """Counts one task: what is done, how fast, and how long the rest will take."""
 
     def __init__(
-        self, screen: DrawnProgress, label: str, total: int, unit: str, parent: Counter | None
+        self, screen: LineProgress, label: str, total: int, unit: str, parent: Counter | None
     ) -> None:
         self.screen, self.label, self.total, self.unit = screen, label, total, unit
         self.parent = parent
         self.done = 0
         self.before = 0  # of these, what was done before it began
-        self.inside: dict[int, float] = {}  # of the units being worked on, the shares done
+        self.inside: list[Counter] = []  # tasks inside this one that are not over
         self.info: dict[str, object] = {}
         self.nested = False
         self.started = self.last = time.monotonic()
@@ -44,8 +44,6 @@ class Counter(Task):
     def advance(self, steps: int = 1, **info: object) -> None:
         self.done += steps
         self.info.update(info)
-        if self.parent is not None:
-            self.parent.hold(self, self.share)
         self.screen.draw(self)
 
     def resume(self, steps: int, **info: object) -> None:
@@ -57,16 +55,11 @@ class Counter(Task):
         with self.screen.counted(label, total, unit, self) as counter:
             yield counter
 
-    def hold(self, inner: Counter, share: float) -> None:
-        """A task inside this one has done so much of the unit that it is working on."""
-        self.inside[id(inner)], self.nested = share, True
-        if self.parent is not None:
-            self.parent.hold(self, self.share)
-
     @property
     def share(self) -> float:
         """Of the whole task, 0..1."""
-        return min((self.done + sum(self.inside.values())) / self.total, 1.0) if self.total else 1.0
+        done = self.done + sum(inner.share for inner in self.inside)
+        return min(done / self.total, 1.0) if self.total else 1.0
 
     @property
     def seconds(self) -> float:
@@ -101,8 +94,11 @@ class Counter(Task):
         return f"{self.label}: {_joined(count, rate, duration(self.seconds), self.extra)}"
 
 
-class DrawnProgress(Progress):
-    """Counts nested tasks, and writes a line for each that is over. A subclass draws the others."""
+class LineProgress(Progress):
+    """A line now and then while a task runs, more seldom the longer it takes, and one at its end.
+
+    Only the innermost tasks of a nest speak while they run.
+    """
 
     def __init__(self) -> None:
         self._stack: list[Counter] = []
@@ -123,34 +119,22 @@ class DrawnProgress(Progress):
     ) -> Iterator[Counter]:
         """Its line is written unless it is interrupted."""
         counter = Counter(self, label, total, unit, parent)
-        self.begin(counter)
+        if parent is not None:
+            parent.nested = True
+            parent.inside.append(counter)
+        self.draw(counter)
         try:
             yield counter
         finally:
             # Its unit counts as done when its parent is told so.
             if parent is not None:
-                parent.inside.pop(id(counter), None)
+                parent.inside.remove(counter)
             self.end(counter)
         if counter.info or counter.seconds >= BRIEF:
             self.note(counter.summary())
 
-    def begin(self, counter: Counter) -> None:
-        """A task begins."""
-
     def draw(self, counter: Counter) -> None:
-        """A task has come further."""
-
-    def end(self, counter: Counter) -> None:
-        """A task is over, or interrupted."""
-
-
-class LineProgress(DrawnProgress):
-    """A line now and then while a task runs, more seldom the longer it takes, and one at its end.
-
-    Only the innermost tasks of a nest speak while they run.
-    """
-
-    def draw(self, counter: Counter) -> None:
+        """A task begins, or has come further."""
         now, parent = time.monotonic(), counter.parent
         if counter.done >= counter.total or counter.nested or now - counter.last < counter.pause:
             return
@@ -161,12 +145,15 @@ class LineProgress(DrawnProgress):
         text = _joined(count, counter.rate, counter.left(), whole, counter.extra)
         self.note(f"{counter.label}: {text}")
 
+    def end(self, counter: Counter) -> None:
+        """A task is over, or interrupted."""
+
     def note(self, message: str) -> None:
         sys.stderr.write(message + "\n")
         sys.stderr.flush()
 
 
-class BarProgress(DrawnProgress):
+class BarProgress(LineProgress):
     """rich bars with rate and time left; the bar of a nested task stands below its parent's."""
 
     def __init__(self, console: Console) -> None:
@@ -183,17 +170,16 @@ class BarProgress(DrawnProgress):
             transient=True,
         )
 
-    def begin(self, counter: Counter) -> None:
-        self._bars.start()
-        counter.bar = self._bars.add_task(escape(counter.label), total=1.0, text="")
-
     def draw(self, counter: Counter) -> None:
+        if counter.parent is not None:
+            self.draw(counter.parent)
+        if counter.bar is None:
+            self._bars.start()
+            counter.bar = self._bars.add_task(escape(counter.label), total=1.0, text="")
         first = f"{counter.done}/{counter.total}" if counter.nested else counter.rate
         left = counter.left() if counter.seconds >= BRIEF else ""
         text = escape(_joined(first, left, counter.extra))
         self._bars.update(counter.bar, completed=counter.share, text=text)
-        if counter.parent is not None:
-            self.draw(counter.parent)
 
     def end(self, counter: Counter) -> None:
         self._bars.remove_task(counter.bar)

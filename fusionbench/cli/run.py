@@ -20,7 +20,6 @@ from fusionbench.config.run_config import (
     SETTINGS,
     Execution,
     Existing,
-    RunConfig,
     default_of,
     without_effect,
 )
@@ -77,11 +76,13 @@ def run_command(execution: Execution, as_json: bool, **settings: Any) -> int:
     Without options: SGMC on ResNet-50, PAD-UFES-20, five folds grouped by patient.
     """
     from fusionbench.cli import terminal
+    from fusionbench.data.locate import open_card
 
     # Of the settings that a recipe states, those that were typed take precedence.
     typed = settings_given(click.get_current_context(), settings)
     config = config_of(typed)
-    network = _check_names(config, execution.plugins)
+    network = names_a_network(config.method.fusion, config.method.loss, execution.plugins)
+    open_card(config.data.dataset, plugins=execution.plugins)
     progress = terminal.progress()
     recipe = config.training.recipe
     if recipe != default_of("recipe") and (changed := changes(config)):
@@ -102,17 +103,14 @@ def run_command(execution: Execution, as_json: bool, **settings: Any) -> int:
     return 1 if outcome.failures else 0
 
 
-def _check_names(config: RunConfig, plugins: tuple[Path, ...]) -> bool:
+def names_a_network(fusion: str, loss: str, plugins: tuple[Path, ...]) -> bool:
     """Whether the method is a network. Says at once what is misspelt: loading PyTorch takes
     seconds."""
-    from fusionbench.data.locate import open_card
     from fusionbench.plugin import registry
 
-    network = registry.find_method(config.method.fusion, plugins).uses_images
-    for name in config.method.loss.split("+") if config.method.loss else ():
+    for name in loss.split("+") if loss else ():
         registry.find("losses", name, plugins)
-    open_card(config.data.dataset, plugins=plugins)
-    return network
+    return registry.find_method(fusion, plugins).uses_images
 
 
 def _note_unused(name: str, typed: dict[str, Any], progress: Progress) -> None:

@@ -180,7 +180,7 @@ def _resources(on: str, execution: Execution, options: dict[str, Any]) -> Resour
         if stated := [flag for flag, value in flags.items() if value is not None]:
             raise click.UsageError(f"{stated[0]} is of a run on a cluster: add --on ray.")
         return None
-    from fusionbench.runs.resources import Resources, parse_size
+    from fusionbench.runs.ray_connection import Resources, parse_size
 
     gpus, cpus, memory = flags.values()
     return Resources(gpus, cpus, None if memory is None else parse_size(memory))

@@ -84,15 +84,13 @@ def expectation(expected: Forecast) -> str:
         time += f" ({basis}; {unknown})" if expected.unknown else f" ({basis})"
     else:
         time = "How long is unknown: nothing like it was run into this store"
-    if not (expected.weight_bytes or expected.unknown_weights):
+    if not expected.weight_bytes:
         return f"{time}."
-    disk = [f"{decimal(expected.weight_bytes)} of weights"] if expected.weight_bytes else []
-    if expected.unknown_weights:
-        disk += [f"weights of {plural(expected.unknown_weights, 'run')}"]
+    disk = f"{decimal(expected.weight_bytes)} of weights"
     if expected.free_bytes is None:
-        return f"{time}. Disk: {', '.join(disk)}."
+        return f"{time}. Disk: {disk}."
     short = ": NOT ENOUGH" if expected.free_bytes < expected.weight_bytes else ""
-    return f"{time}. Disk: {', '.join(disk)}; {decimal(expected.free_bytes)} are free{short}."
+    return f"{time}. Disk: {disk}; {decimal(expected.free_bytes)} are free{short}."
 
 
 def print_failures(outcome: Outcome, store: Path) -> None:

@@ -17,7 +17,7 @@ from fusionbench.runs.forecast import Forecast, forecast
 from fusionbench.runs.grid import grid
 from fusionbench.runs.plan import Failed, Job, Plan, plan, plan_of
 from fusionbench.runs.queue import Outcome
-from fusionbench.runs.resources import Resources
+from fusionbench.runs.ray_connection import Resources
 from fusionbench.runs.run import carry_out
 
 __all__ = [

@@ -27,7 +27,6 @@ class Forecast:
     unknown: int  # runs whose method, backbone, dataset or size was never run here
     sources: int  # records that the seconds follow from
     weight_bytes: int  # of the runs for which it is known; 0 where none are kept
-    unknown_weights: int
     free_bytes: int | None  # on the store's disk
 
 
@@ -38,7 +37,7 @@ def forecast(todo: Sequence[Job], store: Store, *, save_weights: bool = False) -
     for path in store.files("records"):
         files[_kind(path.stem)].append(path.stem)
     known: dict[str, list[Record]] = {}
-    seconds, weights, unknown, unknown_weights = 0.0, 0, 0, 0
+    seconds, weights, unknown = 0.0, 0, 0
     used: set[str] = set()
     for job in todo:
         kind = _kind(job.run_id)
@@ -52,11 +51,10 @@ def forecast(todo: Sequence[Job], store: Store, *, save_weights: bool = False) -
         else:
             unknown += 1
         if save_weights and epochs:
-            if parameters := [r.result.parameters.get("total", 0) for r in alike if r.result]:
-                weights += 4 * parameters[0]
-            else:
-                unknown_weights += 1
-    return Forecast(seconds, unknown, len(used), weights, unknown_weights, _free(store.folder))
+            weights += 4 * max(
+                (r.result.parameters.get("total", 0) for r in alike if r.result), default=0
+            )
+    return Forecast(seconds, unknown, len(used), weights, _free(store.folder))
 
 
 def _kind(run_id: str) -> str:

@@ -46,7 +46,6 @@ class _Worker:
     job: Job | None = None
     shown: ExitStack = field(default_factory=ExitStack)  # of the task that is drawn for it
     task: Task = field(default_factory=Task)
-    done: int = 0
 
     def hide(self, by_error: bool) -> None:
         """End the task that is drawn for it; by an error, it is not reported as done."""
@@ -56,18 +55,10 @@ class _Worker:
 
 
 class Processes:
-    """At most `execution.folds_at_once` workers, started as they are needed. `several`: jobs of
-    one label have several seeds, and what is shown of them says which."""
+    """At most `execution.folds_at_once` workers, started as they are needed."""
 
-    def __init__(
-        self,
-        execution: Execution,
-        progress: Progress,
-        *,
-        several: bool = False,
-        work: Work = _carry_out,
-    ) -> None:
-        self.execution, self.progress, self.several, self.work = execution, progress, several, work
+    def __init__(self, execution: Execution, progress: Progress, work: Work = _carry_out) -> None:
+        self.execution, self.progress, self.work = execution, progress, work
         self._workers: list[_Worker] = []
         self._noted: set[str] = set()
 
@@ -138,7 +129,7 @@ class Processes:
                 else:
                     worker.pipe.close()
             end = time.monotonic() + PATIENCE
-            while self._alive() and time.monotonic() < end:
+            while any(w.process.is_alive() for w in self._workers) and time.monotonic() < end:
                 for worker in self._ready():  # what it says would otherwise fill the pipe
                     try:
                         worker.pipe.recv()
@@ -154,9 +145,6 @@ class Processes:
 
     def _free(self) -> list[_Worker]:
         return [worker for worker in self._workers if worker.job is None]
-
-    def _alive(self) -> bool:
-        return any(worker.process.is_alive() for worker in self._workers)
 
     def _ready(self) -> list[_Worker]:
         """Those that have said something, or have ended, after at most a moment."""
@@ -184,10 +172,9 @@ class Processes:
         worker.process.join()
 
     def _show(self, worker: _Worker, task: Task, what: str, *said: Any) -> None:
-        before = ""
-        if worker.job is not None and worker.job.label:
-            seed = f", seed {worker.job.config.seed}" if self.several else ""
-            before = f"{worker.job.label}{seed}: "
+        before, job = "", worker.job
+        if job is not None and job.label:
+            before = f"{job.label}, seed {job.config.seed}: "
         if what == "note":
             if before + said[0] not in self._noted:  # of all workers alike: said once
                 self._noted.add(before + said[0])
@@ -195,14 +182,12 @@ class Processes:
         elif what == "task":
             label, total, unit = said
             worker.task = worker.shown.enter_context(task.part(before + label, total, unit))
-            worker.done = 0
-        elif what == "at":
-            done, _, resumes, info = said
-            advance = worker.task.resume if resumes else worker.task.advance
-            advance(done - worker.done, **info)
-            worker.done = done
         elif what == "over":
             worker.hide(by_error=said[0])
+        else:
+            steps, info = said
+            advance = worker.task.resume if what == "resume" else worker.task.advance
+            advance(steps, **info)
 
 
 def threads_each(at_once: int) -> int:

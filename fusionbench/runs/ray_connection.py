@@ -1,4 +1,4 @@
-"""Joining Ray, or starting it."""
+"""Joining Ray, or starting it, and what one run asks of it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
+
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from fusionbench.errors import UsageError
 from fusionbench.progress import Progress
@@ -18,6 +21,26 @@ LOCAL = "ray"
 # A cluster of one machine listens on the loopback interface only. By Ray's name this is for desktop
 # systems; it does so on each, if it is set before Ray is imported.
 ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Per run; None leaves the choice to the sweep (fusionbench.runs.ray_engine.wants)."""
+
+    gpus: float | None = None  # 0.25: four runs share one
+    cpus: float | None = None
+    memory: int | None = None  # bytes of main memory
+
+
+def parse_size(text: str) -> int:
+    """ "8G", "512 MB", "1.5GiB" -> bytes. Raises UsageError."""
+    try:
+        size = int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        size = 0
+    if size <= 0:
+        raise UsageError(f"{text!r} is no amount of memory.", "Write it as in 8G or 512M.")
+    return size
 
 
 @contextmanager

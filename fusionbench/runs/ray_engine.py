@@ -20,9 +20,8 @@ from fusionbench.progress import Progress, Task
 from fusionbench.runs.fold import Computed, Order, failed, verdict
 from fusionbench.runs.plan import Job
 from fusionbench.runs.queue import EngineLostError
-from fusionbench.runs.ray_connection import first_line
+from fusionbench.runs.ray_connection import Resources, first_line
 from fusionbench.runs.ray_worker import Board, plugin_sources, starting_weights, work
-from fusionbench.runs.resources import Resources
 from fusionbench.runs.worker import own_threads
 
 # How often Ray repeats a run whose worker or node was lost.

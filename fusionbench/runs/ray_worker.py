@@ -99,16 +99,19 @@ class Board:
     """Where workers leave how far they are, and the driver reads it. A Ray actor."""
 
     def __init__(self) -> None:
-        self.shares: dict[str, float] = {}
+        self.at: dict[str, tuple[int, int]] = {}  # by run: steps done and steps in all
 
     def hear(self, run_id: str, what: str, *said: Any) -> None:
-        if what == "at":
-            self.shares[run_id] = said[0] / max(said[1], 1)
+        if what == "task":
+            self.at[run_id] = 0, said[1]
+        elif what in ("advance", "resume") and run_id in self.at:
+            done, total = self.at[run_id]
+            self.at[run_id] = done + said[0], total
 
     def read(self, running: list[str]) -> dict[str, float]:
         """Shares done of those runs that have said anything."""
-        self.shares = {run: self.shares[run] for run in running if run in self.shares}
-        return self.shares
+        self.at = {run: self.at[run] for run in running if run in self.at}
+        return {run: done / max(total, 1) for run, (done, total) in self.at.items()}
 
 
 def starting_weights(study: Study) -> Weights | None:

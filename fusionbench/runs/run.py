@@ -16,7 +16,7 @@ from fusionbench.runs.fold import open_experiment
 from fusionbench.runs.plan import Failed, Job, Plan, jobs_of
 from fusionbench.runs.process_engine import Processes
 from fusionbench.runs.queue import Engine, Here, Outcome, Queue
-from fusionbench.runs.resources import Resources
+from fusionbench.runs.ray_connection import Resources, connected
 from fusionbench.runs.study import Opened
 from fusionbench.tables import Declared
 
@@ -92,7 +92,6 @@ def carry_out(
         )
     if not todo:
         return Outcome(plan, failures=tuple(queue.failures))
-    from fusionbench.runs.ray_connection import connected
     from fusionbench.runs.ray_engine import OnRay
 
     with connected(on, progress) as ray:
@@ -109,5 +108,5 @@ def _earlier(job: Job, store: Store) -> Failed:
 
 def _engine(todo: Sequence[Job], execution: Execution, progress: Progress) -> Engine:
     if execution.folds_at_once > 1:
-        return Processes(execution, progress, several=len({job.config.seed for job in todo}) > 1)
+        return Processes(execution, progress)
     return Here(todo, execution, progress)

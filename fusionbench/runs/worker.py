@@ -64,55 +64,47 @@ def set_threads(count: int) -> None:
         sys.modules["torch"].set_num_threads(count)
 
 
-class Telling(Progress):
+class Telling(Progress, Task):
     """Passes on notes and the outermost task: send("note", text), ("task", label, total, unit),
-    ("at", done, total, whether it resumes, info), ("over", whether by an error)."""
+    ("advance" or "resume", steps, info), ("over", whether by an error)."""
 
     def __init__(self, send: Callable[..., object]) -> None:
-        self.send, self.depth = send, 0
+        self.send, self.inside = send, False
+        self.steps, self.last = 0, 0.0  # not sent yet; when something was
+        self.info: dict[str, object] = {}
 
     def note(self, message: str) -> None:
         self.send("note", message)
 
     @contextmanager
     def task(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
-        if self.depth:
+        if self.inside:
             yield Task()
             return
-        self.depth += 1
+        self.inside, self.steps, self.info = True, 0, {}
         self.send("task", label, total, unit)
-        task = _ToldTask(self.send, total)
         try:
-            yield task
+            yield self
         except BaseException:
             self.send("over", True)
             raise
         finally:
-            self.depth -= 1
-        task.say()
+            self.inside = False
+        self._flush()
         self.send("over", False)
 
-
-class _ToldTask(Task):
-    def __init__(self, send: Callable[..., object], total: int) -> None:
-        self.send, self.total, self.done, self.last = send, total, 0, 0.0
-        self.info: dict[str, object] = {}
-
     def advance(self, steps: int = 1, **info: object) -> None:
-        self.done += steps
+        self.steps += steps
         self.info.update(info)
         if time.monotonic() - self.last >= PAUSE:
-            self.say()
+            self._flush()
 
     def resume(self, steps: int, **info: object) -> None:
-        self.done += steps
-        self.info.update(info)
-        self.say(resumes=True)
+        self.send("resume", steps, info)
 
-    def say(self, *, resumes: bool = False) -> None:
-        self.last = time.monotonic()
-        self.send("at", self.done, self.total, resumes, self.info)
-        self.info = {}
+    def _flush(self) -> None:
+        self.send("advance", self.steps, self.info)
+        self.steps, self.info, self.last = 0, {}, time.monotonic()
 
 
 def serve(pipe: Connection, work: Work, threads: int | None) -> None:

@@ -25,7 +25,7 @@ from fusionbench.bench.measure import (
     warm_up,
 )
 from fusionbench.bench.subjects import BareNetwork, TrainedMethod
-from fusionbench.cli.bench import bench_command
+from fusionbench.cli.bench import bench_command, print_speeds
 from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import RunFailedError
 from fusionbench.progress import Task
@@ -272,7 +272,7 @@ def test_json_holds_every_round() -> None:
 
 def test_a_terminal_of_80_columns_shows_every_number() -> None:
     console = Console(file=io.StringIO(), width=80)
-    console.print(speed_table.terminal(MEASURED))
+    print_speeds(MEASURED, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for shown in ("A GPU", "4,000", "21.3", "0.750", "0.700-0.800", "0.800-0.900", "6,000"):
         assert shown in text
