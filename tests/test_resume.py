@@ -376,7 +376,7 @@ def of_another_run(path: Path) -> str:
 
 def of_another_model(path: Path) -> str:
     content = content_of(path)
-    tensors = content["state"]["modules"]["trained"]
+    tensors = content["state"]["tensors"]["trained"]
     tensors.pop(next(iter(tensors)))
     torch.save(content, path)
     return "cannot be used.*another model"
@@ -548,11 +548,11 @@ def test_left_to_themselves_they_take_a_small_share_of_the_time(
     monkeypatch.setattr(checkpoints, "RATE", 400e6)
     monkeypatch.setattr(checkpoints.time, "perf_counter", lambda: clock)
     monkeypatch.setattr(Store, "write_checkpoint", write)
-    modules = {"trained": {"weight": torch.empty(20_000_000)}}  # 80 MB
+    tensors = {"trained": {"weight": torch.empty(20_000_000)}}  # 80 MB
     keeper = Keeper(Store(tmp_path), "a-run", {})
     for epoch in range(1, 41):
         clock += 3.0
-        keeper.keep(State(epoch=epoch, modules=modules))
+        keeper.keep(State(epoch=epoch, tensors=tensors))
     assert written == expected
 
 
@@ -602,7 +602,7 @@ def test_memory_format_and_bits_of_tensors_are_kept(written: bytes, tmp_path: Pa
     """Sums over channels-last memory have other bits than over contiguous."""
     path = tmp_path / "x.pt"
     path.write_bytes(written)
-    weights = read(path)[0].modules["trained"]
+    weights = read(path)[0].tensors["trained"]
     assert all(torch.isfinite(v).all() for v in weights.values() if v.is_floating_point())
     assert any(v.ndim == 4 and not v.is_contiguous() for v in weights.values())
 

@@ -21,6 +21,7 @@ from fusionbench.runs.network_trainer import NetworkTrainer
 from fusionbench.runs.study import Opened
 from fusionbench.training.augment import AUGMENTATIONS
 from fusionbench.training.capture import CudaGraphs
+from fusionbench.training.checkpoints import Parts
 from fusionbench.training.loop import train_epoch
 from fusionbench.training.optimizers import make_optimizer, make_scheduler
 from fusionbench.training.step import PATHS, TrainingStep
@@ -118,8 +119,9 @@ class TrainedMethod:
         self.loss = "+".join(losses.parts)
         augment = AUGMENTATIONS[self.training.augment]
         self.step = TrainingStep(model, losses, augment, shared.placement, shared.path, progress)
-        self.optimizer = make_optimizer(self.step.trained, self.training, {})
-        self.scheduler = make_scheduler(self.optimizer, self.training, steps, {})
+        optimizer = make_optimizer(self.step.trained, self.training, {})
+        scheduler = make_scheduler(optimizer, self.training, steps, {})
+        self.parts = Parts(self.step.trained, optimizer, scheduler, None, shared.placement.device)
         self._rows, self._epoch = rows.train, 0
 
     @property
@@ -133,6 +135,6 @@ class TrainedMethod:
         rows = np.resize(self._rows, steps * self.training.batch_size)
         self._epoch = self._epoch % self.training.epochs + 1
         train_epoch(
-            self.step, self.arrays, rows, self.training, self.optimizer, self.scheduler, None, None,
-            seed=self.seed, epoch=self._epoch, steps=steps, task=Task(),
+            self.step, self.arrays, rows, self.training, self.parts, None,
+            seed=self.seed, epoch=self._epoch, task=Task(),
         )  # fmt: skip

@@ -29,7 +29,7 @@ RETRIES = 3
 # Given out beyond what fits now, so that no node waits for the driver and an autoscaler sees that
 # more is to do; and at most, since each is a lock held open.
 AHEAD, MOST = 8, 400
-LOOK, RECOUNT = 0.5, 5.0  # seconds between two looks at progress, and at the size of the cluster
+LOOK = 0.5  # seconds between two looks at progress
 SHOWN = 3  # runs named in the progress line
 ASKED = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}  # Ray's two names of each
 
@@ -44,6 +44,19 @@ def wants(job: Job, resources: Resources, device: str, gpus_there: bool) -> dict
     cpus = resources.cpus if resources.cpus is not None else 1 if gpus else own_threads()
     asked = {"num_cpus": float(cpus), "num_gpus": gpus}
     return asked | ({"memory": resources.memory} if resources.memory else {})
+
+
+@contextmanager
+def _lost_alike() -> Iterator[None]:
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except (RayError, ConnectionError) as error:
+        raise EngineLostError(
+            f"The Ray cluster is lost: {first_line(error)}",
+            "Finished runs are kept; the same command resumes the others.",
+        ) from error
 
 
 class OnRay:
@@ -63,16 +76,15 @@ class OnRay:
         self._board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
         self._out: dict[Any, Job] = {}
         self._shipped: dict[tuple[object, ...], Any] = {}
-        self._there: dict[str, float] = {}
-        self._counted = -RECOUNT
         self._warned = False
 
+    @_lost_alike()
     def choose(self, waiting: Sequence[Job]) -> Job | None:
-        with _lost_alike():
-            return waiting[0] if waiting and len(self._out) < self._window(waiting[0]) else None
+        return waiting[0] if waiting and len(self._out) < self._window(waiting[0]) else None
 
+    @_lost_alike()
     def start(self, job: Job) -> None:
-        study, asked = job.study, self._wants(job)
+        study, asked = job.study, self._wants(job, self.ray.cluster_resources())
         method = study.config.method
         execution = replace(
             self.execution,
@@ -86,16 +98,15 @@ class OnRay:
         data = (study.table.fingerprint, *study.table.views, study.protocol.split_hash)
         start = (method.weights, method.backbone, study.uses_images)
         plugins = self.execution.plugins
-        with _lost_alike():
-            ref = self._task.options(**asked).remote(
-                order,
-                max(1, int(asked["num_cpus"])),
-                self._once(("data", *data), lambda: (study.table, study.protocol)),
-                self._once(("plugins",), lambda: plugin_sources(plugins)),
-                self._pixels(study),
-                self._once(("weights", *start), lambda: starting_weights(study)),
-                self._board,
-            )
+        ref = self._task.options(**asked).remote(
+            order,
+            max(1, int(asked["num_cpus"])),
+            self._once(("data", *data), lambda: (study.table, study.protocol)),
+            self._once(("plugins",), lambda: plugin_sources(plugins)),
+            self._pixels(study),
+            self._once(("weights", *start), lambda: starting_weights(study)),
+            self._board,
+        )
         self._out[ref] = job
 
     def finished(self, task: Task) -> Iterator[tuple[Job, Computed | Exception]]:
@@ -107,8 +118,8 @@ class OnRay:
             if ready:  # whatever else has come meanwhile
                 ready, _ = self.ray.wait([*self._out], num_returns=len(self._out), timeout=0)
         for ref in ready:
-            with _lost_alike():
-                job, result = self._out[ref], self._result(self._out[ref], ref)
+            job = self._out[ref]
+            result = self._result(job, ref)
             del self._out[ref]
             yield job, result
         if running := self._running():
@@ -119,6 +130,7 @@ class OnRay:
             with suppress(Exception):  # a cluster that is gone has nothing left to stop
                 self.ray.cancel(ref)
 
+    @_lost_alike()
     def _result(self, job: Job, ref: Any) -> Computed | Exception:
         from ray import exceptions
 
@@ -154,17 +166,14 @@ class OnRay:
             self._shipped[key] = self.ray.put(make())
         return self._shipped[key]
 
-    def _wants(self, job: Job) -> dict[str, float]:
-        if time.monotonic() - self._counted > RECOUNT:
-            self._counted = time.monotonic()
-            self._there = self.ray.cluster_resources()
-        gpus = self._there.get("GPU", 0) > 0
-        return wants(job, self.resources, self.execution.device, gpus)
+    def _wants(self, job: Job, there: dict[str, float]) -> dict[str, float]:
+        return wants(job, self.resources, self.execution.device, there.get("GPU", 0) > 0)
 
     def _window(self, job: Job) -> int:
         """How many runs to have given out, by what the next one asks for."""
-        asked = self._wants(job)
-        fits = [self._there.get(ASKED[k], 0) // amount for k, amount in asked.items() if amount]
+        there = self.ray.cluster_resources()
+        asked = self._wants(job, there)
+        fits = [there.get(ASKED[k], 0) // amount for k, amount in asked.items() if amount]
         slots = int(min(fits, default=1))
         if not slots and not self._warned:
             self._warned = True
@@ -181,16 +190,3 @@ class OnRay:
         texts = [f"{jobs[run].label} f{jobs[run].fold} {at:.0%}" for run, at in shares.items()]
         more = len(texts) - SHOWN
         return "; ".join(texts[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
-
-
-@contextmanager
-def _lost_alike() -> Iterator[None]:
-    from ray.exceptions import RayError
-
-    try:
-        yield
-    except (RayError, ConnectionError) as error:
-        raise EngineLostError(
-            f"The Ray cluster is lost: {first_line(error)}",
-            "Finished runs are kept; the same command resumes the others.",
-        ) from error

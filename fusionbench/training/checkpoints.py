@@ -34,7 +34,7 @@ from fusionbench.training.optimizers import Plateau
 
 Tensors = dict[str, Tensor]
 
-FORMAT = 2
+FORMAT = 3
 # What checkpoints may take of the time, unless the user says how often to write them: on a GPU an
 # epoch may be shorter than the writing of its checkpoint.
 SHARE = 0.02
@@ -58,10 +58,9 @@ class State:
     train_seconds: float = 0.0
     images_seen: int = 0
     seconds: float = 0.0  # of everything, in all processes that have worked on the run
-    modules: dict[str, Tensors] = field(default_factory=dict)
+    tensors: dict[str, Tensors] = field(default_factory=dict)  # of modules, and random states
     optimizer: dict[str, Any] = field(default_factory=dict)
     plateau: dict[str, Any] = field(default_factory=dict)
-    random: Tensors = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,10 +83,9 @@ class Parts:
         scheduler = self.scheduler
         return replace(
             state,
-            modules={name: _tensors(module) for name, module in self._modules().items()},
+            tensors=self._tensors(),
             optimizer=self.optimizer.state_dict(),
             plateau=scheduler.reduce.state_dict() if isinstance(scheduler, Plateau) else {},
-            random=self._random(),
         )
 
     def restore(self, state: State) -> None:
@@ -96,34 +94,37 @@ class Parts:
         Raises CheckpointError where it does not fit, with model and random state untouched; the
         optimiser is then spoilt.
         """
-        own = {name: _tensors(module) for name, module in self._modules().items()}
-        _compare({**own, "random": self._random()}, {**state.modules, "random": state.random})
+        own, random = self._tensors(), state.tensors.get("random", {})
+        if changed := _kinds(own) ^ _kinds(state.tensors):
+            raise CheckpointError(f"It holds another model: {min(changed)[0]} differs.")
         try:
             self.optimizer.load_state_dict(state.optimizer)
             if isinstance(self.scheduler, Plateau):
                 self.scheduler.reduce.load_state_dict(state.plateau)
             with torch.no_grad():
-                for name, tensors in own.items():
-                    for key, tensor in tensors.items():
-                        tensor.copy_(state.modules[name][key])
-            torch.set_rng_state(state.random["cpu"])
+                for part, tensors in own.items():
+                    for name, tensor in tensors.items():
+                        tensor.copy_(state.tensors[part][name])
+            torch.set_rng_state(random["cpu"])
             if self.device.type == "cuda":
-                torch.cuda.set_rng_state(state.random["cuda"], self.device)
+                torch.cuda.set_rng_state(random["cuda"], self.device)
         except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"It does not fit: {type(error).__name__}: {error}.") from error
-        state.modules, state.optimizer, state.plateau, state.random = {}, {}, {}, {}
+        state.tensors, state.optimizer, state.plateau = {}, {}, {}
 
-    def _modules(self) -> dict[str, nn.Module]:
-        modules = {"trained": self.trained}
-        if self.ema is not None:
-            modules["ema"] = self.ema.module
-        return modules
-
-    def _random(self) -> Tensors:
+    def _tensors(self) -> dict[str, Tensors]:
+        """Every parameter and buffer once, those that a state_dict leaves out as well, and copies
+        of the random states."""
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
-        return random
+        modules = {"trained": self.trained}
+        if self.ema is not None:
+            modules["ema"] = self.ema.module
+        return {"random": random} | {
+            part: {k: v.detach() for k, v in (*m.named_parameters(), *m.named_buffers())}
+            for part, m in modules.items()
+        }
 
 
 class Keeper:
@@ -175,7 +176,12 @@ class Keeper:
         """Replace the checkpoint, if it is time to. Where that fails training goes on, with a
         note."""
         now = time.perf_counter()
-        if not self._due(state, now - self._last):
+        since = now - self._last
+        if self.every is not None:
+            due = since >= self.every
+        else:
+            due = since * SHARE >= (_bytes(state) / RATE if self.cost is None else self.cost)
+        if not due:
             return
         state = replace(state, seconds=self.seconds_before + now - self._began)
         try:
@@ -188,12 +194,6 @@ class Keeper:
             if not self._complained:
                 self.progress.note(f"no checkpoint of epoch {state.epoch}: {error}")
                 self._complained = True
-
-    def _due(self, state: State, since: float) -> bool:
-        if self.every is not None:
-            return since >= self.every
-        cost = _bytes(state) / RATE if self.cost is None else self.cost
-        return since * SHARE >= cost
 
     def reject(self, error: Exception) -> None:
         """Say that a checkpoint cannot be used."""
@@ -230,24 +230,14 @@ def place_of(environment: Mapping[str, Any], run: str) -> dict[str, Any]:
     return place
 
 
-def _tensors(module: nn.Module) -> Tensors:
-    """Every parameter and buffer once, those that a state_dict leaves out as well."""
-    return {k: v.detach() for k, v in (*module.named_parameters(), *module.named_buffers())}
-
-
 def _bytes(state: State) -> int:
-    parts = tree_leaves([state.modules, state.optimizer, state.best])
+    parts = tree_leaves([state.tensors, state.optimizer, state.best])
     return sum(part.nbytes for part in parts if isinstance(part, Tensor))
 
 
-def _compare(own: dict[str, Tensors], given: dict[str, Tensors]) -> None:
-    def kinds(tensors: dict[str, Tensors]) -> dict[str, Any]:
-        return {
-            f"{part}/{name}": (tuple(tensor.shape), tensor.dtype)
-            for part, named in tensors.items()
-            for name, tensor in named.items()
-        }
-
-    if changed := kinds(own).items() ^ kinds(given).items():
-        name = min(name for name, _ in changed)
-        raise CheckpointError(f"It holds another model: {name} differs.")
+def _kinds(parts: dict[str, Tensors]) -> set[tuple[str, tuple[int, ...], str]]:
+    return {
+        (f"{part}/{name}", tuple(tensor.shape), str(tensor.dtype))
+        for part, tensors in parts.items()
+        for name, tensor in tensors.items()
+    }

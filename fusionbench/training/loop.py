@@ -95,8 +95,7 @@ def fit(
                 break
             started = time.perf_counter()
             mean_loss = train_epoch(
-                step, arrays, rows, config, optimizer, scheduler, ema, dropout,
-                seed=seed, epoch=epoch, steps=steps, task=task,
+                step, arrays, rows, config, parts, dropout, seed=seed, epoch=epoch, task=task
             )  # fmt: skip
             at.train_seconds += time.perf_counter() - started
             at.images_seen += min(steps * config.batch_size, len(rows))
@@ -172,18 +171,16 @@ def train_epoch(
     arrays: Arrays,
     rows: np.ndarray,
     config: TrainingSettings,
-    optimizer: torch.optim.Optimizer,
-    scheduler: Any,
-    ema: ModelEmaV3 | None,
+    parts: Parts,
     dropout: MetadataDropout | None,
     *,
     seed: int,
     epoch: int,
-    steps: int,
     task: Task,
 ) -> dict[str, float]:
     """One pass over `rows`; the mean of every loss term over its steps."""
-    device = step.placement.device
+    device, steps = step.placement.device, len(sizes(len(rows), config.batch_size))
+    optimizer, scheduler, ema = parts.optimizer, parts.scheduler, parts.ema
     order = np.random.default_rng([seed, epoch])
     generator = torch.Generator().manual_seed(int(order.integers(2**62)))
     labels = arrays.labels.cpu().numpy()[rows]
