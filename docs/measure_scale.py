@@ -37,9 +37,10 @@ from fusionbench.records import Record, Store
 from fusionbench.runs import Resources, carry_out, forecast, grid, plan
 from fusionbench.runs import plan as plan_function
 from fusionbench.runs.fold import Computed
-from fusionbench.runs.plan import Job, Plan, plan_of, seen
+from fusionbench.runs.plan import Job, Plan, seen
 from fusionbench.runs.queue import Queue
 from fusionbench.runs.ray_engine import OnRay
+from fusionbench.runs.study import Opened
 from fusionbench.tables import expand
 
 OUT = Path(__file__).with_name("scale-measured.md")
@@ -65,15 +66,17 @@ def planning(folder: Path, rows: int, seeds: int, *, shared: bool) -> dict[str, 
     """Seconds and memory of a plan. `shared`: with every row opened at no cost, as the first."""
     declared = rows_of(rows, seeds)
     here = Execution(store=folder / "empty")
-    opened = PLANNING.open_experiment
-    first = opened(declared[0].config, here)
+    opened, expand_table = PLANNING.open_experiment, PLANNING.expand
+    first = opened(declared[0].config, Opened(here))
     if shared:
         PLANNING.open_experiment = lambda config, *_: replace(first, config=config)
+    table = grid(METHODS, BACKBONES, ["ce"], dataset=declared[0].config.data.dataset)
+    PLANNING.expand = lambda *_, **__: declared
     before, started = memory(), time.perf_counter()
     try:
-        found = plan_of(declared, here)
+        found = plan_function(table, here)
     finally:
-        PLANNING.open_experiment = opened
+        PLANNING.open_experiment, PLANNING.expand = opened, expand_table
     seconds = time.perf_counter() - started
     started = time.perf_counter()
     forecast(found.todo(), Store(here.store))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from fusionbench.runs.forecast import Forecast, forecast
 from fusionbench.runs.grid import grid
-from fusionbench.runs.plan import Failed, Job, Plan, plan, plan_of
+from fusionbench.runs.plan import Failed, Job, Plan, plan
 from fusionbench.runs.queue import Outcome
 from fusionbench.runs.ray_connection import Resources
 from fusionbench.runs.run import carry_out
@@ -31,5 +31,4 @@ __all__ = [
     "forecast",
     "grid",
     "plan",
-    "plan_of",
 ]

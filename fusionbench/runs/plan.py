@@ -5,7 +5,7 @@ A job is one fold of one row under one seed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -105,26 +105,13 @@ def plan(
     """Which runs the table has, and which of them are in the store. Trains nothing.
 
     A row that cannot run (an unknown backbone, a setting its plugin refuses) is listed as refused.
+    Seeds go in the order in which they first appear, and all folds of a row before the next row:
+    they share what was prepared for the first, and a whole row can be ranked.
     Raises DataError where the dataset itself cannot be used, UsageError for unfit overrides.
     """
     overrides = overrides or Overrides()
-    declared = expand(table, overrides, plugins=execution.plugins)
-    return plan_of(declared, execution, folds=apply(table, overrides).folds, progress=progress)
-
-
-def plan_of(
-    declared: Iterable[Declared],
-    execution: Execution,
-    *,
-    folds: Sequence[int] = (),
-    progress: Progress = SILENT,
-) -> Plan:
-    """The same for configurations that no table declares; `folds` (): all of each protocol's.
-
-    Seeds go in the order in which they first appear, and all folds of a row before the next row:
-    they share what was prepared for the first, and a whole row can be ranked.
-    """
-    declared = list(declared)
+    declared = list(expand(table, overrides, plugins=execution.plugins))
+    folds = apply(table, overrides).folds
     store, opened = Store(execution.store), Opened(execution, progress)
     rows: dict[int, Study | Failed] = {}
     jobs: list[Job] = []
