@@ -46,12 +46,12 @@ class Raises(Fusion):
 '''
 
 GREEDY = '''
-"""Runs out of memory above {limit} images."""
+"""Runs out of memory above nine images."""
 import torch
 from fusionbench.plugin.fusion import Fusion
 class Greedy(Fusion):
     def fuse(self, image, meta):
-        if len(image) > {limit}:
+        if len(image) > 9:
             raise torch.OutOfMemoryError("no room")
         return image
 '''
@@ -188,16 +188,14 @@ def test_an_exception_in_a_plugin_is_recorded_with_its_traceback(
     assert "raises.py" in error.traceback and "a mistake in the plugin" in error.message
 
 
-@pytest.mark.parametrize(("limit", "remedy"), [(9, "--batch-size 8 fits"), (1, "Not even two")])
-def test_running_out_of_memory_says_what_would_fit(
-    quick: RunConfig, here: Execution, tmp_path: Path, limit: int, remedy: str
+def test_running_out_of_memory_says_what_to_make_smaller(
+    quick: RunConfig, here: Execution, tmp_path: Path
 ) -> None:
-    path = plugin(tmp_path, "greedy", GREEDY.format(limit=limit).replace("len(image) > 1", "True"))
-    if limit == 1:  # also when the head is sized, with two zero vectors: allow that one
-        path.write_text(path.read_text().replace("if True", "if self.training"))
+    path = plugin(tmp_path, "greedy", GREEDY)
     config = quick.changed(fusion="greedy", batch_size=32)
-    outcome = run(config, replace(here, plugins=(path,)))
-    assert remedy in outcome.failures[0].message
+    (failure,) = run(config, replace(here, plugins=(path,))).failures
+    assert "Out of memory on cpu with --batch-size 32 at" in failure.message
+    assert "Use a smaller --batch-size" in failure.message
 
 
 def test_the_last_epoch_is_kept_by_default_and_the_best_when_watched(

@@ -18,7 +18,7 @@ from fusionbench.records import Store
 from fusionbench.runs.network_study import setup
 from fusionbench.runs.run import run
 from fusionbench.runs.study import Opened
-from fusionbench.training.sampling import epoch_rows, row_odds
+from fusionbench.training.loop import epoch_rows, row_odds
 
 LABELS = np.repeat([0, 1, 2], [1600, 400, 25])
 ROWS = np.arange(len(LABELS)) * 3 + 7  # positions in a larger table

@@ -12,6 +12,7 @@ from rich.markup import escape
 from fusionbench.cli.options import (
     SectionedCommand,
     device_options,
+    executed_with,
     json_option,
     listed,
     plugins_option,
@@ -19,7 +20,7 @@ from fusionbench.cli.options import (
 )
 from fusionbench.cli.run import names_a_network
 from fusionbench.cli.setting_options import config_of, setting_options
-from fusionbench.config.run_config import Device, Execution, Step, default_of
+from fusionbench.config.run_config import Execution, default_of
 from fusionbench.files import write_output
 
 if TYPE_CHECKING:
@@ -47,8 +48,6 @@ SUFFIXES = (".md", ".csv", ".json")
     "the first.",
 )
 @setting_options(("backbone", *TRAINING))
-@device_options
-@step_option
 @click.option(
     "--steps", type=click.IntRange(1), metavar="N", help="Of a round. Default: 50 on a GPU, else 4."
 )
@@ -60,7 +59,6 @@ SUFFIXES = (".md", ".csv", ".json")
     metavar="N",
     help="Each round trains every method once.",
 )
-@plugins_option
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -68,14 +66,12 @@ SUFFIXES = (".md", ".csv", ".json")
     help="Also write the result to a .md, .csv or .json file.",
 )
 @json_option
+@executed_with(device_options, step_option, plugins_option)
 def bench_command(
     fusions: str,
-    device: Device,
-    step: Step,
-    workers: int | None,
+    execution: Execution,
     steps: int | None,
     rounds: int,
-    plugins: tuple[Path, ...],
     output: Path | None,
     as_json: bool,
     **settings: Any,
@@ -95,13 +91,12 @@ def bench_command(
         raise click.UsageError("--fusion: name at least one method.")
     for name in names:
         fusion, _, loss = name.partition(":")
-        if not names_a_network(fusion, loss, plugins):
+        if not names_a_network(fusion, loss, execution.plugins):
             raise click.UsageError(
                 f"{fusion} sees no photograph and trains no network: there is no step to measure. "
                 "Name a fusion (fusionbench list fusions)."
             )
     config = config_of(settings | {"dataset": "synthetic", "weights": "none"})
-    execution = Execution(plugins=plugins, device=device, step=step, workers=workers)
     progress = terminal.progress()
     progress.note("loading PyTorch and timm")
     from fusionbench.bench import speed_table

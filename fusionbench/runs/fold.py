@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
 from fusionbench import __version__
 from fusionbench.audit.examine import verdict_of
 from fusionbench.config.run_config import Execution, RunConfig
@@ -74,6 +76,14 @@ def run_fold(
     try:
         rows = study.rows(fold)
         trained = trainer.train(fold, rows, progress)
+        if not all(np.isfinite(p).all() for p in trained.probabilities.values()):
+            raise RunFailedError(
+                f"The trained model's probabilities are not finite (fold {fold.index}, after "
+                f"epoch {len(trained.history)}).",
+                "Lower --lr, or use --precision fp32."
+                if study.uses_images
+                else "Look at the plugin's features.",
+            )
     except Exception as error:
         if isinstance(error, FusionbenchError) and not isinstance(error, RunFailedError):
             raise

@@ -40,10 +40,14 @@ def forecast(todo: Sequence[Job], store: Store, *, save_weights: bool = False) -
     seconds, weights, unknown = 0.0, 0, 0
     used: set[str] = set()
     for job in todo:
-        kind = _kind(job.run_id)
+        own, kind = job.study.identity(job.split), _kind(job.run_id)
         if kind not in known:
-            known[kind] = _read(store, files[kind][-ENOUGH:])
-        alike = _alike(job, known[kind])
+            known[kind] = []
+            for name in files[kind][-ENOUGH:]:
+                with suppress(RecordError):  # the leaderboard and `store verify` say so
+                    known[kind].append(store.read(name))
+        alike = [r for r in known[kind] if _size(r.identity) == _size(own)]
+        alike = [r for r in alike if r.identity.method.loss == own.method.loss] or alike
         used |= {record.run_id for record in alike}
         epochs = job.study.config.training.epochs if job.study.uses_images else 0
         if paces := [pace for record in alike if (pace := _pace(record)) is not None]:
@@ -51,29 +55,14 @@ def forecast(todo: Sequence[Job], store: Store, *, save_weights: bool = False) -
         else:
             unknown += 1
         if save_weights and epochs:
-            weights += 4 * max(
-                (r.result.parameters.get("total", 0) for r in alike if r.result), default=0
-            )
+            sizes = [r.result.parameters.get("total", 0) for r in alike if r.result]
+            weights += 4 * max(sizes, default=0)
     return Forecast(seconds, unknown, len(used), weights, _free(store.folder))
 
 
 def _kind(run_id: str) -> str:
     """Dataset, protocol, method and backbone: the name without fold, seed and digest."""
     return run_id.rsplit("_", 3)[0]
-
-
-def _read(store: Store, names: Sequence[str]) -> list[Record]:
-    records = []
-    for name in names:
-        with suppress(RecordError):  # the leaderboard and `store verify` say so
-            records.append(store.read(name))
-    return records
-
-
-def _alike(job: Job, records: Sequence[Record]) -> list[Record]:
-    own = job.study.identity(job.split)
-    alike = [r for r in records if _size(r.identity) == _size(own)]
-    return [r for r in alike if r.identity.method.loss == own.method.loss] or alike
 
 
 def _size(identity: Identity) -> int | None:

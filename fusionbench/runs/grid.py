@@ -4,6 +4,7 @@ every loss."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,11 @@ def grid(
             rows.append(TableRow(label=name, **common))
             continue
         own = list(dict.fromkeys(losses)) or [_own_loss(entry)]
-        for backbone in dict.fromkeys(backbones):
-            for loss in own:
-                label = [name]
-                label += [backbone] if len(set(backbones)) > 1 else []
-                label += [loss] if len(own) > 1 else []
-                row = common | {"backbone": backbone, "loss": loss}
-                rows.append(TableRow(label=", ".join(label), **row))
+        for backbone, loss in product(dict.fromkeys(backbones), own):
+            label = [name, *([backbone] if len(set(backbones)) > 1 else [])]
+            label += [loss] if len(own) > 1 else []
+            row = common | {"backbone": backbone, "loss": loss}
+            rows.append(TableRow(label=", ".join(label), **row))
     if strange := [key for key in params if key not in taken]:
         raise UsageError(
             f"--set {strange[0]}={params[strange[0]]}: no method of the grid takes it.",

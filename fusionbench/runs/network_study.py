@@ -31,8 +31,15 @@ from fusionbench.plugin.fusion import Fusion, Spec
 from fusionbench.plugin.loss import CombinedLoss, Loss
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold
-from fusionbench.runs.loaded_plugin import LoadedPlugin, load_plugin
-from fusionbench.runs.study import FoldRows, Opened, Study, Trainer, open_study
+from fusionbench.runs.study import (
+    FoldRows,
+    LoadedPlugin,
+    Opened,
+    Study,
+    Trainer,
+    load_plugin,
+    open_study,
+)
 from fusionbench.training.feed import Arrays
 
 

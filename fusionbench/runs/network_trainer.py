@@ -6,13 +6,11 @@ import copy
 from functools import partial
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 
 from fusionbench.config.environment import describe_environment, peak_memory
 from fusionbench.config.run_config import Execution, StepPath
-from fusionbench.errors import RunFailedError
 from fusionbench.metrics.compute import balanced_nll, compute
 from fusionbench.models.fusion_model import FusionModel
 from fusionbench.plugin.loss import CombinedLoss
@@ -97,10 +95,17 @@ class NetworkTrainer:
             shares = config.metadata_dropout, config.block_dropout
             known = metadata.iloc[rows.train]
             dropout = MetadataDropout.fitted(encoder, known, *shares, placement.device)
-        keeper = self._keeper(fold, progress)
-        with progress.task(
-            f"fold {fold.index}", total=config.epochs * len(rows.train), unit="img"
-        ) as task:
+        run = experiment.run_id(fold)
+        keeper = Keeper(
+            Store(self.execution.store),
+            run,
+            place_of(self.environment, run),
+            every=self.execution.checkpoint_every,
+            label=f"fold {fold.index}",
+            progress=progress,
+        )
+        images = config.epochs * len(rows.train)
+        with progress.task(f"fold {fold.index}", total=images, unit="img") as task:
             train = partial(
                 fit,
                 step,
@@ -130,17 +135,10 @@ class NetworkTrainer:
                 self.path = step.path
         self._step = step
         found = {name: predict(model, arrays, part, placement) for name, part in rows.parts.items()}
-        inner = None if rows.inner is None else predict(model, arrays, rows.inner, placement)
-        if not all(np.isfinite(p).all() for p in found.values()):
-            raise RunFailedError(
-                f"The trained model's probabilities are not finite (fold {fold.index}, after epoch "
-                f"{len(fitted.history)}).",
-                "Lower --lr, or use --precision fp32.",
-            )
         on_gpu = placement.device.type == "cuda"
         return Trained(
             probabilities=found,
-            inner=inner,
+            inner=None if rows.inner is None else predict(model, arrays, rows.inner, placement),
             parameters={
                 "backbone": _size(model.backbone),
                 "fusion": _size(model.fusion) + _size(model.reduce) + _size(model.head),
@@ -165,17 +163,6 @@ class NetworkTrainer:
             augment = AUGMENTATIONS[self.experiment.config.training.augment]
             step = TrainingStep(model, loss, augment, self.placement, self.path, progress)
         return step
-
-    def _keeper(self, fold: Fold, progress: Progress) -> Keeper:
-        run = self.experiment.run_id(fold)
-        return Keeper(
-            Store(self.execution.store),
-            run,
-            place_of(self.environment, run),
-            every=self.execution.checkpoint_every,
-            label=f"fold {fold.index}",
-            progress=progress,
-        )
 
 
 def _serialised(model: FusionModel) -> bytes:

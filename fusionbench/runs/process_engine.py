@@ -1,9 +1,8 @@
 """An engine: several processes on this machine.
 
 Each worker is a process and a pipe (runs.worker), so that one that dies costs its own job only, and
-keeps to one row. The pools of concurrent.futures and loky fail every job when one worker dies.
-pebble's does not, but it chooses the worker itself, tells nothing while a job runs, and leaves a
-busy worker behind when its parent is killed.
+keeps to one row. The pools of concurrent.futures and loky fail every job when one worker dies;
+pebble's chooses the worker itself, and leaves a busy one behind when its parent is killed.
 """
 
 from __future__ import annotations

@@ -74,9 +74,8 @@ def carry_out(
     (runs.ray_connection.connected); `resources` are of a run there. Here, with
     `execution.folds_at_once` above 1, so many at a time, each in another process.
 
-    A run that fails is recorded, listed and not repeated by later sweeps, unless `retry_failed`:
-    it failed for what its run_id stands for, and a plugin or a setting that is mended gives
-    another. How the others go on: fusionbench.runs.queue.Queue, whose errors are raised.
+    Later sweeps list a run that failed, and repeat it only with `retry_failed`: a plugin or a
+    setting that is mended gives another run_id. Raises what Queue.work_off raises.
     """
     store = Store(execution.store)
     todo = plan.todo(retry_failed=retry_failed)

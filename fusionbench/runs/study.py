@@ -6,10 +6,11 @@ to them, runs.control_study a control without images.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,16 +19,20 @@ from fusionbench.config.identity import (
     DataIdentity,
     Identity,
     MethodIdentity,
+    PluginIdentity,
     RowIdentity,
     TrainingIdentity,
+    plain_json,
 )
-from fusionbench.config.run_config import DataSettings, Execution, RunConfig
+from fusionbench.config.plugin_settings import plugin_params
+from fusionbench.config.run_config import DataSettings, Execution, Param, RunConfig
 from fusionbench.data.card import Column
 from fusionbench.data.choices import input_columns, named
 from fusionbench.data.encoder import MetadataEncoder
 from fusionbench.data.locate import find_data, open_card
 from fusionbench.data.table import Table, load_table
-from fusionbench.errors import DataError
+from fusionbench.errors import DataError, FusionbenchError, PluginError, UsageError
+from fusionbench.plugin import registry
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold, Split, inner_split, split_of
 from fusionbench.records import cohort
@@ -177,6 +182,9 @@ class Study:
         return rows[self.keep[rows]]
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
 class Trained:
     """What training and evaluating one fold leaves behind, whatever was trained."""
@@ -191,6 +199,51 @@ class Trained:
     images_seen: int = 0
     peak_memory: int | None = None
     weights: Callable[[], bytes] | None = None  # safetensors; before another fold is trained
+
+
+@dataclass(frozen=True)
+class LoadedPlugin(Generic[T]):
+    """A plugin whose code was run, with every setting resolved."""
+
+    cls: type[T]
+    params: dict[str, Any]
+    identity: PluginIdentity
+
+    def build(self, *args: Any) -> T:
+        """An instance. Raises UsageError for settings that it refuses, PluginError for a crash."""
+        with self.building():
+            return self.cls(*args, **self.params)
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Errors of the plugin's own code, translated as `build` does."""
+        what = f"{registry.KINDS[self.identity.kind].lower()} {self.identity.name}"
+        try:
+            yield
+        except FusionbenchError:
+            raise
+        except ValueError as error:  # how a plugin says that a setting does not fit
+            raise UsageError(f"The {what} refuses its settings: {error}.") from error
+        except Exception as error:
+            raise PluginError(
+                f"The {what} cannot be built: {type(error).__name__}: {error}."
+            ) from error
+
+
+def load_plugin(
+    entry: registry.Entry, base: type[T], settings: Mapping[str, Param]
+) -> LoadedPlugin[T]:
+    """Run the plugin's code and check `settings`. Raises PluginError, or UsageError for a setting
+    that it does not have or a value of another type."""
+    cls = registry.load(entry, base)
+    params = plugin_params(cls, settings, f"{registry.KINDS[entry.kind].lower()} {entry.name}")
+    identity = PluginIdentity(
+        kind=entry.kind,
+        name=entry.name,
+        params=plain_json(params),
+        source=registry.source_hash(entry),
+    )
+    return LoadedPlugin(cls, params, identity)
 
 
 class Trainer(Protocol):

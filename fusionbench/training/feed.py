@@ -5,8 +5,7 @@ Where they do not (a table larger than a GPU's memory, mapped from the disk), th
 next batches into pinned host memory and a separate stream copies them, while the step runs.
 
 The threads never call CUDA: an allocation or an event query beside a capture invalidates the
-capture, which is also why torch's DataLoader with its pin_memory thread would not do. (Without a
-GPU it costs several times the gather itself per batch: tests/benchmarks/test_feed_speed.py.)
+capture, which is also why torch's DataLoader with its pin_memory thread would not do.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ deterministic from the seed.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from fusionbench.config.run_config import TrainingSettings
+from fusionbench.config.run_config import Sampler, TrainingSettings
 from fusionbench.errors import RunFailedError
 from fusionbench.models.fusion_model import FusionModel
 from fusionbench.progress import Task
@@ -32,11 +32,13 @@ from fusionbench.training.optimizers import (
     make_scheduler,
 )
 from fusionbench.training.placement import Placement, by_rule
-from fusionbench.training.sampling import epoch_rows
 from fusionbench.training.step import TrainingStep, as_float
 
 # Photographs of a batch in evaluation. A model's bits may depend on it.
 EVALUATED = 64
+# Sampler -> the power of n_k, the training rows of its class, by which a row is less likely.
+# Not here: no replacement.
+POWERS: dict[Sampler, float] = {"class-balanced": 1.0, "square-root": 0.5}
 
 
 def fit(
@@ -65,9 +67,8 @@ def fit(
 
     With `config.early_stop` training ends after that many epochs in which the watched score, or
     without one the training loss, has not improved.
-    Raises RunFailedError for a non-finite loss (naming epoch and step) and for exhausted memory
-    (naming a batch size that fits); CheckpointError where `resume` is of another run, with model,
-    loss and random state untouched.
+    Raises RunFailedError for a non-finite loss (naming epoch and step) and for exhausted memory;
+    CheckpointError where `resume` is of another run, with model, loss and random state untouched.
     """
     task = task or Task()
     model = step.model
@@ -121,16 +122,14 @@ def fit(
             if keep is not None:
                 keep(parts.capture(at))
     except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        full = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not full:
             raise
         step.release()
-        fits = _fitting_batch(step, arrays, rows, config.batch_size)
         raise RunFailedError(
             f"Out of memory on {step.placement.device.type} with --batch-size "
             f"{config.batch_size} at {config.image_size} px.",
-            f"--batch-size {fits} fits."
-            if fits
-            else "Not even two images fit: use a smaller --image-size or backbone.",
+            "Use a smaller --batch-size, --image-size or backbone.",
         ) from error
 
     if at.best is not None:
@@ -214,25 +213,23 @@ def train_epoch(
     return {name: float(values.mean()) for name, values in losses.items()}
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def epoch_rows(
+    rows: NDArray[np.integer],
+    labels: NDArray[np.integer],
+    sampler: Sampler,
+    generator: np.random.Generator,
+) -> NDArray[np.integer]:
+    """`len(rows)` of the `rows` in the order of one epoch: each once (`shuffle`), or drawn with
+    replacement, with odds that depend on how many rows its class has. `labels` (len(rows),) are
+    theirs."""
+    if sampler == "shuffle":
+        return generator.permutation(rows)
+    odds = row_odds(labels, POWERS[sampler])
+    return generator.choice(rows, size=len(rows), replace=True, p=odds)
 
 
-def _fitting_batch(step: TrainingStep, arrays: Arrays, rows: np.ndarray, batch_size: int) -> int:
-    """The largest half, quarter, … of the batch size at which a copy's step fits, or 0."""
-    device, size = step.placement.device, batch_size
-    while size > 2:
-        size //= 2
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        try:
-            model, loss = copy.deepcopy(step.model), copy.deepcopy(step.loss)
-            trial = TrainingStep(model, loss, step.augment, step.placement)
-            batch = next(batches(arrays, rows[:size], size, device))
-            drawn = step.augment.draw(len(batch.target), torch.Generator())
-            trial(batch.image, drawn, batch.meta, batch.target)
-            return size
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-    return 0
+def row_odds(labels: NDArray[np.integer], power: float) -> NDArray[np.float64]:
+    """(n,) probability of each row, proportional to (number of rows of its class) ** -power."""
+    counts = np.bincount(labels)
+    odds = counts[labels].astype(np.float64) ** -power
+    return odds / odds.sum()

@@ -13,12 +13,14 @@ What the optimiser does comes after the step and is the same on every path.
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,13 +32,13 @@ from fusionbench.progress import SILENT, Progress
 from fusionbench.training.augment import Augmentation
 from fusionbench.training.capture import CudaGraphs, Recorder
 from fusionbench.training.placement import Placement, by_rule
-from fusionbench.training.plain_state import plain_state, restore, same
 
 Terms = dict[str, Tensor]
 # What a step runs on (image, drawn, meta, target) and what comes of it: terms, gradients.
 Way = Callable[..., tuple[Terms, list[Tensor | None]]]
 
 PATHS: tuple[StepPath, ...] = get_args(StepPath)
+_TORCH_OWN = frozenset(vars(nn.Module()))
 
 
 class TrainingStep:
@@ -231,3 +233,52 @@ def _all_but_values(trained: nn.ModuleDict) -> tuple[Any, ...]:
         [(name, t.shape, t.dtype, t.requires_grad) for name, t in _tensors(trained)],
         plain_state(_made_for_a_fold(trained)),
     )
+
+
+def plain_state(module: nn.Module) -> dict[str, Any]:
+    """What the module and all below it hold beside parameters and buffers: attribute, by dotted
+    name -> a copy of its value. A compiled or recorded step has these built in, so they must be the
+    same wherever it is used again."""
+    return {
+        f"{path}.{name}".lstrip("."): _copied(value)
+        for path, part in module.named_modules()
+        for name, value in vars(part).items()
+        if name not in _TORCH_OWN
+    }
+
+
+def restore(module: nn.Module, state: dict[str, Any]) -> None:
+    """Go back to an earlier `plain_state` of the module."""
+    for path, part in module.named_modules():
+        own = vars(part)
+        for name in [n for n in own if n not in _TORCH_OWN]:
+            key = f"{path}.{name}".lstrip(".")
+            if key not in state:
+                del own[name]
+            elif not same(own[name], state[key]):
+                own[name] = _copied(state[key])
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two values are surely equal: False also for what cannot be compared."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Tensor):
+        return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    if isinstance(a, Mapping):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    try:
+        return bool(a == b)
+    except Exception:
+        return False
+
+
+def _copied(value: Any) -> Any:
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # a lock, a stream: then it is compared as the object it is
+        return value
