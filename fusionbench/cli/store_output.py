@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
+from rich.text import Text
 
+from fusionbench.cli import terminal
 from fusionbench.config.wording import plural
+from fusionbench.errors import RecordError
+from fusionbench.records import Store, read_record
 
 if TYPE_CHECKING:
-    from fusionbench.records import Store
     from fusionbench.records.leftovers import Leftover
     from fusionbench.records.merge import Difference, Merged
     from fusionbench.records.verify import Verified
@@ -22,8 +25,6 @@ SHOWN_DIFFERENCES = 5
 
 def print_verified(found: Verified, store: Path) -> None:
     """Problems as one table, then what is there."""
-    from fusionbench.cli import terminal
-
     if found.problems:
         terminal.print_problems(
             {
@@ -49,10 +50,6 @@ def print_verified(found: Verified, store: Path) -> None:
 
 def print_runs(lines: list[dict[str, Any]]) -> None:
     """A line per run."""
-    from rich.text import Text
-
-    from fusionbench.cli import terminal
-
     headings = ("run", "status", "method", "data", "fold", "seed", "size", "date")
     rows = [
         (
@@ -75,9 +72,6 @@ def print_runs(lines: list[dict[str, Any]]) -> None:
 
 def lines_of(store: Store) -> list[dict[str, Any]]:
     """What `list` says of each run, by name; failures last."""
-    from fusionbench.errors import RecordError
-    from fusionbench.records import read_record
-
     lines = []
     failed = (store.folder / "failed" / f"{run}.json" for run in store.failures())
     for path in [*store.files("records"), *failed]:
@@ -106,10 +100,6 @@ def lines_of(store: Store) -> list[dict[str, Any]]:
 
 def print_merged(merged: list[Merged], store: Path, dry_run: bool) -> None:
     """What needs a look in full, then how many there were of each kind."""
-    from rich.text import Text
-
-    from fusionbench.cli import terminal
-
     console = terminal.out()
     for one in merged:
         if one.ok:
@@ -151,8 +141,6 @@ def _difference(apart: Difference) -> str:
 
 def print_leftovers(leftovers: list[Leftover], store: Path) -> None:
     """What would be deleted, one file a line."""
-    from fusionbench.cli import terminal
-
     sizes = [file.path.lstat().st_size for file in leftovers]
     rows = [
         (file.path.relative_to(store), decimal(size), file.message)
