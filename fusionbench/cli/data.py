@@ -116,13 +116,14 @@ def _facts(report: PrepareReport) -> dict[str, object]:
     if report.images_missing:
         photographs += f", {report.images_missing:,} missing"
     photographs += ", all opened" if report.checked_pixels else ", not opened (data verify does)"
+    left_out = f"; {report.left_out:,} left out" if report.left_out else ""
     notes = [*report.notes[:SHOWN_NOTES]]
     if len(report.notes) > SHOWN_NOTES:
         notes.append(f"… and {len(report.notes) - SHOWN_NOTES:,} more")
     return {
         "dataset": report.dataset,
         "folder": report.root,
-        "rows": f"{report.rows:,} in {report.groups:,} groups",
+        "rows": f"{report.rows:,} in {report.groups:,} groups{left_out}",
         "photographs": photographs,
         "classes": ", ".join(f"{name} {n:,}" for name, n in report.classes.items()),
         "fingerprint": report.fingerprint,

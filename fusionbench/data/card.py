@@ -78,6 +78,8 @@ class Label(_CardPart):
     # class -> patterns of raw labels ("* nevus"), in which * is any text and ? one character; a raw
     # label that is a class name needs none. A label that fits no class, or several, is an error.
     patterns: dict[str, tuple[str, ...]] = {}
+    # Raw labels, letter by letter ("": an empty cell), whose rows are left out of the dataset.
+    ignore: tuple[str, ...] = ()
     # Classes that count as malignant: for audits and for "melanoma sensitivity".
     malignant: tuple[str, ...] = ()
 
@@ -88,6 +90,9 @@ class Label(_CardPart):
             raise ValueError(f"not in classes: {', '.join(sorted(unknown))}")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes repeat")
+        patterns = {pattern for patterns in self.patterns.values() for pattern in patterns}
+        if both := sorted(set(self.ignore) & {*self.classes, *patterns}):
+            raise ValueError(f"ignored, and of a class: {', '.join(both)}")
         return self
 
     def classes_of(self, raw: str) -> tuple[str, ...]:
@@ -233,6 +238,8 @@ class DatasetCard(_CardPart):
     # Columns that together identify the patient: what a grouped split keeps together.
     # Empty: every row is its own group.
     group: tuple[str, ...] = ()
+    # Where a cell of `group` is empty: "" refuses the row, "own" reads it as a group by itself.
+    group_missing: Literal["", "own"] = ""
     # Columns that together identify a lesion (several photographs of one lesion).
     lesion: tuple[str, ...] = ()
     # Texts that mean "asked, not known": a value of its own. An empty cell is "not recorded".

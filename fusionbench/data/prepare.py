@@ -31,6 +31,7 @@ class PrepareReport:
     found: bool
     root: str = ""
     rows: int = 0
+    left_out: int = 0  # rows that the card's label.ignore leaves out
     groups: int = 0
     images_found: int = 0  # rows' photographs that have a file, over all views looked at
     images_missing: int = 0
@@ -132,19 +133,23 @@ def _inspect(
         only: Problem = {"problem": error.message, "fix": error.remedy}
         return PrepareReport(card.name, found=True, root=str(root), problems=(only,)), None
     frame, missing, problems = reading.frame, reading.missing, [*reading.problems]
-    notes = [f"column not in the card: {name}" for name in unlisted_columns(card, frame)]
+    notes = [*reading.notes]
+    notes += [f"column not in the card: {name}" for name in unlisted_columns(card, frame)]
     problems += [{"file": name, "problem": "photograph is missing"} for name in missing]
     pictured = [path for paths in reading.files.values() for path in paths if path]
     files = list(dict.fromkeys(pictured))
     if len(reading.index) > len(files):
-        notes.append(f"{len(reading.index) - len(files)} image file(s) belong to no row")
+        unused = len(reading.index) - len(files)
+        notes.append(f"{unused} image file(s) belong to no row{' in use' * bool(reading.left_out)}")
     notes += [f"link not followed: {link}" for link in reading.index.skipped_links]
     if pixels:
         problems += verify_images(files, progress=progress)
         notes += _copies(files, root, progress)
     counts = Counter(card.label.class_of(raw) for raw in frame.get(card.label.column, ()))
     classes = {name: counts[name] for name in card.classes}
-    groups = len(frame[[c for c in card.group if c in frame]].drop_duplicates())
+    patients = frame[[c for c in card.group if c in frame]]
+    named = patients[(patients != "").all(axis=1) | (card.group_missing == "")]
+    groups = len(named.drop_duplicates()) + len(patients) - len(named)
     expected = [("rows", len(frame), card.expect.rows), ("groups", groups, card.expect.groups)]
     expected += [(f"class {name}", counts[name], n) for name, n in card.expect.classes.items()]
     problems += [
@@ -163,6 +168,7 @@ def _inspect(
         found=True,
         root=str(root),
         rows=len(frame),
+        left_out=len(reading.left_out),
         groups=groups,
         images_found=len(pictured),
         images_missing=len(missing),

@@ -86,8 +86,9 @@ def _checks(card: DatasetCard, views: Sequence[str]) -> Iterator[tuple[str, Faul
         used = view.name in views
         yield view.column, partial(_path_fault, used)
     yield card.label.column, partial(_label_fault, card.label)
+    patient = "is empty: the patient of every row must be known, or the card say group_missing"
     for name in card.group:
-        yield name, lambda cell: "" if cell else "is empty: the patient of every row must be known"
+        yield name, lambda cell: "" if cell or card.group_missing else patient
     for name in card.lesion:
         yield name, lambda cell: ""
     for column in card.columns:
@@ -110,7 +111,8 @@ def _label_fault(label: Label, cell: str) -> str:
     classes = label.classes_of(cell)
     if len(classes) > 1:
         return f"fits {' and '.join(classes)}: list it, letter by letter, in the patterns of one"
-    return "" if classes else f"unknown class (known: {', '.join(label.classes)})"
+    known = ", ".join(label.classes)
+    return "" if classes else f"unknown class (known: {known}); label.ignore leaves rows out"
 
 
 def _repeated(ids: pd.Series, path: Path) -> Iterator[Problem]:

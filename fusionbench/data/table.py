@@ -46,6 +46,7 @@ class Table:
     fingerprint: str  # 16 hex digits; changes with anything that may change a result
     complete: bool  # every row of the file, and as many as card.expect says
     missing_images: tuple[str, ...] = ()  # file names in the csv that have no file
+    left_out: tuple[str, ...] = ()  # ids of the rows that the card's label.ignore leaves out
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -98,6 +99,8 @@ def load_table(
     if extra:
         names = ", ".join(extra)
         progress.note(f"{reading.path.name} has columns that the card does not name: {names}.")
+    for note in reading.notes:
+        progress.note(f"{note}.")
     optional = photographs == "optional"
     if missing and not (allow_missing_images or optional):
         raise _missing_photographs(reading)
@@ -120,15 +123,16 @@ def load_table(
         views=views,
         ids=ids,
         labels=np.array([card.classes.index(name) for name in classes], dtype=np.int64),
-        groups=_joined(used, card.group, ids),
+        groups=_groups(card, used, ids),
         lesions=_lesions(card, used, ids),
-        rows=np.flatnonzero(keep),
+        rows=reading.positions[keep],
         metadata=_typed(card, used),
         images=images,
         digests=digests,
         fingerprint="",
         complete=(optional or not missing) and card.expect.rows in (None, len(frame)),
         missing_images=tuple(dict.fromkeys(missing)),
+        left_out=reading.left_out,
     )
     return replace(table, fingerprint=_fingerprint(table, photographs))
 
@@ -139,7 +143,10 @@ class DatasetRows:
 
     card: DatasetCard
     path: Path  # of the csv
-    frame: pd.DataFrame  # as read_rows gives it
+    frame: pd.DataFrame  # as read_rows gives it, without the rows that are left out
+    positions: np.ndarray  # (n,) int64: 0-based, among all rows of the file
+    left_out: tuple[str, ...]  # ids of the rows that are left out
+    notes: list[str]  # which rows are left out, or read as a group by themselves
     index: ImageIndex
     files: dict[str, list[Path | None]]  # view -> one per row
     missing: list[str]  # names in the csv that have no file
@@ -151,10 +158,22 @@ def read_dataset(card: DatasetCard, root: Path, views: Sequence[str]) -> Dataset
     """Read the dataset at `root`; problems of rows are listed, not raised. Raises DataError where
     there is no csv that can be read."""
     path = metadata_file(card, root)
-    frame, problems = read_rows(path)
+    every, problems = read_rows(path)
+    labels = every.get(card.label.column, pd.Series("", every.index))
+    used = (~labels.isin(card.label.ignore)).to_numpy() | (card.label.column not in every)
+    frame, notes = every[used], []
+    if len(every) and not len(frame):
+        raise DataError(f"{path} has no row whose label is not ignored by the card.", CORRECT)
+    if len(frame) < len(every):
+        counts = ", ".join(f"{n} {cell!r}" for cell, n in labels[~used].value_counts().items())
+        notes.append(f"{(~used).sum()} row(s) are left out for their label: {counts}")
     problems += check_rows(card, frame, path, views)
+    if card.group_missing and (n := _nameless(frame, card.group).sum()):
+        notes.append(f"{n} row(s) without {' and '.join(card.group)} are a group each")
     index = index_images(root, card)
-    reading = DatasetRows(card, path, frame, index, {}, [], problems)
+    left_out = tuple(every[~used].get(card.id_column, ()))
+    positions = np.flatnonzero(used)
+    reading = DatasetRows(card, path, frame, positions, left_out, notes, index, {}, [], problems)
     for view in views:
         column = card.view(view).column
         if column not in frame:
@@ -211,15 +230,25 @@ def _joined(frame: pd.DataFrame, columns: Sequence[str], ids: np.ndarray) -> np.
     return np.array(["|".join(key) for key in zip(*parts, strict=True)], dtype=str)
 
 
+def _nameless(frame: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
+    """bool (n,): rows in which one of these columns, where the file has it, is empty."""
+    return (frame[[c for c in columns if c in frame]] == "").any(axis=1).to_numpy(dtype=bool)
+
+
+def _groups(card: DatasetCard, frame: pd.DataFrame, ids: np.ndarray) -> np.ndarray:
+    """The patients. One bar more than a joined key has keeps an id apart from every patient."""
+    own = _joined(frame, [card.id_column], ids).astype(object) + "|" * len(card.group)
+    keys = _joined(frame, card.group, ids)
+    return np.where(_nameless(frame, card.group), own, keys).astype(str)
+
+
 def _lesions(card: DatasetCard, frame: pd.DataFrame, ids: np.ndarray) -> np.ndarray:
     if not card.lesion:
         return ids
     columns = list(dict.fromkeys((*card.group, *card.lesion)))
     keys = _joined(frame, columns, ids)
-    own = [c for c in card.lesion if c not in card.group]
-    # A row whose lesion nobody numbered is a lesion of its own.
-    nameless = (frame[own] == "").any(axis=1).to_numpy() if own else np.zeros(len(ids), bool)
-    return np.where(nameless, ids, keys)
+    # A row whose lesion has no number, or whose patient no name, is a lesion by itself.
+    return np.where(_nameless(frame, columns), ids, keys)
 
 
 def _typed(card: DatasetCard, frame: pd.DataFrame) -> pd.DataFrame:
@@ -232,9 +261,9 @@ def _typed(card: DatasetCard, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _fingerprint(table: Table, photographs: str) -> str:
-    """sha256 of what a result depends on: classes, columns, unknown marks, every row's id, class,
-    patient, lesion and typed cells, and the contents of every photograph. Not: paths, the order of
-    columns in the file, columns that are not read, notes, expected counts."""
+    """sha256 of what a result depends on: classes, ignored labels, columns, unknown marks, every
+    row's id, class, patient, lesion and typed cells, and the contents of every photograph. Not:
+    paths, the order of columns in the file, columns that are not read, notes, expected counts."""
     views = sorted(table.views)
     meaning = {
         "classes": table.card.classes,
@@ -242,6 +271,8 @@ def _fingerprint(table: Table, photographs: str) -> str:
         "columns": [(c.name, c.kind, c.values) for c in table.card.columns],
         "views": views,
     }
+    if table.card.label.ignore:
+        meaning["ignored labels"] = sorted(table.card.label.ignore)
     if photographs != "required":
         meaning["photographs"] = photographs
     digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())

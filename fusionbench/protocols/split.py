@@ -61,12 +61,14 @@ def load_protocol(
     *,
     root: Path | None = None,
     complete: bool = True,
+    left_out: Sequence[str] = (),
     progress: Progress = SILENT,
 ) -> Split:
     """The folds of a table of these ids, labels and groups (one entry per row; None: no groups).
 
     `root` is the data folder, which only a protocol with `index_files` reads. `complete=False`:
     rows of the dataset are left out for want of their images; the split is restricted to the rest.
+    `left_out`: ids that the card leaves out and that a split may name all the same.
     Where the card names a file that does not exist yet, the split is made once and written down:
     beside the card, or where that is not the user's own folder, under the user's data folder.
 
@@ -96,7 +98,7 @@ def load_protocol(
         )
     odd = dict.fromkeys((i for i in ids if i not in parts), "not in the split")
     if complete:
-        odd |= dict.fromkeys(sorted(set(parts) - set(ids)), "not in the table")
+        odd |= dict.fromkeys(sorted(set(parts) - set(ids) - set(left_out)), "not in the table")
     if odd:
         some = "; ".join(f"{i} is {what}" for i, what in [*odd.items()][:4])
         raise DataError(
@@ -134,6 +136,7 @@ def split_of(
         name,
         root=root,
         complete=table.complete,
+        left_out=table.left_out,
         progress=progress,
     )
 

@@ -14,6 +14,7 @@ from PIL import Image
 from fusionbench.data.archive import unpack
 from fusionbench.data.images import EXTENSIONS, decode
 from fusionbench.data.locate import find_data
+from fusionbench.data.prepare import status
 from fusionbench.data.table import load_table
 from fusionbench.errors import DataError
 
@@ -175,3 +176,65 @@ def test_a_photograph_of_todays_largest_cameras_is_read_without_a_warning(tmp_pa
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.abs(decode(path, 32).astype(int) - (90, 60, 30)).max() < 8
+
+
+def set_cells(pebbles, column, cells):
+    """Write these cells, row number -> text, into a column."""
+    for i, cell in cells.items():
+        pebbles.rows[i][column] = cell
+    pebbles.write()
+
+
+@pytest.mark.parametrize("labels", [["unknown"], [""], ["unknown", ""], ["[?]", "unk*", "N/A"]])
+def test_rows_with_ignored_labels_are_left_out_counted_and_part_of_the_fingerprint(pebbles, labels):
+    whole = load(pebbles)
+    set_cells(pebbles, "shape", {2 * i: label for i, label in enumerate(labels)})
+    with pytest.raises(DataError, match="unknown class"):
+        load(pebbles)
+    ignoring = CARD.replace("patterns =", f"ignore = {labels}\npatterns =")
+    table = load(pebbles, ignoring)
+    gone = [f"p{2 * i:02d}.png" for i in range(len(labels))]
+    assert list(table.left_out) == gone
+    assert table.ids.tolist() == [i for i in whole.ids if i not in gone]
+    assert table.ids.tolist() == whole.ids[table.rows].tolist()
+    report = status(pebbles.card(ignoring), pebbles.folder)
+    assert report.ok and (report.rows, report.left_out) == (len(table), len(gone))
+    assert any("left out for their label" in note for note in report.notes)
+    # A dataset of the same rows that ignores nothing is other data.
+    pebbles.rows = [row for row in pebbles.rows if row["file"] not in gone]
+    pebbles.write()
+    assert load(pebbles).fingerprint != table.fingerprint
+
+
+@pytest.mark.parametrize("label", ["flat", "odd *"])
+def test_a_label_is_of_a_class_or_ignored(pebbles, label):
+    with pytest.raises(DataError, match="ignored, and of a class"):
+        pebbles.card(CARD.replace("patterns =", f"ignore = ['{label}']\npatterns ="))
+
+
+def test_a_dataset_of_ignored_labels_alone_is_refused(pebbles):
+    set_cells(pebbles, "shape", dict.fromkeys(range(12), "x"))
+    with pytest.raises(DataError, match="no row whose label is not ignored"):
+        load(pebbles, CARD.replace("patterns =", "ignore = ['x']\npatterns ="))
+
+
+@pytest.mark.parametrize("group", [["beach"], ["beach", "stone"], ["stone", "beach"]])
+def test_rows_without_a_group_are_groups_by_themselves_where_the_card_says_so(pebbles, group):
+    set_cells(pebbles, "beach", {0: "", 5: "", 6: "", 1: "p00.png", 2: "p05.png|"})
+    declared = CARD.replace('group = ["beach"]', f"group = {group}")
+    with pytest.raises(DataError, match="the patient of every row must be known") as caught:
+        load(pebbles, declared)
+    assert [p["row"] for p in caught.value.problems] == [2, 7, 8]
+    own = f'group_missing = "own"\n{declared}'
+    table = load(pebbles, own)
+    for i in (0, 5, 6):
+        assert (table.groups == table.groups[i]).sum() == 1
+        assert (table.lesions == table.lesions[i]).sum() == 1
+    report = status(pebbles.card(own), pebbles.folder)
+    assert report.ok and report.groups == len(set(table.groups))
+    assert any(note.startswith("3 row(s) without") for note in report.notes)
+
+
+def test_a_declared_reading_of_missing_groups_changes_nothing_where_none_is_missing(pebbles):
+    own = load(pebbles, f'group_missing = "own"\n{CARD}')
+    assert own.fingerprint == load(pebbles).fingerprint
