@@ -417,6 +417,29 @@ def test_fixed_split(tmp_path: Path) -> None:
     assert fold.test.tolist() == list(range(21, 30))
 
 
+@pytest.mark.parametrize("valid", ["valid", "val", "validation"])
+def test_names_of_the_validation_part(tmp_path: Path, valid: str) -> None:
+    spec = {"name": "paper", "kind": "fixed", "file": "paper.csv"}
+    card = card_of(tmp_path, protocols=[spec])
+    ids, labels, groups = table_of(30)
+    parts = dict(zip(ids, ["train", valid, "test"] * 10, strict=True))
+    write_split(tmp_path / "paper.csv", parts)
+    (fold,) = load_protocol(card, ids, labels, groups).folds
+    assert fold.valid is not None and fold.valid.tolist() == list(range(1, 30, 3))
+    with pytest.raises(DataError, match="not in the split") as error:
+        load_protocol(card, [*ids, "new"], [*labels, "a"], [*groups, "n"])
+    assert "delete" not in error.value.remedy
+
+
+def test_folds_counted_from_one(tmp_path: Path) -> None:
+    spec = {"name": "mine", "kind": "image-kfold", "folds": 3, "file": "mine.csv"}
+    card = card_of(tmp_path, protocols=[spec])
+    ids, labels, groups = table_of(30)
+    write_split(tmp_path / "mine.csv", {i: str(k % 3 + 1) for k, i in enumerate(ids)})
+    folds = load_protocol(card, ids, labels, groups).folds
+    assert [fold.test.tolist() for fold in folds] == [list(range(k, 30, 3)) for k in range(3)]
+
+
 # Derm7pt's own index files
 
 

@@ -85,7 +85,7 @@ def load_protocol(
         parts, source = make_split(spec, ids, labels, groups, card.classes), "the new split"
     remedy = (
         "Restore the files as they were published."
-        if spec.index_files or spec.sha256
+        if spec.index_files or spec.sha256 or spec.kind == "fixed"
         else "If the dataset has changed, delete the file and it is made anew; its results cannot "
         "be compared with the old ones."
     )
@@ -229,6 +229,10 @@ def read_split(path: Path, spec: ProtocolSpec) -> dict[str, str]:
     if list(frame) != HEADER:
         raise DataError(f"The split file {path} does not begin with the header {','.join(HEADER)}.")
     known = spec.parts
+    if spec.kind == "fixed":
+        frame["part"] = frame["part"].replace({"val": "valid", "validation": "valid"})
+    elif set(frame["part"]) == {str(k + 1) for k in range(spec.folds)}:  # counted from 1
+        frame["part"] = [str(int(part) - 1) for part in frame["part"]]
     fits = frame["part"].isin(known)
     text = f"no such part; known: {', '.join(known)}"
     problems += [
@@ -237,7 +241,7 @@ def read_split(path: Path, spec: ProtocolSpec) -> dict[str, str]:
     twice = frame[fits][frame[fits]["id"].duplicated()]
     problems += [problem(path, row, "id", i, "the id repeats") for row, i in twice["id"].items()]
     if problems:
-        raise bad_rows(path, problems, "Restore the file.")
+        raise bad_rows(path, problems, f"It should hold id,part rows; part: {', '.join(known)}.")
     return dict(zip(frame["id"], frame["part"], strict=True))
 
 
