@@ -151,11 +151,23 @@ def test_a_real_stage_with_as_many_channels_as_columns() -> None:
     assert set(layouts(backbone)) == {"NHWC"}
 
 
-def test_an_unknown_name_gets_the_nearest_ones() -> None:
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("resnet5O", "resnet50 "),
+        ("hf_hub:timm/resnet18.a1_in1k", "mean resnet18.a1_in1k?"),
+        ("timm/resnet18", "mean resnet18?"),
+        ("resnet18.nonsense", "resnet18."),
+        ("dinov2_vits14", "patch14_dinov2"),
+        ("xyzzy", ""),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest_ones(name: str, near: str) -> None:
     with pytest.raises(UsageError) as caught:
-        build_backbone("resnet5O", 64)
-    assert "'resnet5O'" in caught.value.message
-    assert "resnet50" in caught.value.remedy
+        build_backbone(name, 64)
+    assert repr(name) in caught.value.message
+    assert near in caught.value.remedy and "fusionbench list backbones" in caught.value.remedy
+    assert len(caught.value.remedy) < 200
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from fusionbench.models.weights import (
     offline_file,
     weights_identity,
 )
+from fusionbench.progress import Progress
 from fusionbench.runs.run import run
 
 NAME, SIZE = "test_resnet", 32
@@ -143,6 +145,68 @@ def test_too_few_tensors_say_how_many(tmp_path: Path) -> None:
     del state[next(k for k in reversed(state) if not k.endswith("num_batches_tracked"))]
     path = save_safetensors(state, tmp_path / "cut")
     with pytest.raises(UsageError, match="does not fit this backbone"):
+        load_weights(fresh(), NAME, str(path), SIZE)
+
+
+PREFIXES = ["backbone.net.", "module.", "model._orig_mod.", "encoder.", "a.b.c."]
+
+
+@pytest.mark.parametrize("save", SAVERS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_what_comes_before_the_names_is_dropped(
+    prefix: str, save: Callable[[State, Path], Path], tmp_path: Path
+) -> None:
+    source, net = trained(), fresh()
+    state = {f"{prefix}{k}": v for k, v in source.state_dict().items()}
+    path = save({"criterion.weight": torch.ones(7)} | state, tmp_path / "mine")
+    load_weights(net, NAME, str(path), SIZE)
+    assert_loaded(net, source)
+
+
+class Notes(Progress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.mark.parametrize("first", ["model_state_dict", "net", "checkpoint"])
+def test_nests_are_opened_and_the_average_is_named(first: str, tmp_path: Path) -> None:
+    source, net, notes = trained(), fresh(), Notes()
+    content = {"ema": trained(2).state_dict(), first: source.state_dict(), "epoch": 3}
+    torch.save(content, tmp_path / "w.pth")
+    load_weights(net, NAME, str(tmp_path / "w.pth"), SIZE, notes)
+    assert_loaded(net, source)
+    (note,) = notes.notes
+    assert f"'{first}.' are taken" in note and "ema" in note
+
+
+def test_position_embeddings_are_fitted_to_the_image_size(tmp_path: Path) -> None:
+    source, notes = timm.create_model("test_vit", img_size=160), Notes()
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    net = create_net("test_vit", 48)
+    load_weights(net, "test_vit", str(tmp_path / "w.pth"), 48, notes)
+    assert "timm fits pos_embed" in notes.notes[0]
+    assert torch.equal(net.get_parameter("norm.weight"), source.get_parameter("norm.weight"))
+
+
+@pytest.mark.parametrize("content", [{"odd": {"x": torch.ones(1)}}, {"args": argparse.Namespace()}])
+def test_what_cannot_be_used_names_its_keys_without_torchs_text(
+    content: dict[str, object], tmp_path: Path
+) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"keys: \['odd'\]|pickles argparse\.Namespace") as error:
+        load_weights(fresh(), NAME, str(tmp_path / "w.pth"), SIZE)
+    assert "\x1b" not in str(error.value)
+
+
+def test_too_many_tensors_are_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusionbench.models.weights.MAX_TENSORS", 10)
+    path = save_safetensors(trained().state_dict(), tmp_path / "many")
+    with pytest.raises(UsageError, match=r"tensors, above 10\."):
         load_weights(fresh(), NAME, str(path), SIZE)
 
 

@@ -8,7 +8,10 @@ copies stay independent.
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,7 +22,6 @@ from torch import Tensor, nn
 
 from fusionbench.errors import BackboneError, PluginError, UsageError
 from fusionbench.plugin.fusion import Stage
-from fusionbench.plugin.registry import unknown_name
 
 StageFn = Callable[[int, Tensor], Tensor]
 MAX_STAGES = 4
@@ -151,6 +153,25 @@ def build_backbone(name: str, image_size: int, *, drop_path_rate: float = 0.0) -
     return Backbone(name, net, layouts, width)
 
 
+def known_config(name: str) -> timm.models.PretrainedCfg | None:
+    """What timm knows of a model's published weights; UsageError, with close names, for a name or
+    tag (`resnet18.a1_in1k`) that timm does not have."""
+    if timm.is_model(name):
+        with contextlib.suppress(RuntimeError):  # of an unknown tag
+            return timm.get_pretrained_cfg(name)
+    # Of a hub's name, hf_hub:timm/NAME or a URL, only the last part can be timm's.
+    wanted = re.split(r"[/:]", name.strip().rstrip("/"))[-1][:80].lower()
+    base = wanted.split(".")[0]
+    tagged = list(timm.models.get_arch_pretrained_cfgs(base))
+    names = [base, *tagged] if timm.is_model(base) else timm.list_models()
+    near = [wanted] if wanted in names else difflib.get_close_matches(wanted, names, n=3)
+    part = max(re.split(r"[^a-z0-9]+", wanted), key=len)
+    near = near or [n for n in names if n == base or (part and part in n)][:3]
+    remedy = f"Did you mean {' or '.join(near)}? " if near else ""
+    remedy += "`fusionbench list backbones` lists all names."
+    raise UsageError(f"timm has no backbone called {name[:200]!r}.", remedy)
+
+
 def create_net(
     name: str, image_size: int, *, drop_path_rate: float = 0.0, pretrained: bool = False
 ) -> nn.Module:
@@ -159,13 +180,10 @@ def create_net(
     Raises UsageError for an unknown name, BackboneError where timm does not build it; what timm
     raises when it cannot fetch pretrained weights passes through.
     """
-    base = name.split(".")[0]
-    if not timm.is_model(base):
-        raise UsageError(*unknown_name("backbone", base, timm.list_models()))
+    config = known_config(name)
     options: dict[str, Any] = {"num_classes": 0}
     if drop_path_rate:
         options["drop_path_rate"] = drop_path_rate
-    config = timm.get_pretrained_cfg(base)
     if config is not None and config.fixed_input_size:
         options["img_size"] = image_size
     try:
@@ -175,7 +193,7 @@ def create_net(
             raise
         native = config.input_size[-1] if config is not None else "its own"
         raise BackboneError(
-            f"timm cannot build {name} at {image_size} px: {error}.",
+            f"timm cannot build {name} at {image_size} px: {str(error).rstrip('.')}.",
             f"Try --image-size {native}, or another backbone.",
         ) from error
 

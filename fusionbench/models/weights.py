@@ -8,16 +8,23 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import re
+import reprlib
+import sys
+from collections import Counter
 from pathlib import Path
+from pickle import UnpicklingError
 
-import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fusionbench.errors import FusionbenchError, UsageError
-from fusionbench.models.backbones import create_net
+from fusionbench.models.backbones import create_net, known_config
+from fusionbench.progress import SILENT, Progress
+
+MAX_TENSORS = 100_000  # of a safetensors file; each costs some 30 us
+MAX_PREFIX = 8  # parts of a tensor's name that may come before the backbone's own
 
 # Packages of the extra `fusionbench[offline-weights]`: backbone -> (package, file inside it).
 OFFLINE = {
@@ -28,8 +35,11 @@ OFFLINE = {
 }
 
 
-def load_weights(net: nn.Module, backbone: str, weights: str, image_size: int) -> None:
+def load_weights(
+    net: nn.Module, backbone: str, weights: str, image_size: int, progress: Progress = SILENT
+) -> None:
     """Load `weights` ("imagenet", "none" or a file) into a timm model without a classifier.
+    `progress` is told which weights are taken where a file holds several.
 
     Raises UsageError for a file that is absent or does not fit, FusionbenchError naming the
     alternatives where the hub cannot be reached.
@@ -38,7 +48,7 @@ def load_weights(net: nn.Module, backbone: str, weights: str, image_size: int) -
         return
     path = Path(weights) if weights != "imagenet" else offline_file(backbone)
     if path is not None:
-        _fill(net, read_weights(path), path)
+        _fill(net, path, progress)
     else:
         _from_hub(net, backbone, image_size)
 
@@ -67,27 +77,35 @@ def _present(path: Path) -> Path:
     return path
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a .safetensors file or a torch checkpoint (without pickled code)."""
+def read_weights(path: Path) -> dict[str, dict[str, Tensor]]:
+    """The state dicts of a .safetensors file or a torch checkpoint (without pickled code), by the
+    keys that lead to them (`"state_dict."`; `""` for the file itself)."""
     _present(path)
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            with safe_open(path, "pt") as file:
+                names = file.keys()
+                if len(names) > MAX_TENSORS:
+                    raise ValueError(f"it holds {len(names)} tensors, above {MAX_TENSORS}")
+                return {"": {name: file.get_tensor(name) for name in names}}
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling errors are of many types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, UnpicklingError):  # torch's text advises to switch safety off
+            pickled = re.search(r"(?:GLOBAL|class) ([\w.]{1,100})", str(error))
+            reason = f"it pickles {pickled[1] if pickled else 'more than tensors'}"
         remedy = "Pickled objects are never run: save its state_dict as safetensors."
-        remedy = "" if isinstance(error, SafetensorError | OSError) else remedy
+        remedy = "" if isinstance(error, SafetensorError | OSError | ValueError) else remedy
         raise UsageError(f"{path} cannot be read as weights: {reason}.", remedy) from error
-    for key in ("state_dict", "model", "state_dict_ema"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-            break
-    if not isinstance(state, dict) or not state:
-        raise UsageError(f"{path} holds no state dict.", "Save model.state_dict() as safetensors.")
-    state = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    nests = _nests(content)
+    if not any(nests.values()):
+        keys = f" Its keys: {reprlib.repr(list(content))}." if isinstance(content, dict) else ""
+        raise UsageError(
+            f"{path} holds no state dict.{keys}", "Save model.state_dict() as safetensors."
+        )
     odd = [
         name
+        for state in nests.values()
         for name, v in state.items()
         if v.layout != torch.strided or v.is_quantized or v.is_complex() or v.device.type != "cpu"
     ]
@@ -97,42 +115,116 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"first {odd[0]!r}.",
             "Save plain tensors.",
         )
-    return {k.removeprefix("module."): v for k, v in state.items()}
+    return nests
 
 
-def _fill(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """By name where the names are timm's; else by order, where every shape agrees in order.
+def _nests(content: object) -> dict[str, dict[str, Tensor]]:
+    """Where the tensors of a checkpoint lie: in the dict itself, or in dicts one or two below."""
+    nests: dict[str, dict[str, Tensor]] = {}
+    level, seen = [("", content)], set[int]()
+    for _ in range(3):
+        below: list[tuple[str, object]] = []
+        for where, part in level:
+            if isinstance(part, dict) and id(part) not in seen:
+                seen.add(id(part))
+                items = [(key, v) for key, v in part.items() if isinstance(key, str)]
+                nests[where] = {key: v for key, v in items if isinstance(v, Tensor)}
+                below += [(f"{where}{key}.", v) for key, v in items if isinstance(v, dict)]
+        level = below
+    return nests
+
+
+def _named(
+    nests: dict[str, dict[str, Tensor]], want: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors below the prefix under which most names are the backbone's, without it; the
+    prefix, and others that serve as well. Plain weights go before their averages (EMA)."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for nest, state in nests.items():
+        for name in state:
+            parts = name.split(".", MAX_PREFIX)
+            for i in range(len(parts)):
+                if (rest := ".".join(parts[i:])) in want:
+                    counts[nest, name.removesuffix(rest)] += 1
+    most = max(counts.values(), default=0)
+    best = [key for key, count in counts.items() if count == most]
+    best.sort(key=lambda key: "ema" in "".join(key).lower())
+    if not best:
+        return {}, []
+    nest, prefix = best[0]
+    state = {k.removeprefix(prefix): v for k, v in nests[nest].items() if k.startswith(prefix)}
+    return state, ["".join(key) for key in best]
+
+
+def _converted(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` as timm itself would fit it to this network: position embeddings resampled to its
+    image size, names of the model's authors. Tensors without their data, and kernels of over 64
+    pixels, which would take minutes, stay out of it."""
+    convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    real = {
+        k: v
+        for k, v in state.items()
+        if v.nbytes <= v.untyped_storage().nbytes() and max(v.shape[2:] or [0]) <= 64
+    }
+    try:
+        return dict(convert(real, net)) if convert else state
+    except Exception:  # whatever timm's code meets in tensors that are not its model's
+        return state
+
+
+def _in_order(ours: list[str], want: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, str]:
+    """Our name -> theirs, where every shape agrees in order; else nothing."""
+    theirs = [k for k in state if not k.endswith("num_batches_tracked")]
+    if len(theirs) - len(ours) in (1, 2):  # a classifier: a weight, perhaps a bias
+        theirs = theirs[: len(ours)]
+    fits = [want[a].shape == state[b].shape for a, b in zip(ours, theirs, strict=False)]
+    return dict(zip(ours, theirs, strict=True)) if all(fits) and len(ours) == len(theirs) else {}
+
+
+def _fill(net: nn.Module, path: Path, progress: Progress) -> None:
+    """By name where the names are timm's, whatever comes before them; else by order, where every
+    shape agrees in order.
 
     Not so from safetensors, which sorts its tensors by name: a bias would take its weight's place.
     """
-    want = net.state_dict()
-    named = {k: v for k, v in state.items() if k in want and want[k].shape == v.shape}
+    nests, want = read_weights(path), net.state_dict()
     ours = [k for k in want if not k.endswith("num_batches_tracked")]
+
+    def fitting(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {k: v for k, v in state.items() if k in want and want[k].shape == v.shape}
+
+    state, places = _named(nests, want)
+    named = fitting(state)
     absent = [k for k in ours if k not in named]
-    if absent and path.suffix == ".safetensors":
+    if absent and set(ours) <= fitting(converted := _converted(net, state)).keys():
+        progress.note(f"{path.name}: timm fits {absent[0]} to the image size")
+        named, absent = fitting(converted), []
+    if absent and path.suffix != ".safetensors":
+        for place in sorted(nests, key=lambda place: "ema" in place.lower()):
+            if pairs := _in_order(ours, want, nests[place]):
+                named, absent = {a: nests[place][b] for a, b in pairs.items()}, []
+                break
+    if absent:
+        first = absent[0]
+        detail = f"{first} is {tuple(want[first].shape)}"
+        if first in state:
+            detail += f", in the file {tuple(state[first].shape)}"
+        keys = sorted(
+            {f"{nest}{key}".split(".")[0] for nest, part in nests.items() for key in part}
+        )
         raise UsageError(
-            f"{path} does not fit this backbone: {len(absent)} of its {len(ours)} tensors are not "
-            f"there in their shape, first {absent[0]} {tuple(want[absent[0]].shape)}.",
+            f"{path} does not fit this backbone, neither by name nor in order: {len(absent)} of "
+            f"its {len(ours)} tensors are not there in their shape, first {detail}. The file's "
+            f"top-level keys: {reprlib.repr(keys)}.",
             "Choose the backbone that the weights were trained for. A network with other names "
             "can be loaded in order from torch.save(model.state_dict()), not from safetensors, "
             "which does not keep the order.",
         )
-    if absent:
-        theirs = [k for k in state if not k.endswith("num_batches_tracked")]
-        if len(theirs) - len(ours) in (1, 2):  # a classifier: a weight, perhaps a bias
-            theirs = theirs[: len(ours)]
-        pairs = list(zip(ours, theirs, strict=False))
-        wrong = next(((a, b) for a, b in pairs if want[a].shape != state[b].shape), None)
-        if wrong or len(ours) != len(theirs):
-            detail = f"{len(theirs)} tensors in the file, {len(ours)} in the model"
-            if wrong:
-                shapes = tuple(want[wrong[0]].shape), tuple(state[wrong[1]].shape)
-                detail = f"{wrong[0]} is {shapes[0]}, the file's {wrong[1]} is {shapes[1]}"
-            raise UsageError(
-                f"{path} does not fit this backbone, neither by name nor in order: {detail}.",
-                "Choose the backbone that the weights were trained for.",
-            )
-        named = {a: state[b] for a, b in pairs}
+    if len(places) > 1:
+        progress.note(
+            f"{path.name}: the weights below {places[0]!r} are taken, not those below "
+            f"{reprlib.repr(places[1:])}"
+        )
     if bad := [name for name, value in named.items() if not value.isfinite().all()]:
         raise UsageError(
             f"{path} holds numbers that are not finite, in {len(bad)} tensors, first {bad[0]}.",
@@ -142,7 +234,7 @@ def _fill(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
 
 
 def _from_hub(net: nn.Module, backbone: str, image_size: int) -> None:
-    config = timm.get_pretrained_cfg(backbone)
+    config = known_config(backbone)
     if config is None or not config.has_weights:
         raise UsageError(
             f"timm has no pretrained weights for {backbone}.", "Use --weights none or a FILE."
@@ -171,5 +263,5 @@ def weights_identity(backbone: str, weights: str) -> str:
         return f"file:{file_digest(_present(Path(weights)))}"
     if (packaged := offline_file(backbone)) is not None:
         return f"imagenet:{file_digest(packaged)}"
-    config = timm.get_pretrained_cfg(backbone)
+    config = known_config(backbone)
     return f"imagenet:{config.tag if config is not None and config.tag else 'default'}"

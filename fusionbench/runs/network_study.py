@@ -106,14 +106,16 @@ class NetworkStudy(Study):
 
         return NetworkTrainer(self, execution, progress)
 
-    def backbone(self, *, loaded: bool = True) -> Backbone:
+    def backbone(self, progress: Progress = SILENT, *, loaded: bool = True) -> Backbone:
         """The backbone with its starting weights, or with random ones from torch's seed."""
         method, training = self.config.method, self.config.training
         backbone = build_backbone(
             method.backbone, training.image_size, drop_path_rate=training.drop_path
         )
         if loaded:
-            weights.load_weights(backbone.net, method.backbone, method.weights, training.image_size)
+            weights.load_weights(
+                backbone.net, method.backbone, method.weights, training.image_size, progress
+            )
         return backbone
 
     def model(

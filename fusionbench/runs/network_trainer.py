@@ -43,7 +43,8 @@ class NetworkTrainer:
         progress.note(f"building {method.backbone}, weights: {method.weights}")
         self.experiment = experiment
         self.execution = execution
-        self.backbone = experiment.backbone()  # probed and, with pretrained weights, loaded once
+        # Probed and, with pretrained weights, loaded once.
+        self.backbone = experiment.backbone(progress)
         self.images = place(experiment.images(execution.workers, progress), device)
         self.placement = choose_placement(
             device, experiment.config.training.precision, self.backbone
