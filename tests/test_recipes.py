@@ -275,8 +275,8 @@ def test_listing_costs_no_torch_and_shows_what_is_guessed() -> None:
     assert ran.stderr.strip() == "set()"
     rows = {row["name"]: row for row in json.loads(ran.stdout)}
     assert list(rows) == recipe_names()
-    assert rows["sgmc-2024"]["status"]["optimizer"] == "guess"
-    assert rows["metablock-2021"]["params"]["optimizer.momentum"] == "0.9"
+    assert rows["sgmc-2024"]["settings"]["optimizer"]["status"] == "guess"
+    assert rows["metablock-2021"]["params"]["optimizer.momentum"]["value"] == "0.9"
     assert rows["metablock-2021"]["differences"]
 
 

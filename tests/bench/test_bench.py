@@ -91,7 +91,7 @@ def test_rows_are_compared_with_the_bare_network_and_the_first_method(quick: Run
         (("--fusion", "metadata-logistic"), "sees no photograph"),
         (("--fusion", ","), "name at least one method"),
         (("--output", "speed.txt"), "must end in .md, .csv, .json"),
-        (("--backbone", "resnet"), "There is no backbone called 'resnet'"),
+        (("--backbone", "resnet"), "timm has no backbone called 'resnet'"),
         (("--batch-size", "1"), "--batch-size 1: must be greater than or equal to 2"),
     ],
 )
