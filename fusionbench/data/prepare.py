@@ -18,7 +18,7 @@ from fusionbench.data.image_cache import open_or_build
 from fusionbench.data.images import verify_images
 from fusionbench.data.locate import default_folder, find_data
 from fusionbench.data.schema import unlisted_columns
-from fusionbench.data.table import Table, load_table, read_dataset
+from fusionbench.data.table import Table, read_dataset, table_of
 from fusionbench.errors import DataError, UsageError
 from fusionbench.progress import SILENT, Progress
 
@@ -127,12 +127,13 @@ def _inspect(
     card: DatasetCard, root: Path, *, pixels: bool, progress: Progress
 ) -> tuple[PrepareReport, Table | None]:
     """The report, and the table of the default view where the data can be used as it is."""
+    views = [view.name for view in card.views]
     try:
-        reading = read_dataset(card, root, [view.name for view in card.views])
+        reading = read_dataset(card, root, views)
     except DataError as error:
         only: Problem = {"problem": error.message, "fix": error.remedy}
         return PrepareReport(card.name, found=True, root=str(root), problems=(only,)), None
-    frame, missing, problems = reading.frame, reading.missing, [*reading.problems]
+    frame, missing, problems = reading.frame, reading.missing(views), [*reading.problems]
     notes = [*reading.notes]
     notes += [f"column not in the card: {name}" for name in unlisted_columns(card, frame)]
     problems += [{"file": name, "problem": "photograph is missing"} for name in missing]
@@ -160,7 +161,7 @@ def _inspect(
     table = None
     if not reading.problems and len(missing) < len(frame) * len(card.views):
         try:
-            table = load_table(card, root, allow_missing_images=True)
+            table = table_of(reading, (card.view("").name,), allow_missing_images=True)
         except DataError as error:
             problems.append({"problem": error.message, "fix": error.remedy})
     report = PrepareReport(

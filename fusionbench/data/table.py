@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import compress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from fusionbench.data.schema import check_rows, unlisted_columns, value_of
 from fusionbench.errors import DataError
 from fusionbench.progress import SILENT, Progress
 
+T = TypeVar("T")
 # Where a table without all photographs has none: this path, and "" for its digest.
 ABSENT = Path()
 CORRECT = "Correct the rows listed, or the card (datasets/README.md)."
@@ -92,9 +94,28 @@ def load_table(
     chosen = (view or "",) if isinstance(view, str) or view is None else view
     views = tuple(card.view(name).name for name in chosen)
     reading = read_dataset(card, root, views)
-    frame, missing = reading.frame, reading.missing
+    return table_of(
+        reading,
+        views,
+        allow_missing_images=allow_missing_images,
+        photographs=photographs,
+        progress=progress,
+    )
+
+
+def table_of(
+    reading: DatasetRows,
+    views: tuple[str, ...],
+    *,
+    allow_missing_images: bool = False,
+    photographs: Literal["required", "optional"] = "required",
+    progress: Progress = SILENT,
+) -> Table:
+    """load_table for a dataset that was read already, with these views among others."""
+    card, root, frame = reading.card, reading.root, reading.frame
     if reading.problems:
         raise bad_rows(reading.path, reading.problems, CORRECT)
+    missing = reading.missing(views)
     extra = unlisted_columns(card, frame)
     if extra:
         names = ", ".join(extra)
@@ -103,21 +124,22 @@ def load_table(
         progress.note(f"{note}.")
     optional = photographs == "optional"
     if missing and not (allow_missing_images or optional):
-        raise _missing_photographs(reading)
-    pictured = [all(row) for row in zip(*reading.files.values(), strict=True)]
+        raise _missing_photographs(reading, missing)
+    files = {name: reading.files[name] for name in views}
+    pictured = [all(row) for row in zip(*files.values(), strict=True)]
     keep = np.array(pictured, dtype=bool) | optional
     if not keep.any():
         raise DataError(f"Not one photograph of {card.title} is in {root}.", _looked_in(card))
     images = {
         name: tuple(path or ABSENT for path in compress(paths, keep))
-        for name, paths in reading.files.items()
+        for name, paths in files.items()
     }
     there = list(dict.fromkeys(p for paths in images.values() for p in paths if p != ABSENT))
     digest_of = {ABSENT: "", **file_digests(there, root=root, progress=progress)}
     digests = {name: tuple(digest_of[p] for p in paths) for name, paths in images.items()}
     used = frame[keep]
     ids = used[card.id_column].to_numpy(dtype=str)
-    classes = [card.label.class_of(raw) or "" for raw in used[card.label.column]]
+    classes = _each(used[card.label.column], lambda raw: card.label.class_of(raw) or "")
     table = Table(
         card=card,
         views=views,
@@ -142,6 +164,7 @@ class DatasetRows:
     """The csv of a dataset, and which file is the photograph of which row."""
 
     card: DatasetCard
+    root: Path
     path: Path  # of the csv
     frame: pd.DataFrame  # as read_rows gives it, without the rows that are left out
     positions: np.ndarray  # (n,) int64: 0-based, among all rows of the file
@@ -149,9 +172,20 @@ class DatasetRows:
     notes: list[str]  # which rows are left out, or read as a group by themselves
     index: ImageIndex
     files: dict[str, list[Path | None]]  # view -> one per row
-    missing: list[str]  # names in the csv that have no file
     # What does not fit the card, and names that mean several different files.
     problems: list[Problem]
+
+    def missing(self, views: Iterable[str]) -> list[str]:
+        """Names in the csv that have no file, in these views as far as they were read."""
+        return [
+            name
+            for view in views
+            if view in self.files
+            for name, path in zip(
+                self.frame[self.card.view(view).column], self.files[view], strict=True
+            )
+            if path is None
+        ]
 
 
 def read_dataset(card: DatasetCard, root: Path, views: Sequence[str]) -> DatasetRows:
@@ -173,7 +207,7 @@ def read_dataset(card: DatasetCard, root: Path, views: Sequence[str]) -> Dataset
     index = index_images(root, card)
     left_out = tuple(every[~used].get(card.id_column, ()))
     positions = np.flatnonzero(used)
-    reading = DatasetRows(card, path, frame, positions, left_out, notes, index, {}, [], problems)
+    reading = DatasetRows(card, root, path, frame, positions, left_out, notes, index, {}, problems)
     for view in views:
         column = card.view(view).column
         if column not in frame:
@@ -187,7 +221,6 @@ def read_dataset(card: DatasetCard, root: Path, views: Sequence[str]) -> Dataset
                 problems.append(problem(path, row, column, name, f"several files: {where}"))
             paths.append(options[0] if options else None)
             if not options:
-                reading.missing.append(name)
                 continue
             first, same = taken.setdefault(options[0], (row, name))
             if column == card.id_column and name != same:  # equal names are listed as equal ids
@@ -196,9 +229,9 @@ def read_dataset(card: DatasetCard, root: Path, views: Sequence[str]) -> Dataset
     return reading
 
 
-def _missing_photographs(reading: DatasetRows) -> DataError:
+def _missing_photographs(reading: DatasetRows, missing: Sequence[str]) -> DataError:
     card, index = reading.card, reading.index
-    names = list(dict.fromkeys(reading.missing))
+    names = list(dict.fromkeys(missing))
     some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     reasons = ""
     if index.skipped_links:
@@ -254,10 +287,16 @@ def _lesions(card: DatasetCard, frame: pd.DataFrame, ids: np.ndarray) -> np.ndar
 def _typed(card: DatasetCard, frame: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, pd.Series] = {}
     for column in card.columns:
-        values = [value_of(column, cell, card.unknown) for cell in frame[column.name]]
+        values = _each(frame[column.name], partial(value_of, column, unknown=card.unknown))
         kind = "float64" if column.kind == "numeric" else "object"
         columns[column.name] = pd.Series(values, dtype=kind)
     return pd.DataFrame(columns)
+
+
+def _each(cells: pd.Series, read: Callable[[str], T]) -> list[T]:
+    """What `read` makes of every cell; each distinct text is read once."""
+    known = {cell: read(cell) for cell in cells.unique()}
+    return [known[cell] for cell in cells]
 
 
 def _fingerprint(table: Table, photographs: str) -> str:
