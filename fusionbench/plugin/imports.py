@@ -22,7 +22,7 @@ def imported_files(path: Path, roots: Sequence[Path], package: str = "") -> list
     todo = [path]
     while todo:
         file = todo.pop()
-        for level, parts in _imports(file, _version(file)):
+        for level, parts in _imports(file, file_version(file)):
             if level == 0 and (parts[0] == _OURS or (package and parts[0] != package)):
                 continue
             bases = [file.parents[level - 1]] if 0 < level <= len(file.parents) else roots
@@ -32,13 +32,14 @@ def imported_files(path: Path, roots: Sequence[Path], package: str = "") -> list
     return sorted(list(seen)[1:])
 
 
-def _version(path: Path) -> tuple[int, int]:
+def file_version(path: Path) -> tuple[int, int, int]:
+    """Changes when the file does: what is read from its source is remembered by this."""
     status = path.stat()
-    return status.st_mtime_ns, status.st_size
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 @lru_cache(maxsize=4096)
-def _imports(path: Path, version: tuple[int, int]) -> list[tuple[int, tuple[str, ...]]]:
+def _imports(path: Path, version: tuple[int, ...]) -> list[tuple[int, tuple[str, ...]]]:
     """(dots in front, parts of the name) of every module that may be imported."""
     try:
         tree = ast.parse(path.read_bytes())
@@ -52,7 +53,7 @@ def _imports(path: Path, version: tuple[int, int]) -> list[tuple[int, tuple[str,
             parts = tuple((node.module or "").split(".")) if node.module else ()
             # What follows `import` may be a module, too.
             modules += [(node.level, (*parts, alias.name)) for alias in node.names]
-    return modules
+    return list(dict.fromkeys(modules))
 
 
 def _files(base: Path, parts: Sequence[str]) -> Iterator[Path]:
@@ -63,3 +64,6 @@ def _files(base: Path, parts: Sequence[str]) -> Iterator[Path]:
             if file.is_file():
                 yield file.resolve()
                 break
+        else:
+            if not base.is_dir():
+                return

@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from fusionbench.errors import PluginError, UsageError
-from fusionbench.plugin.imports import imported_files
+from fusionbench.plugin.imports import file_version, imported_files
 
 T = TypeVar("T")
 
@@ -243,8 +243,7 @@ def _candidates(kind: str, extra: list[Path]) -> Iterator[Entry]:
         for path in [root] if root.is_file() else files:
             if path.name.startswith(("_", "test_")) or path.suffix != ".py":
                 continue
-            status = path.stat()
-            entry = _parsed(path, status.st_mtime_ns, status.st_size, status.st_ino)
+            entry = _parsed(path, file_version(path))
             parameters = entry.parameters if entry.kind == kind else ()
             broken = entry.broken
             if path.parent.name != kind and entry.kind != kind:
@@ -259,7 +258,7 @@ def _candidates(kind: str, extra: list[Path]) -> Iterator[Entry]:
 
 
 @lru_cache(maxsize=4096)
-def _parsed(path: Path, *version: int) -> Entry:
+def _parsed(path: Path, version: tuple[int, ...]) -> Entry:
     """What a plugin file says without being run; `kind` is that of its base class, or "". Each
     version of a file is parsed once."""
     entry = Entry(key_of(path.stem), "", "", path.resolve())

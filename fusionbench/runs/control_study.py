@@ -24,7 +24,7 @@ from fusionbench.runs.study import (
     Opened,
     Study,
     Trained,
-    load_plugin,
+    loaded_plugin,
     open_study,
 )
 
@@ -88,7 +88,7 @@ def setup(config: RunConfig, opened: Opened) -> ControlStudy:
     entry = registry.find("controls", config.method.fusion, opened.execution.plugins)
     own = {k: v for k, v in config.method.params.items() if k.startswith("fusion.")}
     settings = {key.removeprefix("fusion."): value for key, value in own.items()}
-    control = load_plugin(entry, Control, settings)
+    control = loaded_plugin(entry, registry.load(entry, Control), settings)
     with control.building():
         control.build().estimator(0)
     study = open_study(config.changed(fusion=entry.name, params=own), opened)

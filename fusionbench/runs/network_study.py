@@ -37,7 +37,7 @@ from fusionbench.runs.study import (
     Opened,
     Study,
     Trainer,
-    load_plugin,
+    loaded_plugin,
     open_study,
 )
 from fusionbench.training.feed import Arrays
@@ -170,10 +170,11 @@ def load_method(config: RunConfig, plugins: tuple[Path, ...] = ()) -> LoadedMeth
         raise UsageError(f"--loss {config.method.loss} names a loss twice.")
     entries = {name: registry.find("losses", name, plugins) for name in names}
     settings = split_params(own_params(config, names), names)
-    of_losses = _loss_params({n: registry.load(e, Loss) for n, e in entries.items()}, settings)
+    losses = {name: registry.load(entries[name], Loss) for name in names}
+    of_losses = _loss_params(losses, settings)
     return LoadedMethod(
-        load_plugin(entry, Fusion, settings["fusion"]),
-        {name: load_plugin(entries[name], Loss, of_losses[name]) for name in names},
+        loaded_plugin(entry, fusion, settings["fusion"]),
+        {n: loaded_plugin(entries[n], losses[n], of_losses[n]) for n in names},
         literal_params(settings["optimizer"], "optimizer"),
         literal_params(settings["schedule"], "schedule"),
     )

@@ -230,12 +230,11 @@ class LoadedPlugin(Generic[T]):
             ) from error
 
 
-def load_plugin(
-    entry: registry.Entry, base: type[T], settings: Mapping[str, Param]
+def loaded_plugin(
+    entry: registry.Entry, cls: type[T], settings: Mapping[str, Param]
 ) -> LoadedPlugin[T]:
-    """Run the plugin's code and check `settings`. Raises PluginError, or UsageError for a setting
-    that it does not have or a value of another type."""
-    cls = registry.load(entry, base)
+    """The plugin, whose class registry.load gave, with checked `settings`. Raises UsageError for
+    one that it does not have or a value of another type."""
     params = plugin_params(cls, settings, f"{registry.KINDS[entry.kind].lower()} {entry.name}")
     identity = PluginIdentity(
         kind=entry.kind,
