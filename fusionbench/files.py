@@ -1,7 +1,9 @@
-"""Files that are complete or absent, and small facts remembered in the user's cache folder."""
+"""Files that are complete or absent, their digests, and small facts remembered in the user's cache
+folder."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
@@ -83,6 +85,12 @@ def cache_folder() -> Path:
     from platformdirs import user_cache_dir
 
     return Path(user_cache_dir("fusionbench", appauthor=False))
+
+
+def sha256_of(path: Path) -> str:
+    """64 hex digits of what is in a file. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

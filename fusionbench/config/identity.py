@@ -39,6 +39,7 @@ from fusionbench.config.run_config import (
     TrainingSettings,
 )
 from fusionbench.errors import RecordError
+from fusionbench.files import sha256_of
 from fusionbench.plugin import registry
 from fusionbench.plugin.registry import key_of
 
@@ -404,10 +405,8 @@ def _expected_weights(weights: str) -> str:
     the file is not at hand: a run from any file may then be the one."""
     if weights in ("none", "imagenet"):
         return weights
-    if not Path(weights).is_file():
-        return "file"
-    with Path(weights).open("rb") as file:
-        return f"file:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    path = Path(weights)
+    return f"file:{sha256_of(path)}" if path.is_file() else "file"
 
 
 @lru_cache(maxsize=4096)

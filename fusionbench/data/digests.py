@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fusionbench.data.threads import remembered
-from fusionbench.files import Memory, cache_folder, reading
+from fusionbench.files import Memory, cache_folder, reading, sha256_of
 from fusionbench.progress import SILENT, Progress
 
 # A file that changed so shortly before it was read may change again within the same time stamp.
@@ -41,5 +41,5 @@ def file_digests(
 
 
 def _sha256(path: Path) -> str:
-    with reading(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with reading(path):
+        return sha256_of(path)

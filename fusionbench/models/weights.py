@@ -5,7 +5,6 @@ Nothing that is read here can run code: safetensors, or torch.load with weights_
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 import re
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fusionbench.errors import FusionbenchError, UsageError
+from fusionbench.files import sha256_of
 from fusionbench.models.backbones import create_net, known_config
 from fusionbench.progress import SILENT, Progress
 
@@ -65,8 +65,7 @@ def offline_file(backbone: str) -> Path | None:
 
 def file_digest(path: Path) -> str:
     """sha256 of a file, 16 hex digits."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
+    return sha256_of(path)[:16]
 
 
 def _present(path: Path) -> Path:

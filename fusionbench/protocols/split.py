@@ -86,8 +86,8 @@ def load_protocol(
     remedy = (
         "Restore the files as they were published."
         if spec.index_files or spec.sha256 or spec.kind == "fixed"
-        else "If the dataset has changed, delete the file and it is made anew; its results cannot "
-        "be compared with the old ones."
+        else "If the dataset has changed, delete the file: the split is then made again. Its "
+        "results cannot be compared with the old ones."
     )
     digest = hash_of(parts)
     if spec.sha256 and digest != spec.sha256:
