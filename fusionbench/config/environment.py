@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fusionbench import __version__
@@ -28,7 +30,7 @@ def describe_environment(**more: Any) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": cpu_name(),
         "device_type": "cpu",
-        "cpus": os.cpu_count(),
+        "cpus": usable_cores(),
         **more,
     }
 
@@ -43,6 +45,40 @@ def cpu_name() -> str:
     except OSError:  # not on Linux
         pass
     return platform.processor() or platform.machine() or "unknown CPU"
+
+
+def usable_cores(system: Path = Path("/")) -> int:
+    """How many cores this process may use: by its affinity and by the quotas of its control groups
+    (containers, Slurm, systemd), a part of a core rounded up. `system` is the root folder."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:  # macOS, Windows
+        cores = os.cpu_count() or 1
+    return max(1, min([cores, *_quotas(system)]))
+
+
+def _quotas(system: Path) -> Iterator[int]:
+    """In cores, of the control groups that this process is in and of those above them."""
+    try:
+        groups = (system / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):  # not on Linux
+        return
+    for group in groups:
+        _, controllers, path = f"{group}::".split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # Version 1 of control groups has a folder per controller, version 2 has one.
+        mount = system / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+        inside = PurePosixPath(path.rstrip(":"))
+        for folder in (inside, *inside.parents):
+            try:
+                texts = [(mount / str(folder).lstrip("/") / name).read_text() for name in names]
+                quota, period = map(int, " ".join(texts).split())
+            except (OSError, ValueError):  # "max": no limit
+                continue
+            if quota > 0 and period > 0:
+                yield math.ceil(quota / period)
 
 
 def _version(package: str) -> str:

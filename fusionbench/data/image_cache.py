@@ -22,6 +22,7 @@ import numpy as np
 import PIL
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
+from fusionbench.config.environment import usable_cores
 from fusionbench.config.run_config import Resize
 from fusionbench.data.images import DECODER, decode
 from fusionbench.data.paths import plain_name
@@ -133,8 +134,8 @@ def _finished(
 def checksums(array: np.ndarray, workers: int | None = None) -> np.ndarray:
     """crc32 of every row, uint32 (n,)."""
     rows = array.reshape(len(array), -1)
-    blocks = np.array_split(np.arange(len(rows)), (workers or os.cpu_count() or 1) * 4)
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    blocks = np.array_split(np.arange(len(rows)), (workers or usable_cores()) * 4)
+    with ThreadPoolExecutor(workers or usable_cores()) as pool:
         parts = pool.map(lambda block: [_checksum(rows[i]) for i in block], blocks)
         return np.array([crc for part in parts for crc in part], dtype=np.uint32)
 

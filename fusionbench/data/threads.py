@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from fusionbench.config.environment import usable_cores
 from fusionbench.errors import DataError
 from fusionbench.files import Memory
 from fusionbench.progress import Progress
@@ -25,13 +25,13 @@ def in_threads(
     workers: int | None = None,
     progress: Progress,
 ) -> Iterator[R]:
-    """`function(item)` for every item, in order; by default one worker per processor.
+    """`function(item)` for every item, in order; by default one worker per core.
 
     For work that releases Python's lock: reading, hashing, decoding. The first exception ends it.
     """
     with (
         progress.task(label, total=len(items), unit=unit) as task,
-        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        ThreadPoolExecutor(workers or usable_cores()) as pool,
     ):
         for result in pool.map(function, items):
             task.advance()

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from fusionbench.config.environment import usable_cores
 from fusionbench.config.run_config import Execution
 from fusionbench.progress import Progress, Task
 from fusionbench.runs.fold import Computed, LastRow, Order, verdict
@@ -191,8 +192,4 @@ class Processes:
 
 def threads_each(at_once: int) -> int:
     """How many threads each of so many processes has, for all cores to be used once."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return max(1, cores // at_once)
+    return max(1, usable_cores() // at_once)

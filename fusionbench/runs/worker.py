@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
 
+from fusionbench.config.environment import usable_cores
 from fusionbench.errors import FusionbenchError
 from fusionbench.progress import Progress, Task
 
@@ -51,7 +52,7 @@ def own_threads() -> int:
         return int(sys.modules["torch"].get_num_threads())
     from threadpoolctl import threadpool_info
 
-    return max((pool["num_threads"] for pool in threadpool_info()), default=os.cpu_count() or 1)
+    return max((pool["num_threads"] for pool in threadpool_info()), default=usable_cores())
 
 
 def set_threads(count: int) -> None:
