@@ -115,6 +115,8 @@ def _facts(report: PrepareReport) -> dict[str, object]:
     photographs = f"{report.images_found:,} found"
     if report.images_missing:
         photographs += f", {report.images_missing:,} missing"
+    if report.images_damaged:
+        photographs += f", {report.images_damaged:,} damaged"
     photographs += ", all opened" if report.checked_pixels else ", not opened (data verify does)"
     left_out = f"; {report.left_out:,} left out" if report.left_out else ""
     notes = [*report.notes[:SHOWN_NOTES]]
@@ -139,6 +141,6 @@ def _verdict(report: PrepareReport) -> str:
         return "[red]Not here.[/]"
     n = len(report.problems)
     text = plural(n, "problem")
-    if report.fingerprint and report.images_missing == n:
+    if report.fingerprint and report.images_missing + report.images_damaged == n:
         text += "; a run can use the rest with --allow-missing-images"
     return f"[red]{text}.[/]"

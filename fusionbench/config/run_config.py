@@ -126,7 +126,9 @@ class DataSettings(DataChoices):
     """The same, and what is decided about photographs that are not there."""
 
     allow_missing_images: bool = _setting(
-        False, "Use the photographs that are there. Such rows are never ranked beside whole ones."
+        False,
+        "Leave out the rows whose photograph is missing or damaged. Such results are never ranked "
+        "beside those on the whole dataset.",
     )
 
 

@@ -26,7 +26,7 @@ from fusionbench.config.environment import usable_cores
 from fusionbench.config.run_config import Resize
 from fusionbench.data.images import DECODER, decode
 from fusionbench.data.paths import plain_name
-from fusionbench.data.threads import refused
+from fusionbench.data.threads import in_threads, unusable
 from fusionbench.errors import DataError
 from fusionbench.files import cache_folder, reading
 from fusionbench.progress import SILENT, Progress
@@ -41,13 +41,14 @@ def open_or_build(
     *,
     resize: Resize = "squash",
     name: str = "images",
+    lines: Sequence[int] = (),
     workers: int | None = None,
     progress: Progress = SILENT,
 ) -> np.memmap:
     """The decoded photographs of one view, in order: uint8 (n, size, size, 3), RGB, read-only.
 
     `paths` with the sha256 of each (Table.images and Table.digests), `size` in pixels. `name` only
-    makes the file recognisable.
+    makes the file recognisable; `lines` of the csv (Table.lines) are named in errors.
 
     A second process that wants the same cache waits for the first. Raises DataError listing every
     photograph that does not decode or that changed since its digest was taken; OSError problems
@@ -72,18 +73,15 @@ def open_or_build(
         data.parent.mkdir(parents=True, exist_ok=True)
         with _locked(data.with_suffix(".lock"), progress):
             sums = _finished(data, shape, workers, progress)
-            if todo := {i: paths[i] for i in np.flatnonzero(sums == 0).tolist()}:
+            if todo := np.flatnonzero(sums == 0).tolist():
+                label = "decoding photographs"
                 with data.open("r+b") as file:
-                    problems = refused(
-                        build_row, todo, "decoding photographs", workers=workers, progress=progress
-                    )
-                if problems:
-                    raise DataError(
-                        f"{len(problems)} of {len(paths)} photographs could not be decoded; the "
-                        f"first: {problems[0]['problem']}",
-                        "Replace those files; `fusionbench data verify` checks all of them.",
-                        problems,
-                    )
+                    faults = in_threads(
+                        build_row, todo, label, "img", workers=workers, progress=progress
+                    )[1]
+                if faults:
+                    line_of = dict(enumerate(lines))
+                    raise unusable({paths[i]: (line_of.get(i), why) for i, why in faults.items()})
                 if (checksums(_mapped(data, shape), workers) != sums).any():
                     raise DataError(f"{data} does not keep what is written.", "Check the disk.")
             return _mapped(data, shape)

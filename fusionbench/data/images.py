@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from fusionbench.config.run_config import Resize
 from fusionbench.data.card import DatasetCard
-from fusionbench.data.threads import refused
+from fusionbench.data.threads import in_threads
 from fusionbench.errors import DataError
 from fusionbench.files import reading
 from fusionbench.progress import SILENT, Progress
@@ -39,7 +39,8 @@ class ImageIndex:
     root: Path
     by_stem: Mapping[str, list[Path]]
     skipped_links: tuple[Path, ...] = ()
-    others: Mapping[str, Path] = field(default_factory=dict)  # files of other kinds, by stem
+    # By stem: files of other kinds, and what is no file.
+    others: Mapping[str, Path] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(len(paths) for paths in self.by_stem.values())
@@ -59,7 +60,7 @@ class ImageIndex:
         return tuple(exact or named or alike)
 
     def unread(self, name: str) -> Path | None:
-        """A file of that stem and of a kind that is not read."""
+        """What has that stem and is of a kind that is not read, or no file."""
         stem = PurePosixPath(name.replace("\\", "/"))
         return self.others.get(folded(stem.name)) or self.others.get(folded(stem.stem))
 
@@ -75,18 +76,20 @@ def index_images(root: Path, card: DatasetCard) -> ImageIndex:
     files: dict[Path, None] = {}
     others: dict[str, Path] = {}
     skipped: list[Path] = []
+    no_files: list[Path] = []
     for pattern in card.files.images:
         for folder in _folders(root, pattern, card):
             if not _inside(folder, root):
                 skipped.append(folder)
             elif folder.is_dir():
-                files.update(dict.fromkeys(_walk(folder, root, skipped)))
+                files.update(dict.fromkeys(_walk(folder, root, skipped, no_files)))
     by_stem = defaultdict(list)
     for path in files:
         if path.suffix.lower() in EXTENSIONS:
             by_stem[folded(path.stem)].append(path)
         else:
             others[folded(path.stem)] = path
+    others |= {folded(path.stem): path for path in no_files}
     return ImageIndex(root, by_stem, tuple(dict.fromkeys(skipped)), others)
 
 
@@ -118,10 +121,13 @@ def decode(
     return np.asarray(picture, dtype=np.uint8)
 
 
-def verify_images(paths: Sequence[Path], *, progress: Progress = SILENT) -> list[dict[str, object]]:
-    """Decode every file in full; one problem per file that does not open."""
-    files = dict(zip(paths, paths, strict=True))
-    return refused(lambda path: _open(path, None), files, "opening photographs", progress=progress)
+def verify_images(paths: Sequence[Path], *, progress: Progress = SILENT) -> dict[Path, str]:
+    """Decode every file in full; what is wrong with those that do not open."""
+
+    def check(path: Path) -> None:
+        _open(path, None)
+
+    return in_threads(check, paths, "opening photographs", "img", progress=progress)[1]
 
 
 def _open(source: Path | bytes, least: int | None, name: str = "") -> Image.Image:
@@ -143,9 +149,22 @@ def _open(source: Path | bytes, least: int | None, name: str = "") -> Image.Imag
             return _rgb(ImageOps.exif_transpose(picture), name)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"{name} claims too many pixels; at most {MAX_PIXELS:,}.") from None
-    except (OSError, SyntaxError, ValueError, EOFError):
-        # Pillow's decoders raise each of these for damaged files.
-        raise DataError(f"{name} is damaged or no image.") from None
+    except (DataError, MemoryError):
+        raise
+    except Exception:  # Pillow's decoders raise many kinds of error for damaged files
+        raise DataError(f"{name} {_fault(source)}.") from None
+
+
+def _fault(contents: bytes) -> str:
+    """Why a file that does not decode is no photograph."""
+    start = contents[:200].lstrip()
+    if contents[4:8] == b"ftyp":
+        return "is a HEIC, AVIF or video file, which are not read; save it as JPEG"
+    if start.startswith(b"GIF8"):
+        return "is a GIF, which is not read; save it as PNG"
+    if start.isascii() and not set(start) & {0, *range(14, 27)}:
+        return f"is text, not a photograph; it begins with {start[:20].decode()!r}"
+    return "is damaged, cut off or no image"
 
 
 def _rgb(picture: Image.Image, name: str) -> Image.Image:
@@ -173,8 +192,8 @@ def _folders(root: Path, pattern: str, card: DatasetCard) -> list[Path]:
         ) from None
 
 
-def _walk(folder: Path, root: Path, skipped: list[Path]) -> Iterable[Path]:
-    with os.scandir(folder) as entries:
+def _walk(folder: Path, root: Path, skipped: list[Path], no_files: list[Path]) -> Iterable[Path]:
+    with reading(folder), os.scandir(folder) as entries:
         found = sorted(entries, key=lambda e: e.name)
     for entry in found:
         path = Path(entry.path)
@@ -183,9 +202,13 @@ def _walk(folder: Path, root: Path, skipped: list[Path]) -> Iterable[Path]:
         if entry.is_symlink() and (entry.is_dir() or not _inside(path, root)):
             skipped.append(path)
         elif entry.is_dir():
-            yield from _walk(path, root, skipped)
+            if path.suffix.lower() in EXTENSIONS:
+                no_files.append(path)
+            yield from _walk(path, root, skipped, no_files)
         elif entry.is_file():
             yield path
+        else:
+            no_files.append(path)
 
 
 def _inside(path: Path, root: Path) -> bool:

@@ -35,6 +35,7 @@ class PrepareReport:
     groups: int = 0
     images_found: int = 0  # rows' photographs that have a file, over all views looked at
     images_missing: int = 0
+    images_damaged: int = 0  # of those found; known only where `checked_pixels`
     classes: dict[str, int] = field(default_factory=dict)
     fingerprint: str = ""  # of the default view; "" where the data cannot be used as it is
     cache: str = ""  # the file of decoded photographs that `prepare` made or found
@@ -90,6 +91,7 @@ def prepare(
         table.digests[view],
         image_size,
         name=f"{card.name}-{view}",  # as a run names it, so that it is found again
+        lines=table.lines.tolist(),
         progress=progress,
     )
     return replace(report, cache=str(array.filename))
@@ -136,16 +138,25 @@ def _inspect(
     frame, missing, problems = reading.frame, reading.missing(views), [*reading.problems]
     notes = [*reading.notes]
     notes += [f"column not in the card: {name}" for name in unlisted_columns(card, frame)]
-    problems += [{"file": name, "problem": "photograph is missing"} for name in missing]
-    pictured = [path for paths in reading.files.values() for path in paths if path]
-    files = list(dict.fromkeys(pictured))
+    problems += [
+        {"file": name, "row": line, "problem": "photograph is missing"} for line, name in missing
+    ]
+    pictured = sum(path is not None for paths in reading.files.values() for path in paths)
+    line_of = reading.line_of()
+    files = [*line_of]
     if len(reading.index) > len(files):
         unused = len(reading.index) - len(files)
         notes.append(f"{unused} image file(s) belong to no row{' in use' * bool(reading.left_out)}")
     notes += [f"link not followed: {link}" for link in reading.index.skipped_links]
+    damaged: dict[Path, str] = {}
     if pixels:
-        problems += verify_images(files, progress=progress)
-        notes += _copies(files, root, progress)
+        damaged = verify_images(files, progress=progress)
+        problems += [
+            {"file": str(path), "row": line_of[path], "problem": reason}
+            for path, reason in damaged.items()
+        ]
+        reading = reading.without(damaged)
+        notes += _copies([path for path in files if path not in damaged], root, progress)
     counts = Counter(card.label.class_of(raw) for raw in frame.get(card.label.column, ()))
     classes = {name: counts[name] for name in card.classes}
     patients = frame[[c for c in card.group if c in frame]]
@@ -159,7 +170,7 @@ def _inspect(
         if want is not None and have != want
     ]
     table = None
-    if not reading.problems and len(missing) < len(frame) * len(card.views):
+    if not reading.problems and len(damaged) < len(files):
         try:
             table = table_of(reading, (card.view("").name,), allow_missing_images=True)
         except DataError as error:
@@ -171,8 +182,9 @@ def _inspect(
         rows=len(frame),
         left_out=len(reading.left_out),
         groups=groups,
-        images_found=len(pictured),
+        images_found=pictured,
         images_missing=len(missing),
+        images_damaged=len(damaged),
         classes=classes,
         fingerprint=table.fingerprint if table else "",
         problems=tuple(problems),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
@@ -14,11 +14,13 @@ from typing import Literal, TypeVar
 import numpy as np
 import pandas as pd
 
+from fusionbench.config.wording import plural
 from fusionbench.data.card import DatasetCard
 from fusionbench.data.csv_rows import Problem, bad_rows, problem, read_rows
 from fusionbench.data.digests import file_digests
 from fusionbench.data.images import EXTENSIONS, ImageIndex, index_images
 from fusionbench.data.locate import metadata_file
+from fusionbench.data.photo_facts import photo_facts
 from fusionbench.data.schema import check_rows, unlisted_columns, value_of
 from fusionbench.errors import DataError
 from fusionbench.progress import SILENT, Progress
@@ -40,6 +42,7 @@ class Table:
     groups: np.ndarray  # (n,) str: the patient; the id where the card names no group
     lesions: np.ndarray  # (n,) str: the lesion within its group; the id where nothing names it
     rows: np.ndarray  # (n,) int64: 0-based position among the rows of the file
+    lines: np.ndarray  # (n,) int64: where that row begins in the file; the header is line 1
     # One column per card.columns. Categorical and boolean: text ('True' / 'False'), None where
     # nothing was recorded, unknown marks as text. Numeric: float64, NaN where not recorded.
     metadata: pd.DataFrame
@@ -47,7 +50,7 @@ class Table:
     digests: dict[str, tuple[str, ...]]  # view -> n sha256 of those files
     fingerprint: str  # 16 hex digits; changes with anything that may change a result
     complete: bool  # every row of the file, and as many as card.expect says
-    missing_images: tuple[str, ...] = ()  # file names in the csv that have no file
+    missing_images: tuple[str, ...] = ()  # file names in the csv that have no file that opens
     left_out: tuple[str, ...] = ()  # ids of the rows that the card's label.ignore leaves out
 
     def __len__(self) -> int:
@@ -61,7 +64,7 @@ class Table:
         """Those rows (positions or a mask), in that order. The fingerprint stays that of the
         whole: a fold is part of the same data."""
         chosen = np.arange(len(self))[indices]
-        arrays = ("ids", "labels", "groups", "lesions", "rows")
+        arrays = ("ids", "labels", "groups", "lesions", "rows", "lines")
         return replace(
             self,
             **{name: getattr(self, name)[chosen] for name in arrays},
@@ -86,14 +89,18 @@ def load_table(
     digests of files below the cache folder, and that only after every row was found to fit.
 
     Raises DataError with every offending row in `problems`, or naming the missing photographs
-    unless `allow_missing_images`, which leaves their rows out and gives another fingerprint.
+    unless `allow_missing_images`, which opens every photograph once, leaves out the rows of those
+    that are missing or damaged and gives another fingerprint.
 
-    `photographs="optional"` keeps every row, whether or not its photograph is there (`pictured`
-    says which): for audits, not for training. Its fingerprint is never that of a table to train on.
+    `photographs="optional"` keeps every row, whether or not its photograph is there and opens
+    (`pictured` says which): for audits, not for training. Its fingerprint is never that of a table
+    to train on.
     """
     chosen = (view or "",) if isinstance(view, str) or view is None else view
     views = tuple(card.view(name).name for name in chosen)
     reading = read_dataset(card, root, views)
+    if (allow_missing_images or photographs == "optional") and not reading.problems:
+        reading = reading.without(_damaged(reading, progress))
     return table_of(
         reading,
         views,
@@ -129,7 +136,9 @@ def table_of(
     pictured = [all(row) for row in zip(*files.values(), strict=True)]
     keep = np.array(pictured, dtype=bool) | optional
     if not keep.any():
-        raise DataError(f"Not one photograph of {card.title} is in {root}.", _looked_in(card))
+        raise DataError(
+            f"Not one photograph of {card.title} in {root} can be used.", _looked_in(card)
+        )
     images = {
         name: tuple(path or ABSENT for path in compress(paths, keep))
         for name, paths in files.items()
@@ -148,12 +157,13 @@ def table_of(
         groups=_groups(card, used, ids),
         lesions=_lesions(card, used, ids),
         rows=reading.positions[keep],
+        lines=used.index.to_numpy(dtype=np.int64),
         metadata=_typed(card, used),
         images=images,
         digests=digests,
         fingerprint="",
         complete=(optional or not missing) and card.expect.rows in (None, len(frame)),
-        missing_images=tuple(dict.fromkeys(missing)),
+        missing_images=tuple(dict.fromkeys(name for _, name in missing)),
         left_out=reading.left_out,
     )
     return replace(table, fingerprint=_fingerprint(table, photographs))
@@ -175,17 +185,45 @@ class DatasetRows:
     # What does not fit the card, and names that mean several different files.
     problems: list[Problem]
 
-    def missing(self, views: Iterable[str]) -> list[str]:
-        """Names in the csv that have no file, in these views as far as they were read."""
+    def missing(self, views: Iterable[str]) -> list[tuple[int, str]]:
+        """(line, name) in the csv without a file, in these views as far as they were read."""
         return [
-            name
+            (line, name)
             for view in views
             if view in self.files
-            for name, path in zip(
-                self.frame[self.card.view(view).column], self.files[view], strict=True
+            for line, name, path in zip(
+                self.frame.index.tolist(),
+                self.frame[self.card.view(view).column],
+                self.files[view],
+                strict=True,
             )
             if path is None
         ]
+
+    def line_of(self) -> dict[Path, int]:
+        """Every photograph, and the line of the first row that has it."""
+        lines: dict[Path, int] = {}
+        for paths in self.files.values():
+            for line, path in zip(self.frame.index.tolist(), paths, strict=True):
+                if path:
+                    lines.setdefault(path, line)
+        return lines
+
+    def without(self, damaged: Collection[Path]) -> DatasetRows:
+        """The same where these photographs, which do not open, count as missing; a note says so."""
+        if not damaged:
+            return self
+        line_of = self.line_of()
+        some = ", ".join(f"{path.name} (row {line_of[path]})" for path in [*damaged][:5])
+        note = (
+            f"{plural(len(damaged), 'photograph')} cannot be read and count as missing "
+            f"(`fusionbench data verify` says why): {some}{', …' * (len(damaged) > 5)}"
+        )
+        files = {
+            view: [None if path in damaged else path for path in paths]
+            for view, paths in self.files.items()
+        }
+        return replace(self, files=files, notes=[*self.notes, note])
 
 
 def read_dataset(card: DatasetCard, root: Path, views: Sequence[str]) -> DatasetRows:
@@ -229,24 +267,45 @@ def read_dataset(card: DatasetCard, root: Path, views: Sequence[str]) -> Dataset
     return reading
 
 
-def _missing_photographs(reading: DatasetRows, missing: Sequence[str]) -> DataError:
+def _damaged(reading: DatasetRows, progress: Progress) -> tuple[Path, ...]:
+    """The photographs that do not open. Those that do are remembered."""
+    files, name = [*reading.line_of()], reading.card.name
+    unreadable: set[Path] = set()
+    try:
+        digests = file_digests(files, root=reading.root, progress=progress)
+    except DataError as error:
+        unreadable = {Path(str(p["file"])) for p in error.problems}
+        files_left = [path for path in files if path not in unreadable]
+        digests = file_digests(files_left, root=reading.root, progress=progress)
+    try:
+        photo_facts({d: path for path, d in digests.items()}, name=name, progress=progress)
+    except DataError as error:
+        bad = {digests[Path(str(p["file"]))] for p in error.problems}
+        unreadable |= {path for path, digest in digests.items() if digest in bad}
+    return tuple(path for path in files if path in unreadable)
+
+
+def _missing_photographs(reading: DatasetRows, missing: Sequence[tuple[int, str]]) -> DataError:
     card, index = reading.card, reading.index
-    names = list(dict.fromkeys(missing))
+    names = list(dict.fromkeys(name for _, name in missing))
     some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     reasons = ""
     if index.skipped_links:
         reasons = f" Links that leave the folder are not followed: {index.skipped_links[0]}."
     if unread := [path for name in names if (path := index.unread(name))]:
+        what = f"; save it as one of {', '.join(EXTENSIONS)}"
+        if not unread[0].is_file():
+            what = ", which is a folder" if unread[0].is_dir() else ", which is no file"
         reasons += (
-            f" For {len(unread)} of them there is a file of a kind that is not read, such as "
-            f"{unread[0].name}; save it as one of {', '.join(EXTENSIONS)}."
+            f" For {len(unread)} of them there is something of a kind that is not read, such as "
+            f"{unread[0].name}{what}."
         )
     return DataError(
         f"{len(names)} photographs of {card.title} are missing (of {len(reading.frame)} rows; "
         f"{len(index)} image files in {index.root}): {some}.{reasons}",
         f"{_looked_in(card)} Add them, or run on the rest with --allow-missing-images; its results "
         "are never ranked beside those on the whole set.",
-        [{"file": name, "problem": "missing"} for name in names],
+        [{"file": name, "row": line, "problem": "missing"} for line, name in missing],
     )
 
 

@@ -93,6 +93,7 @@ class NetworkStudy(Study):
                 self.config.training.image_size,
                 resize=self.config.training.resize,
                 name=f"{self.table.card.name}-{self.view}",
+                lines=self.table.lines.tolist(),
                 workers=workers,
                 progress=progress,
             )

@@ -93,7 +93,7 @@ def test_bad_rows_are_listed_with_their_lines(cli, moles: Path) -> None:
         assert text in answer.err
     rows = {(p["row"], p["column"]) for p in
             cli("data", "verify", moles / "dataset.toml", "--json").json["problems"]
-            if p.get("row")}  # fmt: skip
+            if p.get("column")}  # fmt: skip
     assert {(2, "age"), (3, "kind"), (3, "photo")} <= rows
 
 

@@ -119,8 +119,8 @@ def test_every_problem_is_in_one_list(pebbles, card):
         (3, "not a number"),
         (4, "leaves its folder"),
         (1, "column is missing"),
-        (None, "photograph is missing"),
-        (None, "p06.png is damaged"),
+        (7, "photograph is missing"),
+        (8, "p06.png is text"),
         (None, "3 class flat, expected 4"),
     ]
     for row, text in expected:
