@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fusionbench.cli import run as run_module
-from fusionbench.cli.options import DEVICES
 from fusionbench.config.plugin_settings import (
     literal_params,
     parse_assignments,
@@ -20,7 +19,13 @@ from fusionbench.config.plugin_settings import (
     plugin_schema,
     split_params,
 )
-from fusionbench.config.run_config import SETTINGS, Device, RunConfig, problems
+from fusionbench.config.run_config import (
+    SETTINGS,
+    RunConfig,
+    TrainingSettings,
+    default_of,
+    problems,
+)
 from fusionbench.errors import UsageError
 
 modest = settings(deadline=None, max_examples=50)
@@ -221,6 +226,33 @@ def test_an_unknown_setting_is_refused_with_the_near_one() -> None:
         RunConfig(epochs=1)  # type: ignore[call-arg]  # settings of a part go by `of`
 
 
+@pytest.mark.parametrize("name", ["metablock-2021", "sgmc_2024", "Metablock-2021", "of no file"])
+def test_a_recipe_is_applied_or_refused_never_only_named(name: str) -> None:
+    """However it is named from Python: a record would state settings that nobody trained with."""
+    for training in ({"recipe": name}, {"recipe": name, "epochs": 3}):
+        with pytest.raises(ValidationError, match=r"RunConfig\.of"):
+            RunConfig(training=training)  # type: ignore[arg-type]
+        with pytest.raises(ValidationError, match=r"RunConfig\.of"):
+            RunConfig(training=TrainingSettings(**training))  # type: ignore[arg-type]
+        with pytest.raises(ValidationError, match=r"RunConfig\.of"):
+            RunConfig.model_validate({"training": training})
+    with pytest.raises(ValidationError):
+        RunConfig(recipe=name)  # type: ignore[call-arg]
+    for config in (RunConfig(), RunConfig.of(epochs=3)):
+        with pytest.raises(UsageError, match=r"RunConfig\.of|no recipe"):
+            config.changed(recipe=name)
+
+
+def test_a_recipe_that_was_applied_stays() -> None:
+    config = RunConfig.of(recipe="metablock-2021", epochs=3)
+    assert config.changed(recipe="metablock_2021", lr=0.1).training.batch_size == 30
+    with pytest.raises(ValidationError, match=r"RunConfig\.of"):  # it states more than training
+        RunConfig(training=config.training)
+    assert RunConfig.model_validate(config.model_dump()) == config
+    modern = RunConfig(training={"recipe": default_of("recipe"), "epochs": 3})  # type: ignore[arg-type]
+    assert modern == RunConfig.of(epochs=3)
+
+
 def test_the_edges_are_allowed() -> None:
     RunConfig.of(epochs=1, batch_size=2, image_size=16, seed=0, ema=0, drop_path=0.99, lr=1e-12)
     RunConfig.of(image_size=2048, seed=2**31 - 1)
@@ -236,7 +268,7 @@ def test_a_configuration_cannot_be_changed_and_survives_json() -> None:
 def test_options_of_the_command_line_start_from_these_defaults() -> None:
     options = {option.name: option for option in run_module.run_command.params}
     for name, setting in SETTINGS.items():
-        if name != "params":
+        if name not in ("params", "columns"):  # given several times, or not at all
             assert options[name].default == setting.field.default, name
             if choices := getattr(options[name].type, "choices", None):
                 assert tuple(choices) == get_args(setting.field.annotation)
@@ -249,7 +281,3 @@ def test_importing_it_costs_no_torch() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "set()\n"
-
-
-def test_every_command_names_the_devices_that_there_are() -> None:
-    assert get_args(Device) == DEVICES

@@ -61,11 +61,30 @@ def test_autocast_is_on_for_bf16_only() -> None:
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for has, chosen in ((False, "cpu"), (True, "cuda")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda has=has: has)
         assert choose_device("auto").type == chosen
         assert choose_device("cpu").type == "cpu"
     assert choose_device("cuda").type == "cuda"
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(UsageError, match="cuda:2: PyTorch sees 2 GPUs, from cuda:0 on, here"):
+        choose_device("cuda:2")
+    for has in (False, True):
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda has=has: has)
+        if has:
+            assert choose_device("mps").type == "mps"
+        else:
+            with pytest.raises(UsageError, match="no MPS"):
+                choose_device("mps")
+    for name in ("gpu", "meta", "xpu", "cuda:x", "cpu:3", ""):
+        with pytest.raises(UsageError, match="give auto, cpu, cuda, cuda:1 or mps"):
+            choose_device(name)
+
+
+def test_where_a_device_has_no_float64_it_is_computed_on_the_cpu() -> None:
+    assert Placement(torch.device("mps"), "fp32").of_doubles == CPU
+    assert Placement(torch.device("cuda", 1), "fp32").of_doubles == torch.device("cuda", 1)
 
 
 def test_a_gpu_that_is_not_there_is_wrong_use(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import wraps
@@ -14,7 +15,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Option names (as on the command line, without dashes) under a heading.
 Sections = Mapping[str, Sequence[str]]
 # Of fusionbench.config, without importing pydantic.
-DEVICES = ("auto", "cpu", "cuda")
 STEPS = ("auto", "eager", "compiled", "captured", "compiled+captured")
 WIDEST = 28  # characters of the first column of a help text; longer options take a line
 
@@ -53,26 +53,52 @@ def listed(text: str) -> list[str]:
 
 
 class Listed(click.ParamType):
-    """`A,B,…` -> a tuple without repetitions; `all` -> None, where that can be said."""
+    """`A,B,…` -> a tuple; `all` -> None, where that can be said."""
 
     name = "list"
 
-    def __init__(self, item: type[str] | type[int] = str, *, or_all: bool = False) -> None:
+    def __init__(self, item: type[str] | type[int], or_all: bool) -> None:
         self.item, self.or_all = item, or_all
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[Any, ...] | None:
-        if not isinstance(value, str):
-            return tuple(value)
         if self.or_all and value.strip() == "all":
             return None
         try:
-            return tuple(dict.fromkeys(self.item(part) for part in listed(value)))
+            if parts := tuple(self.item(part) for part in listed(value)):
+                return parts
         except ValueError:
-            flag = f"{param.opts[0]} " if param else ""
-            more = "all, a number, or " if self.or_all else ""
-            raise click.UsageError(f"{flag}{value}: give {more}numbers as in 0,1.", ctx) from None
+            pass
+        flag = f"{param.opts[0]} " if param else ""
+        more = "all, a number, or " if self.or_all else ""
+        kind = "numbers as in 0,1" if self.item is int else "names as in A,B"
+        raise click.UsageError(f"{flag}{value}: give {more}{kind}.", ctx)
+
+
+def list_option(
+    *names: str, item: type[str] | type[int] = str, or_all: bool = False, **attributes: Any
+) -> Callable[[F], F]:
+    """An option whose value is a list, given at once or one by one: `--fold 0,1` and `--fold 0
+    --fold 1` are the same tuple without repetitions. None: not given, or `all`."""
+
+    def joined(
+        ctx: click.Context, param: click.Parameter, values: Sequence[tuple[Any, ...] | None]
+    ) -> tuple[Any, ...] | None:
+        lists = [value for value in values if value is not None]
+        if not lists or len(lists) < len(values):
+            return None
+        return tuple(dict.fromkeys(part for parts in lists for part in parts))
+
+    kind = Listed(item, or_all)
+    return click.option(*names, type=kind, multiple=True, callback=joined, **attributes)
+
+
+def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    # Whether it is there is known to PyTorch, which takes seconds to load.
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", value):
+        raise click.UsageError(f"--device {value}: give auto, cpu, cuda, cuda:1 or mps.", ctx)
+    return value
 
 
 plugins_option = click.option(
@@ -129,10 +155,11 @@ def device_options(command: F) -> F:
     """--device and --workers: where a network runs, and how many threads decode photographs."""
     device = click.option(
         "--device",
-        type=click.Choice(DEVICES),
+        callback=_device,
         default="auto",
         show_default=True,
-        help="auto: a GPU if any.",
+        metavar="NAME",
+        help="auto (an NVIDIA GPU if any), cpu, cuda, cuda:1 … or mps.",
     )
     workers = click.option(
         "--workers",

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from fusionbench.cli.options import Listed, SectionedCommand, execution_options, json_option
+from fusionbench.cli.options import (
+    SectionedCommand,
+    execution_options,
+    json_option,
+    list_option,
+)
 from fusionbench.cli.setting_options import (
     config_of,
     help_sections,
@@ -44,15 +49,7 @@ SECTIONS = {
     context_settings={"max_content_width": 100},
 )
 @setting_options(SETTINGS)
-@click.option(
-    "--fold",
-    "folds",
-    type=Listed(int, or_all=True),
-    default="all",
-    show_default=True,
-    metavar="K",
-    help="Which folds: all, or e.g. 0 or 0,1.",
-)
+@list_option("--fold", "folds", item=int, or_all=True, metavar="K,L,…", help="Folds. Default: all.")
 @click.option(
     "--existing",
     type=click.Choice(get_args(Existing)),

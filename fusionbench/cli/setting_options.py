@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 from pydantic import TypeAdapter, ValidationError
 
-from fusionbench.cli.options import Listed, listed
+from fusionbench.cli.options import list_option, listed
 from fusionbench.config.plugin_settings import parse_assignments
 from fusionbench.config.problems import problems_of
 from fusionbench.config.run_config import SETTINGS, RunConfig, Setting, problems
@@ -26,6 +26,22 @@ OF_TABLES = ("epochs", "image_size", "batch_size", "lr", "weights", "allow_missi
 DEFAULTS = {"True": "on", "False": "off", "()": "", "{}": ""}
 # Settings that a table or a grid says itself, for whole rows.
 OF_ROWS = ("fusion", "backbone", "loss", "dataset", "protocol", "seed", "params")
+
+
+class _SeedOption(click.Option):
+    """A run has one seed: with two, neither is dropped in silence."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        parser.add_option(obj=self, opts=self.opts, dest=self.name, action="append", nargs=1)
+
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> Any:
+        seeds = opts.get("seed")
+        if seeds and len(seeds) > 1:
+            raise click.UsageError(
+                f"--seed is given {len(seeds)} times; `fusionbench sweep` takes --seed 0,1.",
+                ctx,
+            )
+        return super().consume_value(ctx, {**opts, "seed": seeds[0]} if seeds else opts)
 
 
 def setting_options(names: Iterable[str], *, defaults: bool = True) -> Callable[[F], F]:
@@ -100,11 +116,16 @@ def _option(setting: Setting, defaults: bool) -> Callable[[F], F]:
     attributes: dict[str, Any] = {"help": setting.field.description, "metavar": metavar}
     if setting.name == "params":
         attributes |= {"multiple": True, "callback": lambda ctx, param, v: parse_assignments(v)}
+    elif get_origin(annotation) is tuple:
+        return list_option(setting.flag, setting.name, **attributes)
     elif annotation is bool:
         attributes |= {"is_flag": True, "default": default if defaults else None}
     else:
-        kind = click.Choice(choices) if (choices := _choices(annotation)) else annotation
-        attributes["type"] = Listed() if get_origin(annotation) is tuple else kind
+        attributes["type"] = (
+            click.Choice(choices) if (choices := _choices(annotation)) else annotation
+        )
+        if setting.name == "seed":
+            attributes["cls"] = _SeedOption
         if defaults:
             attributes |= {"default": default, "show_default": default not in ("", ())}
     return click.option(setting.flag, setting.name, **attributes)

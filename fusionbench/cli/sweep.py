@@ -8,10 +8,10 @@ import click
 
 from fusionbench.cli.leaderboard import print_blocks
 from fusionbench.cli.options import (
-    Listed,
     SectionedCommand,
     execution_options,
     json_option,
+    list_option,
     listed,
 )
 from fusionbench.cli.sweep_output import expectation, print_failures, print_plan, summary
@@ -51,15 +51,14 @@ GRID = ("fusion", "loss", "seed", "fold", "set")
 @click.option(
     "--protocol", default="", metavar="NAME", help="Another way to split than the table's."
 )
-@click.option(
+@list_option(
     "--fusion",
-    type=Listed(),
     metavar="A,B,…",
     help="Methods, each on every --backbone A,B,… (default: resnet50) under every --loss.",
 )
-@click.option("--loss", type=Listed(), metavar="A,B,…", help="Default: each method's own loss.")
-@click.option("--seed", type=Listed(int), metavar="N,M,…", help="Seeds. Default: 0.")
-@click.option("--fold", type=Listed(int, or_all=True), metavar="K,L,…", help="Folds. Default: all.")
+@list_option("--loss", metavar="A,B,…", help="Default: each method's own loss.")
+@list_option("--seed", item=int, metavar="N,M,…", help="Seeds. Default: 0.")
+@list_option("--fold", item=int, or_all=True, metavar="K,L,…", help="Folds. Default: all.")
 @click.option(
     "--set",
     multiple=True,

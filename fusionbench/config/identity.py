@@ -294,7 +294,7 @@ class Identity(RowIdentity):
                 "loss": method.loss,
                 "weights": start if start.startswith("file:") else start.partition(":")[0],
             }
-        return RunConfig().changed(**(values | {"params": params} | settings))
+        return RunConfig.of(**(values | {"params": params} | settings))
 
     def matches(self, expected: Expected) -> bool:
         """Whether it is a run of that configuration, whatever the fold.

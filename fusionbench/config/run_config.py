@@ -14,16 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from fusionbench.config.problems import problems_of
 from fusionbench.errors import UsageError
-from fusionbench.plugin.registry import unknown_name
+from fusionbench.plugin.registry import key_of, unknown_name
 
 Select = Literal["last", "inner-val", "test-best"]
 Precision = Literal["auto", "fp32", "bf16"]
-Device = Literal["auto", "cpu", "cuda"]
 StepPath = Literal["eager", "compiled", "captured", "compiled+captured"]
 Step = Literal["auto", "eager", "compiled", "captured", "compiled+captured"]
 Existing = Literal["skip", "redo", "fail"]
@@ -211,6 +210,16 @@ class RunConfig(_Settings):
         0, "Of initial weights, batches and augmentation.", metavar="N", ge=0, lt=2**31
     )
 
+    @model_validator(mode="after")
+    def _recipe_is_applied(self) -> RunConfig:
+        recipe = self.training.recipe
+        if key_of(recipe) != TrainingSettings.model_fields["recipe"].default:
+            given = {name for part in PARTS for name in getattr(self, part).model_fields_set}
+            if {name for name, setting in SETTINGS.items() if setting.in_recipe} - given:
+                text = f"the name applies no recipe; use RunConfig.of(recipe={recipe!r}, ...)"
+                raise ValueError(text)
+        return self
+
     @classmethod
     def of(cls, *, strict: bool = False, **settings: Any) -> RunConfig:
         """The recipe's settings (`recipe="modern"` where none is named), and over them `settings`,
@@ -222,10 +231,22 @@ class RunConfig(_Settings):
         from fusionbench.config.recipe import find_recipe  # which checks its files against these
 
         recipe = find_recipe(settings.get("recipe", default_of("recipe")))
-        return cls().changed(strict=strict, **recipe.under(settings))
+        return cls()._with(recipe.under(settings), strict)
 
     def changed(self, *, strict: bool = False, **settings: Any) -> RunConfig:
-        """The same with other values for some settings, by name. Raises as `of` does."""
+        """The same with other values for some settings, by name. Raises as `of` does, and for
+        another recipe."""
+        from fusionbench.config.recipe import find_recipe
+
+        recipe = settings.get("recipe", self.training.recipe)
+        if key_of(recipe) != key_of(self.training.recipe):
+            raise UsageError(
+                f"The recipe {find_recipe(recipe).name} changes many settings at once.",
+                f"Begin with RunConfig.of(recipe={recipe!r}, ...).",
+            )
+        return self._with(settings, strict)
+
+    def _with(self, settings: Mapping[str, Any], strict: bool) -> RunConfig:
         whole = self.model_dump()
         for name, value in settings.items():
             if name not in SETTINGS:
@@ -302,7 +323,7 @@ class Execution:
     store: Path = Path("runs")
     plugins: tuple[Path, ...] = ()
     folds: tuple[int, ...] | None = None  # None: all
-    device: Device = "auto"
+    device: str = "auto"  # auto, cpu, mps, cuda or cuda:N
     step: Step = "auto"  # how a training step runs (training.step)
     existing: Existing = "skip"
     save_weights: bool = False

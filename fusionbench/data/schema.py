@@ -63,7 +63,10 @@ def value_of(column: Column, cell: str, unknown: Sequence[str]) -> str | float |
         low = -math.inf if column.minimum is None else column.minimum
         high = math.inf if column.maximum is None else column.maximum
         if not low <= value <= high:
-            raise ValueError(f"out of range ({low:g} to {high:g})")
+            bounds = f"{low:g} to {high:g}"
+            if math.inf in (-low, high):
+                bounds = f"at most {high:g}" if low == -math.inf else f"at least {low:g}"
+            raise ValueError(f"out of range ({bounds})")
         return value
     if cell in ("", *unknown):
         return cell or None

@@ -39,7 +39,7 @@ def wants(job: Job, resources: Resources, device: str, gpus_there: bool) -> dict
     are any or --device cuda asks for one, and as many CPUs as this process has threads."""
     gpus = 0.0
     if job.study.uses_images and device != "cpu":
-        by_default = float(gpus_there or device == "cuda")
+        by_default = float(gpus_there or device.startswith("cuda"))
         gpus = by_default if resources.gpus is None else resources.gpus
     cpus = resources.cpus if resources.cpus is not None else 1 if gpus else own_threads()
     asked = {"num_cpus": float(cpus), "num_gpus": gpus}
@@ -90,8 +90,9 @@ class OnRay:
             self.execution,
             data=None,
             plugins=(),  # their source travels
-            # Of Ray's workers, those without a GPU of their own may still see one.
-            device=self.execution.device if asked["num_gpus"] else "cpu",
+            # Of Ray's workers, those without a GPU of their own may still see one; the others see
+            # those that Ray gives them, counted from 0.
+            device=self.execution.device.partition(":")[0] if asked["num_gpus"] else "cpu",
         )
         found = verdict(study, self.progress)
         order = Order(job.config, execution, job.fold, job.run_id, found)

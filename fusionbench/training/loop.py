@@ -148,15 +148,17 @@ def predict(
     batch_size: int = EVALUATED,
 ) -> np.ndarray:
     """Class probabilities of `rows`, float64 (len(rows), K). Leaves the model in eval mode."""
-    device = placement.device
+    device, exact = placement.device, placement.of_doubles
     model.to(device).to(memory_format=torch.channels_last)
     model.eval()
-    out = torch.empty(len(rows), model.spec.classes, dtype=torch.float64, device=device)
+    out = torch.empty(len(rows), model.spec.classes, dtype=torch.float64, device=exact)
     for batch in batches(arrays, rows, batch_size, device, keep_single=True):
         image = evaluated(batch.image, model)
         with placement.autocast(), by_rule():
             logits = model(image, batch.meta).logits
-        out[batch.start : batch.start + len(image)] = torch.softmax(logits.double(), dim=1)
+        out[batch.start : batch.start + len(image)] = torch.softmax(
+            logits.to(exact).double(), dim=1
+        )
     return out.cpu().numpy()
 
 

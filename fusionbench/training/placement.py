@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fusionbench.config.run_config import Step, StepPath
+from fusionbench.config.wording import plural
 from fusionbench.errors import UsageError
 from fusionbench.models.backbones import Backbone
 
@@ -26,14 +27,30 @@ class Placement:
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         )
 
+    @property
+    def of_doubles(self) -> torch.device:
+        """Where float64 is computed: MPS has none."""
+        return torch.device("cpu") if self.device.type == "mps" else self.device
+
 
 def choose_device(name: str) -> torch.device:
-    """Resolve "auto". Raises UsageError for a GPU that is not there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: PyTorch sees no GPU here.", "Use --device auto or cpu.")
+    """Resolve "auto". Raises UsageError for a device that is not there."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+        name = "cuda" if gpus else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")  # refused below
+    index = device.index or 0
+    if device.type == "cuda" and index >= gpus:
+        seen = f"{plural(gpus, 'GPU')}, from cuda:0 on," if gpus else "no GPU"
+        raise UsageError(f"--device {name}: PyTorch sees {seen} here.", "Use --device auto or cpu.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("--device mps: this PyTorch or machine has no MPS.", "Use auto or cpu.")
+    if device.type not in ("cpu", "cuda", "mps") or (index and device.type != "cuda"):
+        raise UsageError(f"--device {name}: give auto, cpu, cuda, cuda:1 or mps.")
+    return device
 
 
 def prepare(device: torch.device) -> None:
@@ -44,6 +61,8 @@ def prepare(device: torch.device) -> None:
     written. It has no part in the result, and took 3 to 5 % of a ResNet-18 step (128 px, fp32).
     """
     if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)  # for what takes the current one: graphs, memory, names
         torch.backends.cudnn.benchmark = True
     else:
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -91,6 +91,31 @@ def test_progress_of_a_quick_run_is_a_few_lines_on_stderr(cli, tiny_run: list[st
     assert "\x1b" not in answer.err + answer.out
 
 
+def test_folds_and_columns_are_given_at_once_or_one_by_one(cli, tiny_run: list[str]) -> None:
+    for folds in (["--fold", "0", "--fold", "1"], ["--fold", "0,1"], ["--fold", "0", "--fold=1,0"]):
+        data = cli(*tiny_run, *folds, "--columns", "age", "--columns", "gender", "--json").json
+        assert [fold["fold"] for fold in data["folds"]] == [0, 1]
+        assert data["config"]["columns"] == ["age", "gender"]
+    assert len(cli(*tiny_run, "--fold", "0", "--fold", "all", "--json").json["folds"]) == 3
+    for odd in ("", "0-2", "one"):
+        answer = cli(*tiny_run, "--fold", odd)
+        assert answer.code == 2 and "give all, a number, or numbers as in 0,1." in answer.err
+
+
+def test_a_run_has_one_seed(cli, tiny_run: list[str]) -> None:
+    answer = cli(*tiny_run, "--seed", "0", "--seed", "1")
+    assert answer.code == 2
+    assert "--seed is given 2 times" in answer.err and "fusionbench sweep" in answer.err
+
+
+def test_a_device_is_checked_before_anything_is_loaded(cli, tiny_run: list[str]) -> None:
+    answer = cli(*tiny_run, "--device", "gpu")
+    assert answer.code == 2
+    assert answer.err == (
+        "Error: --device gpu: give auto, cpu, cuda, cuda:1 or mps. See fusionbench run --help.\n"
+    )
+
+
 def test_a_failed_fold_ends_with_1_and_says_how_to_look(
     cli, tiny_run: list[str], tmp_path: Path
 ) -> None:

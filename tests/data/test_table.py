@@ -27,6 +27,17 @@ def problems_of(data, **kwargs):
     return {(p["row"], p["column"]): p["problem"] for p in caught.value.problems}
 
 
+@pytest.mark.parametrize(
+    ("bounds", "says"),
+    [({"minimum": 0}, "at least 0"), ({"maximum": 5}, "at most 5"),
+     ({"minimum": 0, "maximum": 5}, "0 to 5")],
+)  # fmt: skip
+def test_a_number_out_of_range_is_told_its_bounds(bounds, says):
+    column = Column(name="grams", kind="numeric", **bounds)
+    with pytest.raises(ValueError, match=rf"^out of range \({says}\)$"):
+        value_of(column, "-3" if "minimum" in bounds else "7", ())
+
+
 def test_a_table_is_what_the_file_says(pebbles):
     table = load_table(pebbles.card(), pebbles.folder)
     assert len(table) == 12 and table.complete and table.views == ("top",)

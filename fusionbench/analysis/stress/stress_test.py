@@ -242,7 +242,8 @@ def probabilities(
         image = evaluated(batch.image, model)
         told = (torch.from_numpy(s.encoded(cells, start, stop)).to(placement.device) for s in todo)
         for i, logits in enumerate(_logits(model, image, told, placement)):
-            out[i, start:stop] = torch.softmax(logits.double(), dim=1).cpu().numpy()
+            exact = logits.to(placement.of_doubles).double()
+            out[i, start:stop] = torch.softmax(exact, dim=1).cpu().numpy()
         task.advance(stop - start)
     return out
 
