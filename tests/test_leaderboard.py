@@ -167,6 +167,25 @@ def test_an_optimistic_row_is_marked_and_beats_no_honest_one() -> None:
     assert alone.best("bacc") == {alone.rows[0].key}
 
 
+def test_a_part_that_chose_nothing_is_not_optimistic() -> None:
+    """--select test-best chooses on the test part; the part that is held out chose nothing."""
+    peeking = {"flags": ("optimistic: test-best", "leaky: patients")}
+    records = []
+    for name, test, holdout in (("peek", 0.8, 0.7), ("honest", 0.7, 0.65)):
+        for fold in range(5):
+            made = record({"bacc": test}, holdout={"bacc": holdout}, fusion=name, fold=fold, n=4,
+                          result=peeking if name == "peek" else {})  # fmt: skip
+            records.append(made)
+    block = only(blocks(records))
+    named = by_name(block)
+    assert block.best("bacc") == {named["honest"].key}
+    assert block.best("bacc", "holdout") == {named["peek"].key}
+    rows = json.loads(render([block], "json"))["tables"][0]["rows"]
+    flags = {row["part"]: row["flags"] for row in rows if row["fusion"] == "peek"}
+    assert flags["test"] == ["optimistic: test-best", "leaky: patients"]
+    assert flags["holdout"] == ["leaky: patients"]
+
+
 @pytest.mark.parametrize(
     "change",
     [

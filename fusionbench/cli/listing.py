@@ -143,7 +143,7 @@ def _print(topic: str, rows: Rows) -> None:
         described = (
             Text.assemble(("broken: ", "red"), row["broken"])
             if row.get("broken")
-            else _describe(topic, row)
+            else _describe(topic, row, alone=len(rows) == 1)
             for row in rows
         )
         names = [row["name"] for row in rows]
@@ -151,7 +151,7 @@ def _print(topic: str, rows: Rows) -> None:
         console.print(terminal.grid(("", ""), zip(names, described, strict=True), style="cyan"))
 
 
-def _describe(topic: str, row: dict[str, Any]) -> str:
+def _describe(topic: str, row: dict[str, Any], *, alone: bool) -> str:
     if topic in registry.KINDS:
         origin = "" if row["origin"] == "built-in" else f" [{row['origin']}]"
         settings = f"\nsettings: {_pairs(row['parameters'])}" if row["parameters"] else ""
@@ -170,6 +170,12 @@ def _describe(topic: str, row: dict[str, Any]) -> str:
             stated = {**row["settings"], **row["params"]}.items()
             if values := {k: v["value"] for k, v in stated if v["status"] == status}:
                 lines.append(f"{status}: {_pairs(values)}")
+        differences = row["differences"]
+        if alone:
+            lines += [f"differs: {text}" for text in differences]
+        elif differences:
+            count = plural(len(differences), "difference")
+            lines.append(f"{count} from its source: fusionbench list recipes {row['name']}")
         return "\n".join(lines)
     if topic == "settings":
         facts = [f"default {row['default']}"] if row["default"] else []

@@ -250,11 +250,11 @@ class Block:
         return found.pop() if len(found) == 1 else None
 
     def rivals(self, metric: str, part: str = "test") -> list[Row]:
-        """The rows that compete for the best value: ranked ones, and one that is marked optimistic
-        only with its like."""
+        """The rows that compete for the best value: ranked ones, and on the test rows, where its
+        epoch was chosen, one that is marked optimistic only with its like."""
         found = [r for r in self.rows if r.ranked and part in r.parts]
         found = [r for r in found if metric in r.parts[part].metrics]
-        return [r for r in found if not r.optimistic] or found
+        return [r for r in found if part != "test" or not r.optimistic] or found
 
     def best(self, metric: str, part: str = "test") -> frozenset[str]:
         """Keys of the rivals with the best mean, ties included."""
