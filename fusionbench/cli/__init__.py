@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from importlib import import_module
@@ -10,6 +9,8 @@ from importlib import import_module
 import click
 
 from fusionbench import __version__
+from fusionbench.cli.streams import guarded
+from fusionbench.config.wording import printable
 from fusionbench.errors import DataError, FusionbenchError
 
 # command -> (module, one line of help). Modules are imported when their command is asked for.
@@ -77,19 +78,19 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments  # accepted before and after the command's name
     arguments = [a for a in arguments if a != "--debug"] or ["--help"]
-    try:
-        # A command returns its exit code where finishing is not succeeding.
-        code = cli.main(args=arguments, prog_name="fusionbench", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output has gone (as `| head` does); nothing more can be written, not
-        # even what the interpreter flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except (Exception, KeyboardInterrupt) as error:
-        sys.exit(_report(error, debug, arguments))
+    with guarded():
+        try:
+            try:
+                # A command returns its exit code where finishing is not succeeding.
+                code = cli.main(args=arguments, prog_name="fusionbench", standalone_mode=False)
+            except click.exceptions.Exit as error:
+                code = error.exit_code
+            sys.stdout.flush()
+            sys.exit(code if isinstance(code, int) else 0)
+        except BrokenPipeError:
+            sys.exit(1)  # the reader of our output has gone, as `| head` does
+        except (Exception, KeyboardInterrupt) as error:
+            sys.exit(_report(error, debug, arguments))
 
 
 def _report(error: BaseException, debug: bool, arguments: list[str]) -> int:
@@ -101,7 +102,7 @@ def _report(error: BaseException, debug: bool, arguments: list[str]) -> int:
         print_error("Interrupted." + (kept if {"run", "sweep"} & {*arguments} else ""))
         return 130
     if debug:
-        traceback.print_exception(error)
+        sys.stderr.write(printable("".join(traceback.format_exception(error))))
     if isinstance(error, click.ClickException):
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
         print_error(error.format_message(), f"See {where} --help." if where else "")

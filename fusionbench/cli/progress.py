@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from fusionbench.config.wording import duration
+from fusionbench.config.wording import duration, printable
 from fusionbench.progress import Progress, Task
 
 # A task that took less, and has nothing to tell, is not worth a line; nor is a rate after less.
@@ -149,7 +149,7 @@ class LineProgress(Progress):
         """A task is over, or interrupted."""
 
     def note(self, message: str) -> None:
-        sys.stderr.write(message + "\n")
+        sys.stderr.write(printable(message) + "\n")
         sys.stderr.flush()
 
 

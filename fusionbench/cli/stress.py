@@ -100,7 +100,7 @@ def stress_command(
         write_output(path, FORMATS[path.suffix.lower()](report))
         progress.note(f"wrote {path}")
     if as_json:
-        click.echo(FORMATS[".json"](report), nl=False)
+        click.echo(FORMATS[".json"](report).decode(), nl=False)
     else:
         _print(report)
     return 1 if reading.problems else 0

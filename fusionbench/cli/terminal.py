@@ -6,15 +6,18 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from fusionbench.config.wording import printable
 
 if TYPE_CHECKING:
     from fusionbench.progress import Progress
@@ -23,14 +26,32 @@ if TYPE_CHECKING:
 SHOWN_ALIKE, SHOWN_KINDS = 10, 20
 
 
+class Literal(Console):
+    """Draws control characters of any text as `\\u001b`; rich would pass them to the terminal."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control else Segment(printable(text), style)
+
+
 def out() -> Console:
     """Standard output, for results."""
-    return Console(highlight=False)
+    return _on(sys.stdout)
 
 
 def err() -> Console:
     """Standard error, for progress and messages."""
-    return Console(stderr=True, highlight=False)
+    return _on(sys.stderr)
+
+
+def _on(stream: Any) -> Console:
+    # Below what guards text that is not drawn, and what rich itself lays over it beside a bar.
+    while inner := getattr(stream, "rich_proxied_file", None):
+        stream = inner
+    return Literal(file=stream, highlight=False, emoji=False)
 
 
 def progress() -> Progress:
@@ -115,7 +136,7 @@ def grid(
             overflow="fold",
         )
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+        table.add_row(*(c if isinstance(c, Text) else Text(printable(str(c))) for c in row))
     return table
 
 
@@ -144,7 +165,7 @@ def print_problems(problems: Iterable[Mapping[str, object]], root: str = "") -> 
     ]
 
     def cell(value: object) -> Text:
-        text = "" if value is None else str(value)
+        text = "" if value is None else printable(str(value))
         inside = root and text.startswith(root)
         return Text(text.removeprefix(root).lstrip("/\\") if inside else text)
 

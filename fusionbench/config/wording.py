@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
+
+# What a terminal obeys or hides: control characters but for tab and line break, marks that turn the
+# direction of text, line separators, invisible and tag characters.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
+
+
+def printable(text: str) -> str:
+    """The text with control characters spelled out, which leaves JSON the same JSON."""
+    return _CONTROL.sub(lambda found: spelled_out(found[0]), text)
+
+
+def spelled_out(text: str) -> str:
+    """Characters that are not plain ASCII as JSON spells them: `\\u001b`."""
+    return json.dumps(text)[1:-1]
 
 
 def plural(count: int, noun: str, many: str = "") -> str:
@@ -54,6 +72,7 @@ def subset(used: int, whole: int, dataset: str) -> str:
 
 def markdown(text: str) -> str:
     """Literal in GitHub's Markdown, in a table cell too. `_` inside a word is literal already."""
+    text = printable(" ".join(text.split("\n")))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]|~#$!])", r"\\\1", text)
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
