@@ -22,7 +22,7 @@ WRONG_USE = [
     (["run", "--ema", "1.5"], "--ema 1.5: "),
     (["run", "--workers", "0"], "'--workers'"),
     (["run", "--select", "best"], "'last', 'inner-val', 'test-best'"),
-    (["run", "--device", "tpu"], "'auto', 'cpu', 'cuda'"),
+    (["run", "--device", "tpu"], "give auto, cpu, cuda, cuda:1 or mps"),
     (["run", "--fold", "one"], "--fold one: give all, a number, or numbers as in 0,1."),
     (["run", "--set", "hidden"], "--set 'hidden' is not of the form KEY=VALUE. As in fusion.fr"),
     (["run", "--dataset", "no/such/dataset.toml"], "There is no dataset card at no/such"),
