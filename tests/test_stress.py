@@ -291,6 +291,25 @@ def test_numbers_are_means_over_folds_and_mask_seeds(finished) -> None:
     assert spread(np.array([[0.5]])).masks is None
 
 
+def test_folds_that_lack_a_class_are_said(finished) -> None:
+    """Of the folds that were evaluated, not of the whole row."""
+    store, config = finished["concat"]
+    block, row = select_row(blocks(store), "concat@test_resnet")
+    part = row.parts["test"]
+    changed = {
+        key: {**run, "recall/MEL": None if key[1] == 1 else 0.5} for key, run in part.runs.items()
+    }
+    row = replace(row, parts={"test": replace(part, runs=changed)})
+    execution = Execution(store=store.folder, device="cpu")
+    said = [
+        stress(store, block, row, execution, runs=runs, mask_seeds=1,
+               dataset=config.data.dataset).over_fewer
+        for runs in ((), row.run_ids[:1])
+    ]  # fmt: skip
+    assert said[0].startswith("BACC: mean over ") and " classes in 1 fold, whose" in said[0]
+    assert said[1] == ""
+
+
 def test_an_image_only_method_is_flat_and_stands_beside_the_others(finished) -> None:
     store, config = finished["none"]
     flat = stressed(store, "none", config)

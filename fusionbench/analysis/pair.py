@@ -15,7 +15,8 @@ from fusionbench.analysis.row_facts import RowFacts, place, pooled, row_facts, v
 from fusionbench.errors import FusionbenchError, UsageError
 from fusionbench.leaderboard.block import Block, Row, Stat
 from fusionbench.leaderboard.select import select_row
-from fusionbench.metrics.names import SCALED
+from fusionbench.leaderboard.table_model import means_over_fewer
+from fusionbench.metrics.names import SCALED, describe
 from fusionbench.records import Store
 from fusionbench.stats.bootstrap import RESAMPLES, Paired, paired
 from fusionbench.stats.resampled import ResampledT, holm, resampled_t
@@ -56,6 +57,7 @@ class Comparison:
     b: RowFacts
     n_folds: int
     metrics: tuple[Contrast, ...]
+    over_fewer: str = ""  # which means leave classes or folds out
 
 
 def choose(blocks: Sequence[Block], a: str, b: str) -> tuple[Block, Row, Row]:
@@ -143,6 +145,7 @@ def compare(
             )
             for name in metrics
         ),
+        over_fewer=means_over_fewer((a, b), map(describe, metrics)),
     )
 
 

@@ -20,8 +20,8 @@ def paragraph(compared: Comparison) -> str:
     nothing.
     """
     findings = (_finding(compared, one) for one in compared.metrics)
-    sentences = (_setting(compared), *findings, _method(compared), *_caveats(compared))
-    return plain(" ".join(sentences))
+    sentences = (_setting(compared), *findings, _method(compared) + compared.over_fewer)
+    return plain(" ".join((*sentences, *_caveats(compared))))
 
 
 def conclusion(compared: Comparison, one: Contrast) -> str:

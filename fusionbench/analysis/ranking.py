@@ -13,7 +13,8 @@ from typing import Any
 from fusionbench.analysis.row_facts import place
 from fusionbench.config.wording import method_name
 from fusionbench.errors import FusionbenchError
-from fusionbench.leaderboard.block import Block
+from fusionbench.leaderboard.block import Block, Row
+from fusionbench.leaderboard.table_model import means_over_fewer
 from fusionbench.metrics.names import describe
 from fusionbench.stats.ranks import Friedman, friedman
 
@@ -85,6 +86,10 @@ def rank(blocks: Iterable[Block], metric: str = "bacc", *, alpha: float = 0.05) 
         )
     if test.p >= alpha:
         notes.append("Friedman's test finds no difference, so no pair should be told apart either")
+    for name, block in zip(names, chosen, strict=True):
+        rows = [row for row in block.rows if _method(row) in common]
+        if fewer := means_over_fewer(rows, [describe(metric)]):
+            notes.append(f"On {name},{fewer.removesuffix('.')}")
     by_label = dict(zip(labels, common, strict=True))
     return Ranking(
         metric,
@@ -105,12 +110,16 @@ def _values(block: Block, metric: str) -> dict[Method, Any]:
         value: float | str = stat.mean if stat else f"no {metric}"
         if row.optimistic or not row.ranked:
             value = "optimistic" if row.ranked else f"n={row.runs_done}/{row.runs_expected}"
-        values.setdefault((row.fusion, row.backbone, row.loss), []).append(value)
+        values.setdefault(_method(row), []).append(value)
     numbers = {m: [v for v in of if isinstance(v, float)] or of[-1:] for m, of in values.items()}
     return {
         method: of[0] if len(of) == 1 else f"{len(of)} rows with other settings"
         for method, of in numbers.items()
     }
+
+
+def _method(row: Row) -> Method:
+    return row.fusion, row.backbone, row.loss
 
 
 def _worth(block: Block) -> tuple[object, ...]:

@@ -125,6 +125,7 @@ def _print(report: StressReport) -> None:
         "audit": report.verdict,
         "weights": f"reproduce the recorded predictions {how}",
         "not defined in": ", ".join(report.undefined),
+        "classes": report.over_fewer,
     }
     console.print(terminal.facts(facts))
     console.print(Text(f"\n{describe(report.metric).axis}, metadata withheld", style="bold"))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from fusionbench.config.wording import listed, percent, plural, subset
+from fusionbench.config.wording import percent, subset
 from fusionbench.leaderboard.block import ALPHA, Block, PartStats, Row
 from fusionbench.leaderboard.table_model import (
     BACKBONE,
@@ -20,20 +19,19 @@ from fusionbench.leaderboard.table_model import (
     SheetColumn,
     SheetRow,
     Tone,
+    means_over_fewer,
     metric_cell,
     metric_columns,
     plain,
     shown,
 )
-from fusionbench.metrics.names import RECALL, Metric, describe
+from fusionbench.metrics.names import Metric, describe
 
 OF_BLOCK = (
     *("dataset", "data_fingerprint", "protocol", "split_hash", "level", "complete_data"),
     *("n_rows_used", "n_rows_dataset"),
 )
 OF_ROW = ("control", "ranked", "runs_done", "runs_expected", "seeds")
-# Means over the classes that a test part has.
-OVER_PRESENT = ("bacc", "auc_ovr_macro", "auc_ovr_weighted")
 Facts = Mapping[str, Any]
 
 
@@ -229,7 +227,7 @@ def _caption(block: Block, metrics: Sequence[Metric], rows: Sequence[SheetRow]) 
         f"model at inference; images/s in training, on the machine that each row ran on. "
         f"Data {plain(block.data_fingerprint)[:12]}, split {plain(block.split_hash)[:12]}."
     )
-    text += _classes_missing(block, metrics)
+    text += means_over_fewer(block.rows, metrics)
     if any(not row.ranked for row in block.rows):
         text += " Rows with n=done/expected are incomplete and not ranked."
     if len({row.optimistic for row in block.rows if row.ranked}) == 2:
@@ -246,23 +244,6 @@ def _caption(block: Block, metrics: Sequence[Metric], rows: Sequence[SheetRow]) 
             "fold with other seeds."
         )
     return text
-
-
-def _classes_missing(block: Block, metrics: Sequence[Metric]) -> str:
-    """In how many folds a mean over classes leaves some out, because the test part lacks them."""
-    titles = [plain(m.title) for m in metrics if m.name in OVER_PRESENT]
-    runs = {  # one of each fold: all have the same photographs
-        fold: [value is not None for name, value in run.items() if name.startswith(RECALL)]
-        for row in block.rows
-        for (_, fold), run in row.parts["test"].runs.items()
-    }
-    folds = Counter((sum(there), len(there)) for there in runs.values() if not all(there))
-    if not (titles and folds):
-        return ""
-    counts = listed(
-        f"{k} of {of} classes in {plural(n, 'fold')}" for (k, of), n in sorted(folds.items())
-    )
-    return f" {listed(titles)}: mean over {counts}, whose test part lacks the others."
 
 
 def _about_gains(block: Block, columns: Sequence[SheetColumn], rows: Sequence[SheetRow]) -> str:

@@ -6,17 +6,28 @@ the exact `facts` and `metrics` of the rows.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fusionbench.config.wording import listed, plural
 from fusionbench.errors import UsageError
-from fusionbench.leaderboard.block import Block, Stat
-from fusionbench.metrics.names import METRICS, Metric, describe, is_known, listed
+from fusionbench.leaderboard.block import Block, Row, Stat
+from fusionbench.metrics.names import METRICS, RECALL, Metric, describe, is_known
+from fusionbench.metrics.names import listed as every_metric
 from fusionbench.plugin.registry import unknown_name
 
 # Behind a value that does not differ significantly from the best one of its column.
 SIGN = "°"
+# A mean over classes leaves a class out where the class's number of this family is not defined.
+OVER_CLASSES = {
+    "bacc": RECALL,
+    "auc_ovr_macro": RECALL,
+    "auc_ovr_weighted": RECALL,
+    "precision_macro": "precision/",
+    "f1_macro": "f1/",
+}
 # The columns of the papers' tables: ACC, precision, BACC, F1, AUC.
 PAPER = ("acc", "precision_weighted", "bacc", "f1_weighted", "auc_ovr_macro")
 
@@ -121,7 +132,7 @@ def chosen(metrics: Sequence[str] | None) -> tuple[Metric, ...]:
     for name in metrics or ():
         if is_known(name):
             continue
-        every = [metric.name for metric in listed()]
+        every = [metric.name for metric in every_metric()]
         # "auc" is incomplete: its averaging, or its class, must be named.
         exact = [known for known in METRICS if name and name.lower() in known]
         exact += [known for known in every if known.startswith(f"{name.rstrip('/').lower()}/<")]
@@ -139,3 +150,33 @@ def check_held(metrics: Iterable[str], blocks: Iterable[Block]) -> None:
         if not any(name in run for run in runs):
             known = dict.fromkeys(held for run in runs for held in run)
             raise UsageError(*unknown_name("metric in these runs", name, known))
+
+
+def means_over_fewer(rows: Iterable[Row], metrics: Iterable[Metric]) -> str:
+    """Which means leave classes out because test parts lack them, and which leave out folds because
+    the metric is not defined there, in sentences; "" where every mean is over all of them.
+
+    Where rows differ in the classes of a fold, the fewest count.
+    """
+    runs = [(fold, run) for row in rows for (_, fold), run in row.parts["test"].runs.items()]
+    said: dict[str, list[str]] = defaultdict(list)  # -> titles of the metrics it is said of
+    for metric in metrics:
+        defined: dict[int, bool] = {}
+        classes: dict[int, tuple[int, int]] = {}  # fold -> left out, of all
+        family = OVER_CLASSES.get(metric.name)
+        for fold, run in (pair for pair in runs if metric.name in pair[1]):
+            defined[fold] = defined.get(fold, True) and run[metric.name] is not None
+            if family:
+                lacks = [run[name] is None for name in run if name.startswith(family)]
+                classes[fold] = max(classes.get(fold, (0, 0)), (sum(lacks), len(lacks)))
+        folds = Counter((of - out, of) for f, (out, of) in classes.items() if out and defined[f])
+        if folds:
+            counts = listed(
+                f"{k} of {of} classes in {plural(n, 'fold')}"
+                for (k, of), n in sorted(folds.items())
+            )
+            said[f"mean over {counts}, whose test part lacks the others"].append(metric.title)
+        if 0 < (n := sum(defined.values())) < len(defined):
+            why = f"mean over {n} of {plural(len(defined), 'fold')}, not defined in the others"
+            said[why].append(metric.title)
+    return "".join(f" {listed(map(plain, titles))}: {why}." for why, titles in said.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,12 +32,14 @@ def put(
     seeds: range = range(1),
     result: dict[str, Any] | None = None,
     noise: int = 0,
+    lacking: Collection[int] = (),
     **changes: Any,
 ) -> None:
-    """A method's runs: the same patients for every method, right more often with `skill`."""
+    """A method's runs: the same patients for every method, right more often with `skill`. The folds
+    `lacking` have no photograph of the last class."""
     k = len(CLASSES)
     for fold in folds:
-        y = np.random.default_rng(fold).permutation(np.arange(N) % k)
+        y = np.random.default_rng(fold).permutation(np.arange(N) % (k - (fold in lacking)))
         for seed in seeds:
             rng = np.random.default_rng([fold, seed, noise])
             p = np.exp(rng.normal(size=(N, k)) + skill * np.eye(k)[y])
@@ -238,6 +241,25 @@ def test_what_cannot_be_compared_is_refused(cli, store: Path) -> None:
     assert cli(*call, "none", "sgmc").code == cli(*call, "sgmc", "none").code == 0
     key = cli(*call, "sgmc", "none", "--json").json["b"]["key"]
     assert cli(*call, key, "sgmc", "--json").json["a"]["key"] == key
+
+
+def test_means_over_fewer_classes_and_folds_are_said(cli, tmp_path: Path) -> None:
+    """Two folds lack MEL: BACC and AUC are means over two classes there, and MEL has no recall."""
+    kept = Store(tmp_path / "store")
+    for i, (skill, method) in enumerate(((2.5, {}), (0.5, NONE), (1.0, CONCAT))):
+        for dataset in ("one", "two"):
+            put(kept, skill, noise=i, lacking=(1, 3), dataset=dataset, **method)
+    call = ("--store", kept.folder, "--metric")
+    both = cli("compare", "sgmc", "none", "--dataset", "one", *call, "bacc", *call[2:],
+               "auc_ovr_macro", *call[2:], "recall/MEL", *call[2:], "acc").out  # fmt: skip
+    said = "mean over 2 of 3 classes in 2 folds, whose test part lacks the others."
+    assert "patients). BACC (bacc) was" in both
+    assert f" BACC and AUC: {said} Recall MEL: mean over 3 of 5 folds, not defined in the" in both
+    assert "ACC: mean" not in both.replace("BACC: mean", "")
+    ranked = " ".join(cli("rank", *call, "bacc").out.split())
+    for name in ("one", "two"):
+        assert f"On {name} / grouped-5fold, BACC: {said[:-1]}" in ranked
+    assert "mean over" not in cli("rank", *call, "acc").out
 
 
 def test_rank_over_datasets(cli, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from fusionbench.analysis.stress.scenarios import INVERSE, SHARES, Kind, Scenari
 from fusionbench.errors import UsageError
 from fusionbench.leaderboard import Block, Row
 from fusionbench.leaderboard.gains import image_only_row
+from fusionbench.leaderboard.table_model import means_over_fewer
 from fusionbench.metrics.names import describe
 from fusionbench.runs.study import Study
 
@@ -94,6 +95,7 @@ class StressReport(RowFacts):
     mask_seeds: int
     runs: tuple[Run, ...]
     undefined: tuple[str, ...]  # runs left out, where the metric is not defined
+    over_fewer: str  # classes that the metric's mean leaves out, in a sentence
     curve: tuple[Effect, ...]  # random cells, from none to all
     area: Averaged
     blocks: tuple[Effect, ...]  # columns that go unrecorded together
@@ -120,6 +122,9 @@ def summarise(
             f"{metric} is not defined in any of these runs.", "fusionbench list metrics names more."
         )
     runs, todo = tuple(one.run for one in stressed), stressed[0].scenarios
+    part, keys = row.parts["test"], {(run.seed, run.fold) for run in runs}
+    part = replace(part, runs={key: run for key, run in part.runs.items() if key in keys})
+    evaluated = replace(row, parts={"test": part})
     # (runs, scenarios)
     values = np.array([[m[metric] for m in one.metrics] for one in stressed], dtype=np.float64)
     cells = pd.concat([one.cells for one in stressed])
@@ -164,6 +169,7 @@ def summarise(
         mask_seeds=mask_seeds,
         runs=runs,
         undefined=tuple(one.run.run_id for one in undefined),
+        over_fewer=means_over_fewer([evaluated], [describe(metric)]).strip(),
         curve=tuple(
             effect("cells", [c.name for c in experiment.columns], share, places)
             for share, places in zip(SHARES, drawn, strict=True)
