@@ -244,7 +244,7 @@ class DatasetCard(_CardPart):
     lesion: tuple[str, ...] = ()
     # Texts that mean "asked, not known": a value of its own. An empty cell is "not recorded".
     unknown: tuple[str, ...] = ("UNK",)
-    columns: tuple[Column, ...] = Field(min_length=1)
+    columns: tuple[Column, ...] = ()
     # Further csv columns that may be there and are not read.
     ignore: tuple[str, ...] = ()
     subgroups: tuple[Subgroup, ...] = ()

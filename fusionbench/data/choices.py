@@ -38,7 +38,9 @@ def input_columns(
     known = {c.name: c for c in card.columns}
     for name in names:
         if name not in known:
-            raise UsageError(f"{card.name} has no column {name!r}.", f"It has: {', '.join(known)}.")
+            raise UsageError(
+                f"{card.name} has no column {name!r}.", f"It has: {', '.join(known) or 'none'}."
+            )
         if not forbidden:
             refuse_forbidden(known[name])
     return tuple(c for c in card.columns if c.name in names)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fusionbench.data.archive import unpack, unpack_inner
 from fusionbench.data.card import DatasetCard
+from fusionbench.data.cell_notes import cell_notes
 from fusionbench.data.csv_rows import Problem
 from fusionbench.data.digests import file_digests
 from fusionbench.data.image_cache import open_or_build
@@ -138,6 +139,7 @@ def _inspect(
     frame, missing, problems = reading.frame, reading.missing(views), [*reading.problems]
     notes = [*reading.notes]
     notes += [f"column not in the card: {name}" for name in unlisted_columns(card, frame)]
+    notes += cell_notes(card, frame)
     problems += [
         {"file": name, "row": line, "problem": "photograph is missing"} for line, name in missing
     ]

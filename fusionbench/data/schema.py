@@ -17,6 +17,12 @@ from fusionbench.data.paths import unsafe_path
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _BOOLEAN = {"true": "True", "1": "True", "1.0": "True", "false": "False", "0": "False"}
 _BOOLEAN["0.0"] = "False"
+# As other programs write that nothing was recorded, or is known; without case.
+_EMPTY_WORDS = {
+    *("na", "n/a", "n.a.", "#n/a", "<na>", "nan", "nat", "none", "null", "nil", "-", "--", "---"),
+    *(".", "?", "missing", "unknown", "unk", "undefined", "unspecified", "not recorded"),
+    *("not known", "not available", "not specified", "not reported", "no data"),
+}
 
 
 def check_rows(
@@ -32,7 +38,13 @@ def check_rows(
         # Each distinct text is looked at once.
         faults = {cell: fault for cell in frame[name].unique() if (fault := fault_of(cell))}
         bad = frame[name][frame[name].isin(faults.keys())]
-        problems += [problem(path, row, name, cell, faults[cell]) for row, cell in bad.items()]
+        for row, cell in bad.items():
+            problems.append(problem(path, row, name, cell, faults[cell]))
+            if looks_empty(cell) and any(column.name == name for column in card.columns):
+                problems[-1]["fix"] = (
+                    f'If {cell!r} in {name} means "not recorded", add to that column of the card: '
+                    f'aliases = {{ "{cell}" = "" }}'
+                )
     if card.id_column in frame:
         problems += _repeated(frame[card.id_column], path)
     unique = {(p["row"], p["column"], p["problem"]): p for p in problems}
@@ -44,6 +56,11 @@ def unlisted_columns(card: DatasetCard, frame: pd.DataFrame) -> tuple[str, ...]:
     known = {c.name for c in card.columns} | {v.column for v in card.views}
     known |= {card.id_column, card.label.column, *card.group, *card.lesion, *card.ignore}
     return tuple(name for name in frame.columns if name not in known)
+
+
+def looks_empty(cell: str) -> bool:
+    """Whether a text is one by which other programs say that nothing was recorded."""
+    return cell.strip().lower() in _EMPTY_WORDS
 
 
 def value_of(column: Column, cell: str, unknown: Sequence[str]) -> str | float | None:

@@ -349,7 +349,7 @@ def _typed(card: DatasetCard, frame: pd.DataFrame) -> pd.DataFrame:
         values = _each(frame[column.name], partial(value_of, column, unknown=card.unknown))
         kind = "float64" if column.kind == "numeric" else "object"
         columns[column.name] = pd.Series(values, dtype=kind)
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(frame)))
 
 
 def _each(cells: pd.Series, read: Callable[[str], T]) -> list[T]:

@@ -33,6 +33,7 @@ def open_experiment(config: RunConfig, opened: Opened) -> Study:
     entry = registry.find_method(config.method.fusion, opened.execution.plugins)
     kind = "network_study" if entry.uses_images else "control_study"
     study: Study = import_module(f"fusionbench.runs.{kind}").setup(config, opened)
+    study.check_metadata()
     return study
 
 

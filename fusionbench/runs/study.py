@@ -26,6 +26,7 @@ from fusionbench.config.identity import (
 )
 from fusionbench.config.plugin_settings import plugin_params
 from fusionbench.config.run_config import DataSettings, Execution, Param, RunConfig
+from fusionbench.config.wording import listed
 from fusionbench.data.card import Column
 from fusionbench.data.choices import input_columns, named
 from fusionbench.data.encoder import MetadataEncoder
@@ -159,6 +160,35 @@ class Study:
     def cohort(self, rows: FoldRows) -> str:
         ids = {name: self.table.ids[part].tolist() for name, part in rows.parts.items()}
         return cohort(self.table.fingerprint, self.protocol.split_hash, ids)
+
+    def check_metadata(self) -> None:
+        """Raises UsageError where a method that uses metadata has none to learn from."""
+        names, card = [column.name for column in self.columns], self.table.card
+        if not self.method_identity.uses_metadata:
+            return
+        reason = ""
+        if not card.columns:
+            reason = f"the card of {card.name} has no [[columns]]"
+        elif not names:
+            others = ", ".join(column.name for column in card.columns)
+            reason = f"no column of {card.name} is an input by default; --columns names some of: "
+            reason += others
+        recorded = self.table.metadata[names].notna().any(axis=1).to_numpy()
+        for fold in () if reason else self.protocol.folds:
+            rows = self._kept(fold.train)
+            where = f"that fold {fold.index} trains on" if recorded.any() else "of the dataset"
+            if not len(rows):
+                reason = f"no row {where} is left under --missing {self.config.data.missing}"
+            elif not recorded[rows].any():
+                reason = f"nothing is recorded in {listed(names)} in any row {where}"
+            if reason:
+                break
+        if reason:
+            raise UsageError(
+                f"{self.method_identity.fusion.name} uses metadata, and {reason}.",
+                "Fill in or declare columns (datasets/README.md), or use a method without "
+                "metadata, such as --fusion none.",
+            )
 
     def flags(self) -> tuple[str, ...]:
         """What a reader must know about the row."""
