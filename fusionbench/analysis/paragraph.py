@@ -7,9 +7,8 @@ from collections.abc import Iterator
 
 from fusionbench.analysis.pair import ALPHA, Comparison, Contrast
 from fusionbench.analysis.row_facts import RowFacts
-from fusionbench.config.wording import listed, percent, plural, subset
+from fusionbench.config.wording import listed, percent, plain, plural, subset
 from fusionbench.leaderboard.block import Stat
-from fusionbench.leaderboard.table_model import plain
 from fusionbench.metrics.names import describe
 
 

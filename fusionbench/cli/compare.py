@@ -77,7 +77,7 @@ def _print(compared: Comparison) -> None:
 
     from fusionbench.analysis.paragraph import interval_text, p_text, paragraph, value_text
     from fusionbench.cli import terminal
-    from fusionbench.leaderboard.table_model import plain
+    from fusionbench.config.wording import plain
     from fusionbench.metrics.names import describe
 
     console = terminal.out()

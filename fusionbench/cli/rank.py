@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Draw the critical-difference diagram: .svg or .png.",
+    help="Draw the critical-difference diagram: .svg, .pdf or .png.",
 )
 @json_option
 def rank_command(
@@ -48,13 +48,14 @@ def rank_command(
     from fusionbench.analysis.ranking import rank
     from fusionbench.cli import terminal
     from fusionbench.cli.reading import Reading
+    from fusionbench.config.wording import listed
     from fusionbench.errors import UsageError
     from fusionbench.leaderboard.table_model import check_held, chosen
     from fusionbench.stats.ranks import FORMATS, diagram
 
     chosen([metric])  # refuses an unknown name before anything is read
     if output is not None and output.suffix.lower() not in FORMATS:
-        raise UsageError(f"--output {output}: end it in {' or '.join(FORMATS)}.")
+        raise UsageError(f"--output {output}: the name must end in {listed(FORMATS, 'or')}.")
     reading = Reading(store, datasets, protocols)
     rows = reading.blocks(some=True)
     check_held([metric], rows)
@@ -78,7 +79,7 @@ def _print(ranking: Ranking) -> None:
 
     from fusionbench.analysis.paragraph import p_text
     from fusionbench.cli import terminal
-    from fusionbench.leaderboard.table_model import plain
+    from fusionbench.config.wording import plain
     from fusionbench.metrics.names import describe
 
     console, test, metric = terminal.out(), ranking.test, describe(ranking.metric)

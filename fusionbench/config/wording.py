@@ -24,6 +24,11 @@ def spelled_out(text: str) -> str:
     return json.dumps(text)[1:-1]
 
 
+def plain(text: object) -> str:
+    """A name as one line without control characters, whatever was in it."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
 def plural(count: int, noun: str, many: str = "") -> str:
     """`1 fold`, `1,200 folds`; `many` is the plural where it is not `noun` with an s."""
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from fusionbench.config.wording import percent, subset
+from fusionbench.config.wording import percent, plain, subset
 from fusionbench.leaderboard.block import ALPHA, Block, PartStats, Row
 from fusionbench.leaderboard.table_model import (
     BACKBONE,
@@ -22,7 +22,6 @@ from fusionbench.leaderboard.table_model import (
     means_over_fewer,
     metric_cell,
     metric_columns,
-    plain,
     shown,
 )
 from fusionbench.metrics.names import Metric, describe

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fusionbench.config.wording import listed
+from fusionbench.config.wording import listed, plain
 from fusionbench.leaderboard.block import Block, Stat
 from fusionbench.leaderboard.published import GRADES, Change, PublishedRow, Value
 from fusionbench.leaderboard.table_model import (
@@ -23,7 +23,6 @@ from fusionbench.leaderboard.table_model import (
     SheetRow,
     metric_cell,
     metric_columns,
-    plain,
 )
 from fusionbench.metrics.names import Metric, describe
 from fusionbench.plugin.registry import key_of

@@ -10,12 +10,12 @@ import msgspec
 from pydantic import BaseModel
 from tabulate import DataRow, Line, TableFormat, tabulate
 
-from fusionbench.config.wording import markdown
+from fusionbench.config.wording import markdown, plain
 from fusionbench.errors import UsageError
 from fusionbench.leaderboard.block import Block
 from fusionbench.leaderboard.own_table import own_sheet
 from fusionbench.leaderboard.published_table import PublishedBlock, published_sheet
-from fusionbench.leaderboard.table_model import Sheet, SheetRow, chosen, plain
+from fusionbench.leaderboard.table_model import Sheet, SheetRow, chosen
 from fusionbench.metrics.names import METRICS, RECALL, SCALED
 
 FORMATS = ("markdown", "csv", "latex", "json")

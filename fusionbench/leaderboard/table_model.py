@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fusionbench.config.wording import listed, plural
+from fusionbench.config.wording import listed, plain, plural
 from fusionbench.errors import UsageError
 from fusionbench.leaderboard.block import Block, Row, Stat
 from fusionbench.metrics.names import METRICS, RECALL, Metric, describe, is_known
@@ -120,11 +120,6 @@ def metric_cell(metric: Metric, stat: Stat | None, **marks: Any) -> Cell:
         return Cell("-")
     spread = "" if stat.std is None else metric.text(stat.std)
     return Cell(metric.text(stat.mean), spread, **marks)
-
-
-def plain(text: object) -> str:
-    """A name as one line without control characters, whatever was in it."""
-    return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
 def chosen(metrics: Sequence[str] | None) -> tuple[Metric, ...]:

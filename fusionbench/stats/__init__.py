@@ -10,7 +10,7 @@ A run's value is keyed by (seed, fold): `Values = Mapping[tuple[int, int], float
     bootstrap.paired(a, b, metrics) -> {metric: Paired}        patient-cluster bootstrap: a - b
 
     ranks.friedman(values, methods) -> Friedman        ranks over datasets, Nemenyi's groups
-    ranks.diagram(friedman, path)                      critical-difference diagram, SVG or PNG
+    ranks.diagram(friedman, path)                      critical-difference diagram, SVG, PDF or PNG
     variance.spread(values) -> VarianceParts           fold and seed parts of the variance
 
 `ratio` is n_test / n_train, mean over folds; of two rows the larger one.

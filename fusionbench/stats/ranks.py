@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fusionbench.config.wording import plain
 from fusionbench.files import write_output
 
-FORMATS = (".svg", ".png")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = (".svg", ".pdf", ".png")
 
 
 @dataclass(frozen=True)
@@ -92,45 +98,90 @@ def _groups(names: list[str], ranks: list[float], critical: float) -> tuple[tupl
 
 
 def diagram(result: Friedman, path: Path, title: str = "") -> None:
-    """Draw the critical-difference diagram (Demšar's figure 1) as .svg or .png, best at the left.
-
-    Bars join methods that Nemenyi's test does not tell apart; the scale bar is the critical
-    difference. The same result gives the same file.
-    """
+    """Draw the critical-difference diagram as .svg, .pdf or .png. The same result gives the same
+    file; text stays text in vector formats."""
     import matplotlib
-    import pandas as pd
-    import scikit_posthocs
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    names = list(result.ranks)
-    p = pd.DataFrame(1.0, index=names, columns=names)
-    for (a, b), value in result.p_pairs.items():
-        p.loc[a, b] = p.loc[b, a] = value
-    with matplotlib.rc_context({"svg.hashsalt": "fusionbench", "text.usetex": False}):
-        figure = Figure(figsize=(7, 1.4 + 0.25 * len(names)), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        scikit_posthocs.critical_difference_diagram(
-            {_escaped(name): rank for name, rank in result.ranks.items()},
-            p.rename(index=_escaped, columns=_escaped),
-            alpha=result.alpha,
-            ax=axes,
-            label_fmt_left="{label} ({rank:.2f})",
-            label_fmt_right="({rank:.2f}) {label}",
-        )
-        # The library's own scale bar lies across the ticks' labels.
-        start, width = min(result.ranks.values()), result.critical_difference
-        axes.plot([start, start + width], [1.1, 1.1], color="k", linewidth=2)
-        axes.text(start + width / 2, 1.25, f"CD = {width:.2f}", ha="center")
-        if title:
-            axes.set_title(_escaped(title), fontsize="medium")
+    format_ = path.suffix.lower()[1:]
+    fixed = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format_, {"Software": None})
+    style: dict[Any, Any] = {"svg.fonttype": "none", "pdf.fonttype": 42, "text.usetex": False}
+    style |= {"svg.hashsalt": "fusionbench", "font.family": ["DejaVu Sans", "sans-serif"]}
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for it
         picture = io.BytesIO()
-        date = {"Date": None} if path.suffix.lower() == ".svg" else {"Software": "fusionbench"}
-        figure.savefig(picture, format=path.suffix.lower()[1:], dpi=200, metadata=date)
+        figure_of(result, title).savefig(picture, format=format_, dpi=200, metadata=fixed)
     write_output(path, picture.getvalue())
 
 
-def _escaped(name: str) -> str:
-    """A dollar sign would start a formula."""
-    return name.replace("$", r"\$")
+def figure_of(result: Friedman, title: str = "") -> Figure:
+    """Demšar's figure 1 with every name at the left, the best on top, and as wide as they need.
+
+    A line leads from each name to its average rank on the axis, which spans the ranks there are.
+    Below the axis bars join methods that Nemenyi's test does not tell apart; the bar above it is
+    the critical difference.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    # In inches, from the left and from the top; text of 9 points.
+    axis_width, line, bar, gap, border = 4.5, 0.19, 0.08, 0.12, 0.15
+    figure = Figure()
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+
+    def write(x: float, y: float, text: str, **how: Any) -> float:
+        """Its width in inches."""
+        words = axes.text(x, y, text, fontsize=9, va="center", parse_math=False, **how)
+        return float(words.get_window_extent(renderer).width) / figure.dpi
+
+    width_of = {text: write(0, 0, text) for text in map(_shortened, (*result.ranks, title))}
+    for text in [*axes.texts]:
+        text.remove()
+    names, ranks = [_shortened(name) for name in result.ranks], [*result.ranks.values()]
+    room = 0.03 * (ranks[-1] - ranks[0]) or 0.5
+    low, high = ranks[0] - room, ranks[-1] + room
+    left = border + max(width_of[name] for name in names) + gap + 0.45
+    right = left + axis_width
+
+    def at(rank: float) -> float:
+        return left + axis_width * (rank - low) / (high - low)
+
+    top = border + line * bool(title)
+    write(border, border + line / 2, _shortened(title), ha="left")
+    critical = at(low + result.critical_difference)
+    words = (
+        f"critical difference {result.critical_difference:.2f} (Nemenyi, {result.alpha:g} level)"
+    )
+    wide = critical > right
+    write(left, top + line / 2, words + ", wider than the axis" * wide, ha="left")
+    axes.plot([left, min(critical, right)], [top + 1.3 * line] * 2, color="black", linewidth=2)
+    axes.plot([right] * wide, [top + 1.3 * line] * wide, ">", color="black", markersize=6)
+    axis = top + 2.8 * line
+    ticks = [t for t in MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(low, high)
+             if low <= t <= high]  # fmt: skip
+    axes.plot([left, right], [axis, axis], color="black", linewidth=0.8)
+    for tick in ticks:
+        axes.plot([at(tick)] * 2, [axis, axis - 0.05], color="black", linewidth=0.8)
+        write(at(tick), axis - 0.05 - line / 2, f"{tick:g}", ha="center")
+    first = axis + bar * (len(result.groups) + 1)
+    for i, (name, rank) in enumerate(zip(names, ranks, strict=True)):
+        x, y = at(rank), first + line * (i + 0.5)
+        axes.plot([x, x, left], [axis, y, y], color="0.6", linewidth=0.8, zorder=1)
+        axes.plot([x], [axis], "o", color="black", markersize=3)
+        write(left - gap, y, f"{rank:.2f}", ha="right")
+        write(left - gap - 0.45, y, name, ha="right")
+    for i, group in enumerate(result.groups):
+        ends = [at(result.ranks[group[0]]) - 0.03, at(result.ranks[group[-1]]) + 0.03]
+        axes.plot(ends, [axis + bar * (i + 1)] * 2, color="#0072B2", linewidth=3)
+    width = max(right, border + width_of[_shortened(title)], left + 4) + border
+    height = first + line * len(names) + border
+    figure.set_size_inches(width, height)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    return figure
+
+
+def _shortened(name: str) -> str:
+    """On one line, a very long one without its middle."""
+    return plain(name if len(name) <= 120 else f"{name[:59]} … {name[-58:]}")
