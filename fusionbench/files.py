@@ -54,9 +54,10 @@ def write_output(path: Path, contents: str | bytes) -> None:
             path.write_bytes(contents.encode("utf-8") if isinstance(contents, str) else contents)
         else:
             write_atomically(path.resolve(), contents)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        reason = getattr(error, "strerror", None) or error
         raise FusionbenchError(
-            f"{path} cannot be written: {error.strerror or error}.", "Name another file."
+            f"{path} cannot be written: {reason}.", "Name another file."
         ) from error
 
 

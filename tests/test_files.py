@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +72,28 @@ def test_an_output_may_be_a_pipe(tmp_path: Path) -> None:
 
 def test_an_output_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for path in (tmp_path / "file" / "x.json", tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    long = tmp_path / ("x" * 300)
+    for path in (tmp_path / "file" / "x.json", tmp_path, tmp_path / "a", long, Path("/dev/full")):
         with pytest.raises(FusionbenchError, match="cannot be written"):
             write_output(path, "x")
+
+
+def test_a_full_disk_leaves_the_older_output(tmp_path: Path) -> None:
+    """A real limit on the size of a file."""
+    path, code = tmp_path / "table.md", (
+        "import resource, sys; from pathlib import Path\n"
+        "from fusionbench.errors import FusionbenchError\n"
+        "from fusionbench.files import write_output\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
+        "try:\n    write_output(Path(sys.argv[1]), 'x' * 11)\n"
+        "except FusionbenchError as error:\n    print(error)\n"
+    )  # fmt: skip
+    path.write_text("older")
+    ran = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert ran.stdout == f"{path} cannot be written: File too large. Name another file.\n"
+    assert path.read_text() == "older" and [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("damage", ["", '{"a": ', "[1]", '{"a": {"width": "wide"}}', "[" * 9999])

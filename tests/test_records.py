@@ -24,6 +24,7 @@ from msgspec import structs
 from pydantic import ValidationError
 
 from fusionbench.config.identity import Identity, plain_json
+from fusionbench.config.run_config import Execution
 from fusionbench.errors import FusionbenchError, RecordError
 from fusionbench.records import (
     BusyError,
@@ -36,6 +37,7 @@ from fusionbench.records import (
 )
 from fusionbench.records.reading import parse_record
 from fusionbench.records.schema import decode
+from fusionbench.records.verify import verify
 
 # ---- the name of a run
 
@@ -244,6 +246,12 @@ def edit(old: str, new: str) -> Any:
         (lambda text: "[]", "cannot be trusted"),
         (lambda text: "\x00\xff", "cannot be trusted"),
         (edit('"schema_version": 2', '"schema_version": 3'), "schema version 3"),
+        (edit('"schema_version": 2', '"schema_version": true'), "schema version true"),
+        (edit('"schema_version": 2', '"schema_version": 2.0'), "schema version 2.0"),
+        (edit('"schema_version": 2', '"schema_version": "2"'), 'schema version "2"'),
+        (edit('"schema_version": 2,', ""), "schema version null"),
+        (edit('"images_per_s":100.0', '"images_per_s":1e999'), "1e999 is no finite number"),
+        (edit('"python":"3.11"', '"python":-1e999'), "-1e999 is no finite number"),
         (edit('"lr":0.0001', '"lr":0.001'), "run_id does not belong"),
         (edit('"n_train":40', '"n_train":40,"n_extra":1'), "n_extra.*result"),
         (edit('"n_train":40,', ""), "n_train.*result"),
@@ -389,6 +397,51 @@ def test_predictions_must_fit_together() -> None:
 
 
 # ---- the folder
+
+
+def test_a_store_stays_where_it_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store, execution = Store("store"), Execution(store=Path("store"))
+    monkeypatch.chdir("elsewhere")
+    store.write(*finished())
+    assert execution.store == store.folder == tmp_path / "store"
+    assert len(list(store)) == 1 and not list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize("odd", ["file", "link to nothing", "links in a circle", "a file above"])
+def test_records_that_cannot_be_read_are_not_an_empty_store(tmp_path: Path, odd: str) -> None:
+    store, folder = Store(tmp_path / "store"), tmp_path / "store" / "records"
+    (store.folder if odd != "a file above" else tmp_path).mkdir(exist_ok=True)
+    match odd:
+        case "file":
+            folder.write_text("")
+        case "a file above":
+            store.folder.write_text("")
+        case _:
+            folder.symlink_to("nothing" if odd == "link to nothing" else "records")
+    for read in (lambda: list(store), lambda: store.find("x"), lambda: verify(store)):
+        with pytest.raises(RecordError, match="cannot be read: ") as caught:
+            read()
+        assert str(folder.parent) in caught.value.message and caught.value.remedy
+    if odd != "link to nothing":  # where the first record makes the folder
+        with pytest.raises(RecordError, match="cannot be read"):
+            store.has("a-run")
+
+
+def test_a_folder_without_permission_is_not_an_empty_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(self: Path, *arguments: object) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    store = Store(tmp_path)
+    store.write(*finished())
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    monkeypatch.setattr(Path, "stat", forbidden)
+    for read in (lambda: list(store), lambda: store.has("a-run")):
+        with pytest.raises(RecordError, match="records cannot be read: Permission denied"):
+            read()
 
 
 def test_a_success_removes_the_failure_before_it(tmp_path: Path) -> None:

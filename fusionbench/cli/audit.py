@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusionbench.cli.options import data_option, json_option, plugins_option
+from fusionbench.cli.options import data_option, ending_of, json_option, plugins_option
 from fusionbench.config.wording import listed
 
 if TYPE_CHECKING:
@@ -46,13 +46,11 @@ def audit_command(
     from fusionbench.cli import terminal
     from fusionbench.data.locate import find_data, open_card
     from fusionbench.data.table import load_table
-    from fusionbench.errors import UsageError
     from fusionbench.files import write_output
     from fusionbench.protocols import split_of
 
     for output in outputs:
-        if output.suffix not in (".md", ".json"):
-            raise UsageError(f"--output {output} must end in .md or .json.")
+        ending_of(output, (".md", ".json"))
     card = open_card(dataset, plugins=plugins)
     card.protocol(protocol)  # a wrong name, before anything is read
     root, progress = find_data(card, data), terminal.progress()
@@ -62,7 +60,7 @@ def audit_command(
     report = audit(table, split, progress=progress)
     command = f"fusionbench audit {card.name} --protocol {report.protocol.name}"
     for output in outputs:
-        as_text = output.suffix == ".md"
+        as_text = output.suffix.lower() == ".md"
         json = report.model_dump_json(indent=1) + "\n"
         write_output(output, to_markdown(report, command=command) if as_text else json)
     if as_json:

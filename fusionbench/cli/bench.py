@@ -12,6 +12,7 @@ from rich.markup import escape
 from fusionbench.cli.options import (
     SectionedCommand,
     device_options,
+    ending_of,
     executed_with,
     json_option,
     listed,
@@ -84,8 +85,7 @@ def bench_command(
     """
     from fusionbench.cli import terminal
 
-    if output is not None and output.suffix not in SUFFIXES:
-        raise click.UsageError(f"--output {output}: the name must end in {', '.join(SUFFIXES)}.")
+    ending = ending_of(output, SUFFIXES) if output is not None else ""
     names = listed(fusions)
     if not names:
         raise click.UsageError("--fusion: name at least one method.")
@@ -104,11 +104,11 @@ def bench_command(
 
     measured = bench(names, config, execution, steps=steps, rounds=rounds, progress=progress)
     if output is not None:
-        if output.suffix == ".md":
+        if ending == ".md":
             command = terminal.command_line(click.get_current_context())
             text = speed_table.markdown(measured, command)
         else:
-            text = (speed_table.csv if output.suffix == ".csv" else speed_table.as_json)(measured)
+            text = (speed_table.csv if ending == ".csv" else speed_table.as_json)(measured)
         write_output(output, text)
     if as_json:
         click.echo(speed_table.as_json(measured), nl=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fusionbench.cli.options import json_option, listed, plugins_option, store_option
+from fusionbench.cli.options import ending_of, json_option, listed, plugins_option, store_option
 from fusionbench.cli.table_options import overrides_of, table_options
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def leaderboard_command(
     blocks = _blocks(
         reading.records(), plugins, declared, overrides_of(options), sort=sort, level=level
     )
+    reading.report_failures()
     reading.report(some=declared is None)
     blocks = blocks if controls else without_controls(blocks)
     check_held([sort, *(names or ())], blocks)
@@ -208,9 +209,4 @@ def _format_of(output: Path | None, format_: str) -> str:
     """The format that is named, else the one that the file's ending asks for."""
     if format_ != "terminal":
         return format_
-    suffix = output.suffix if output is not None else ""
-    if suffix not in SUFFIXES:
-        raise click.UsageError(
-            f"--output {output}: end it in {', '.join(SUFFIXES)}, or give --format."
-        )
-    return SUFFIXES[suffix]
+    return SUFFIXES[ending_of(output or Path(), SUFFIXES, ", or give --format")]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from fusionbench.config import wording
 
 F = TypeVar("F", bound=Callable[..., Any])
 # Option names (as on the command line, without dashes) under a heading.
@@ -50,6 +52,15 @@ class SectionedCommand(click.Command):
 def listed(text: str) -> list[str]:
     """The parts of `A, B,C`."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def ending_of(output: Path, endings: Iterable[str], otherwise: str = "") -> str:
+    """The ending of a file of --output, in lower case. Raises UsageError where it is none of these;
+    `otherwise` says what else can be done."""
+    if (ending := output.suffix.lower()) in endings:
+        return ending
+    some = wording.listed(endings, "or")
+    raise click.UsageError(f"--output {output}: the name must end in {some}{otherwise}.")
 
 
 class Listed(click.ParamType):

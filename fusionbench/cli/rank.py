@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusionbench.cli.options import json_option, store_option
+from fusionbench.cli.options import ending_of, json_option, store_option
 
 if TYPE_CHECKING:
     from fusionbench.analysis.ranking import Ranking
@@ -48,14 +48,12 @@ def rank_command(
     from fusionbench.analysis.ranking import rank
     from fusionbench.cli import terminal
     from fusionbench.cli.reading import Reading
-    from fusionbench.config.wording import listed
-    from fusionbench.errors import UsageError
     from fusionbench.leaderboard.table_model import check_held, chosen
     from fusionbench.stats.ranks import FORMATS, diagram
 
     chosen([metric])  # refuses an unknown name before anything is read
-    if output is not None and output.suffix.lower() not in FORMATS:
-        raise UsageError(f"--output {output}: the name must end in {listed(FORMATS, 'or')}.")
+    if output is not None:
+        ending_of(output, FORMATS)
     reading = Reading(store, datasets, protocols)
     rows = reading.blocks(some=True)
     check_held([metric], rows)

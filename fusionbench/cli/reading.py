@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,20 @@ import click
 
 if TYPE_CHECKING:
     from fusionbench.leaderboard.block import Block, LevelName
-    from fusionbench.records import Problem, Record
+    from fusionbench.records import Problem, Record, Store
+
+
+def existing(store: Path) -> Store:
+    """The store there, to read from. Raises UsageError where there is none."""
+    from fusionbench.errors import UsageError
+    from fusionbench.records import Store
+
+    if not store.is_dir():
+        raise UsageError(
+            f"There is no store at {store}.",
+            "fusionbench run makes one; --store names another folder.",
+        )
+    return Store(store)
 
 
 class Reading:
@@ -24,7 +38,9 @@ class Reading:
         protocol: str | Collection[str] = "",
         level: LevelName = "image",
     ) -> None:
-        self.store, self.level = store, level
+        from fusionbench.records import Store
+
+        self.store, self.level = Store(store), level
         self.wanted = {
             key: {names} if isinstance(names, str) else {*names}
             for key, names in (("dataset", dataset), ("protocol", protocol))
@@ -38,22 +54,38 @@ class Reading:
         import gc
 
         from fusionbench.leaderboard import has_level
-        from fusionbench.records import Store
 
         # What is read is kept until the table is drawn: a search for garbage finds none, and takes
         # half the time of a hundred thousand records.
         gc.set_threshold(100_000, 50, 100)
 
-        for record in Store(self.store).records(self.problems):
-            data = record.identity.data
-            if any(getattr(data, key) not in names for key, names in self.wanted.items()):
+        for record in existing(self.store.folder).records(self.problems):
+            if not self._wants(record):
                 self.others += 1
                 continue
             self.fitting += 1
             if has_level(record, self.level):
                 yield record
             else:
-                self.without[data.dataset] = self.without.get(data.dataset, 0) + 1
+                name = record.identity.data.dataset
+                self.without[name] = self.without.get(name, 0) + 1
+
+    def _wants(self, record: Record) -> bool:
+        data = record.identity.data
+        return all(getattr(data, key) in names for key, names in self.wanted.items())
+
+    def report_failures(self) -> None:
+        """Say how many runs failed, of those that were asked for."""
+        from fusionbench.config.wording import plural
+        from fusionbench.errors import RecordError
+
+        count = 0
+        for run in self.store.failures():
+            with suppress(RecordError):  # `store verify` says what is wrong with it
+                count += self._wants(self.store.read(run))
+        if count:
+            them = "it" if count == 1 else "them"
+            click.echo(f"{plural(count, 'failed run')}: fusionbench show lists {them}.", err=True)
 
     def blocks(self, *, some: bool = False) -> list[Block]:
         """Blocks of comparable rows, after a report of what could not be counted."""
@@ -75,7 +107,7 @@ class Reading:
             terminal.print_error(f"Not counted: {more:,} more (fusionbench store verify).")
         if some and not self.fitting:
             raise FusionbenchError(
-                f"There is no finished run in {self.store}"
+                f"There is no finished run in {self.store.folder}"
                 + (f" ({self.others} of other datasets or protocols)." if self.others else "."),
                 "fusionbench run makes one; --store names another folder.",
             )

@@ -31,9 +31,9 @@ def show_command(run: str, store: Path, as_json: bool) -> None:
     RUN is a run id, or any part of one that no other has.
     """
     from fusionbench.cli import store_output, terminal
-    from fusionbench.records import Store
+    from fusionbench.cli.reading import existing
 
-    found = Store(store)
+    found = existing(store)
     if not run:
         lines = store_output.lines_of(found)
         terminal.print_json(lines) if as_json else store_output.print_runs(lines)

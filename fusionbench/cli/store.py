@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from fusionbench.cli.options import json_option, store_option
+from fusionbench.cli.reading import existing
 from fusionbench.config.wording import plural
-
-if TYPE_CHECKING:
-    from fusionbench.records import Store
 
 
 @click.group("store", no_args_is_help=False)
@@ -34,11 +32,12 @@ def verify_command(store: Path, recompute: bool, as_json: bool) -> int:
     from fusionbench.cli import store_output, terminal
     from fusionbench.records.verify import verify
 
-    found = verify(_existing(store), recompute=recompute, progress=terminal.progress())
+    folder = existing(store)
+    found = verify(folder, recompute=recompute, progress=terminal.progress())
     if as_json:
         terminal.print_json({"ok": found.ok, **vars(found)})
     else:
-        store_output.print_verified(found, store)
+        store_output.print_verified(found, folder.folder)
     return 0 if found.ok else 1
 
 
@@ -49,7 +48,7 @@ def list_command(store: Path, as_json: bool) -> None:
     """A line per run: what it is, whether it succeeded, its size and date."""
     from fusionbench.cli import store_output, terminal
 
-    lines = store_output.lines_of(_existing(store))
+    lines = store_output.lines_of(existing(store))
     if as_json:
         terminal.print_json(lines)
     else:
@@ -104,13 +103,13 @@ def prune_command(store: Path, yes: bool, **named: bool) -> None:
             "Nothing is named to be deleted.",
             "Give --leftovers, --failures, --weights or --checkpoints.",
         )
-    folder = _existing(store)
+    folder = existing(store)
     files = leftovers(folder, *kinds)
     console = terminal.out()
     if not files:
         console.print("There is nothing to delete.")
         return
-    store_output.print_leftovers(files, store)
+    store_output.print_leftovers(files, folder.folder)
     if not yes:
         if not terminal.err().is_terminal:
             raise UsageError("Nothing was deleted.", "Add --yes to delete what is listed.")
@@ -121,12 +120,3 @@ def prune_command(store: Path, yes: bool, **named: bool) -> None:
         f"Deleted {plural(len(gone), 'file')}."
         + (f" {plural(kept, 'file')} in use by a run or changed meanwhile, kept." if kept else "")
     )
-
-
-def _existing(store: Path) -> Store:
-    from fusionbench.errors import UsageError
-    from fusionbench.records import Store
-
-    if not store.is_dir():
-        raise UsageError(f"There is no store at {store}.", "Name its folder with --store.")
-    return Store(store)

@@ -12,6 +12,7 @@ from fusionbench.cli.options import (
     card_option,
     data_option,
     device_options,
+    ending_of,
     executed_with,
     json_option,
     plugins_option,
@@ -83,8 +84,7 @@ def stress_command(
 
     chosen([metric])  # refuses an unknown name before anything is read
     for path in outputs:
-        if path.suffix.lower() not in FORMATS:
-            raise click.UsageError(f"--output {path}: the name must end in {', '.join(FORMATS)}.")
+        ending_of(path, FORMATS)
     reading = Reading(execution.store)
     block, row = select_row(reading.blocks(), run)
     named = [run_id for run_id in row.run_ids if run in run_id]

@@ -332,3 +332,7 @@ class Execution:
     # as often as takes a small share of the time (training.checkpoints).
     checkpoint_every: float | None = None
     folds_at_once: int = 1  # of a configuration, each in a process of its own; in a sweep, runs
+
+    def __post_init__(self) -> None:
+        # Whatever a plugin does to the current folder.
+        object.__setattr__(self, "store", Path(self.store).absolute())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import os
 import stat
 import zipfile
@@ -127,10 +128,15 @@ def parse_record(data: bytes, path: Path) -> Record:
 def _parse_strictly(data: bytes, path: Path) -> Record:
     """As `parse_record`, at a tenth of its speed."""
     try:
-        sections = json.loads(data, parse_constant=_no_constant, object_pairs_hook=_each_once)
+        sections = json.loads(
+            data,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            object_pairs_hook=_each_once,
+        )
         if isinstance(sections, dict):
-            version = sections.get("schema_version", SCHEMA_VERSION)
-            if version != SCHEMA_VERSION:
+            version = sections.get("schema_version")
+            if type(version) is not int or version != SCHEMA_VERSION:
                 raise RecordError(
                     f"{path} has schema version {json.dumps(version)[:40]}; this fusionbench reads "
                     f"{SCHEMA_VERSION}.",
@@ -204,6 +210,12 @@ def unfit(path: Path) -> str:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text[:40]} is no finite number")
+    return number
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

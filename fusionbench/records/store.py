@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,11 +46,17 @@ class Store:
     """A folder of records. Creates nothing until something is written."""
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()  # wherever the process goes afterwards
 
     def has(self, run: str) -> bool:
-        """Whether the run is done (a failure is not)."""
-        return self.path("records", run).is_file()
+        """Whether the run is done (a failure is not). Raises RecordError where that cannot be
+        read."""
+        path = self.path("records", run)
+        with _read(path.parent):
+            try:
+                return stat.S_ISREG(path.stat().st_mode)
+            except FileNotFoundError:
+                return False
 
     def write(self, record: Record, predictions: Predictions) -> Record:
         """Write predictions, then the record; returns the record with its predictions' sha256.
@@ -136,9 +143,16 @@ class Store:
     __iter__ = records
 
     def files(self, kind: str) -> list[Path]:
-        """The files of a folder of the store (KINDS, CONFLICTS) that bear a run's name, by name."""
-        suffix = KINDS.get(kind, ".json")
-        found = (p for p in (self.folder / kind).glob(f"*{suffix}") if p.name[0] != ".")
+        """The files of a folder of the store (KINDS, CONFLICTS) that bear a run's name, by name.
+        Raises RecordError for a folder that cannot be read; one that is not there is empty."""
+        folder, suffix = self.folder / kind, KINDS.get(kind, ".json")
+        with _read(folder):
+            try:
+                found = [p for p in folder.iterdir() if p.suffix == suffix and p.name[0] != "."]
+            except FileNotFoundError:
+                if folder.is_symlink():
+                    raise
+                found = []
         return sorted(found, key=lambda p: p.name)
 
     def failures(self) -> list[str]:
@@ -229,6 +243,17 @@ class Store:
                 f"The store {self.folder} cannot be written: {error.strerror or error}.",
                 "Free some space or permissions there, or name another folder with --store.",
             ) from error
+
+
+@contextmanager
+def _read(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(
+            f"{folder} cannot be read: {error.strerror or error}.",
+            "Nothing is known of the runs in it: mend it, or name another folder with --store.",
+        ) from error
 
 
 def is_run_name(text: str) -> bool:

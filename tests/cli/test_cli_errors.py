@@ -45,9 +45,15 @@ WRONG_USE = [
     (["new", "fusion", "sgmc"], "There is a fusion called 'sgmc' already"),
 ]
 
+READING = [
+    ["show"], ["show", "x"], ["leaderboard"], ["leaderboard", "sgmc-pad-ufes-20"], ["rank"],
+    ["compare", "a", "b"], ["stress", "x"], ["subgroups", "x"], ["store", "list"],
+    ["store", "verify"], ["store", "prune", "--failures"],
+]  # fmt: skip
+WRONG_USE += [([*command, "--store", "nowhere"], "There is no store at ") for command in READING]
 FAILED = [
-    (["show", "nothing", "--store", "nowhere"], "0 of 0 runs in nowhere fit 'nothing'"),
-    (["leaderboard", "--store", "nowhere"], "There is no finished run in nowhere. fusionbench run"),
+    (["show", "nothing", "--store", "."], "fit 'nothing'"),
+    (["leaderboard", "--store", "."], "There is no finished run in "),
     (["data", "prepare", "pad-ufes-20", "no.zip"], "There is no archive or folder at no.zip."),
 ]
 
@@ -82,7 +88,7 @@ def test_without_arguments_the_help_is_shown(cli) -> None:
 
 @pytest.mark.parametrize("where", [0, 1, 5])
 def test_a_traceback_is_shown_with_debug_only(where: int, cli) -> None:
-    arguments = ["leaderboard", "--store", "nowhere", "--dataset", "mine"]
+    arguments = ["leaderboard", "--store", ".", "--dataset", "mine"]
     quiet = cli(*arguments)
     debug = cli(*arguments[:where], "--debug", *arguments[where:])
     assert "Traceback" not in quiet.err

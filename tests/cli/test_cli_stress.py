@@ -69,7 +69,7 @@ def test_what_cannot_be_done_is_said_with_a_remedy(
         (["stress", "sgmc", *stressed[2:]], "sgmc"),
         ([*stressed, "--metric", "accuracy"], "no metric called"),
         ([*stressed, "--metric", "recall/XYZ"], "recall/XYZ"),
-        ([*stressed, "--output", "report.pdf"], "must end in .json, .csv, .png, .svg"),
+        ([*stressed, "--output", "report.pdf"], "must end in .json, .csv, .png or .svg"),
         ([x for x in stressed if x not in stressed[4:6]], "--dataset path/to/dataset.toml"),
     ):
         answer = cli(*arguments)

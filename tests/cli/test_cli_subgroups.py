@@ -78,7 +78,7 @@ def test_a_row_that_is_not_there_is_named(cli, finished: Path, tmp_path: Path) -
     answer = cli("subgroups", "concta", "--store", finished)
     assert answer.code == 2 and "Did you mean concat" in answer.err
     answer = cli("subgroups", "concat", "--store", tmp_path / "nothing")
-    assert answer.code == 2 and "no finished run" in answer.err
+    assert answer.code == 2 and "There is no store at" in answer.err
 
 
 def test_the_default_minimum_is_the_librarys() -> None:

@@ -62,6 +62,7 @@ def test_a_dry_run_computes_nothing(
 
 def test_a_sweep_and_its_table(cli, table: Path, tiny_run: list[str], tmp_path: Path) -> None:
     store = tmp_path / "store"
+    store.mkdir()
     where = ("--small", "--store", store)
     before = cli("leaderboard", table, *where)
     assert before.code == 0 and before.out.count("n=0/3") == 2
@@ -100,6 +101,7 @@ def test_a_sweep_and_its_table(cli, table: Path, tiny_run: list[str], tmp_path: 
 
 def test_a_generated_table_names_rows_and_command(cli, table: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
+    store.mkdir()
     where = (table, "--small", "--store", store, "--epochs", "3")
     for suffix in ("md", "csv", "tex"):
         assert cli("leaderboard", *where, "--output", tmp_path / f"t.{suffix}").code == 0
@@ -147,6 +149,7 @@ def test_control_rows_are_swept_and_found_again(cli, table: Path, tmp_path: Path
     )
     table.write_text(text, "utf-8")
     where = (table, "--small", "--store", tmp_path / "store")
+    (tmp_path / "store").mkdir()
     before = cli("leaderboard", *where, "--json").json["tables"][0]["rows"]
     assert [(r["label"], r["backbone"], r["control"]) for r in before] == [
         ("with metadata", "test_resnet", False),
@@ -195,6 +198,7 @@ def test_parameters_tell_rows_apart(cli, tiny_card: Path, tmp_path: Path) -> Non
     )
     path.write_text(text.replace('loss = "ce"', SETTINGS), encoding="utf-8")
     store = tmp_path / "store"
+    store.mkdir()
     run = (
         f"run --fusion sgmc --loss ce --dataset {tiny_card} --backbone test_resnet --weights none "
         f"--epochs 1 --image-size 32 --device cpu --fold 0 --store {store}"
