@@ -5,6 +5,14 @@ The names below are loaded when they are first used: `import fusionbench` import
 
 from __future__ import annotations
 
+import sys
+
+if sys.argv[:1] == ["-m"] and "fusionbench" in sys.orig_argv and not sys.flags.safe_path:
+    # `python -m` puts the current folder first, whose modules are not those that we import. It is
+    # last where it holds fusionbench itself.
+    _folder = sys.path.pop(0)
+    sys.path += [_folder] * __file__.startswith(_folder)
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

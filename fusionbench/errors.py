@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
+LONGEST = 1000  # characters of what a plugin says
+
+
+def message_of(error: BaseException, longest: int = LONGEST) -> str:
+    """The message of any exception: one that `str` fails on, too. Characters that a terminal or a
+    file does not take are spelled out, and the middle of a long text is left out."""
+    try:
+        return plain(str(error), longest)
+    except BaseException:
+        return "(its message cannot be read)"
+
+
+def plain(text: str, longest: int = LONGEST) -> str:
+    """`text` as `message_of` gives it."""
+    if len(text) > longest:
+        text = f"{text[: longest // 2]} … {text[-longest // 2 :]}"
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
+
 
 class FusionbenchError(Exception):
     """Base of every expected error. `message` says what is wrong, `remedy` what to do about it."""

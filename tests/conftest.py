@@ -23,6 +23,24 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["FUSIONBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+class _Forgetful(set[str]):
+    def add(self, _: str) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def _plugins_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test's plugins are computed in this process, which takes seconds less, and where the test
+    can look at them. Tests of what plugins do to a process undo it: `foreign_plugins`."""
+    monkeypatch.setattr(registry, "ran_here", _Forgetful())
+
+
+@pytest.fixture
+def foreign_plugins(_plugins_run_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As everywhere else: plugins that do not come with fusionbench have processes of their own."""
+    monkeypatch.setattr(registry, "ran_here", set())
+
+
 @pytest.fixture(scope="session")
 def tiny_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset.toml for about a hundred drawn photographs, in three folds by patient."""

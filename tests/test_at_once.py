@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -14,8 +15,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from made_up_control import Traced
+from sklearn.linear_model import LogisticRegression
 from work_at_once import work
 
 from fusionbench.cli.run import summary
@@ -94,6 +97,7 @@ class Words(str):
     """Stands for a job. It is its own order; its row is its first letter, its label its last."""
 
     config = SimpleNamespace(seed=0)
+    foreign = property(lambda self: self[0].isupper())
     key = property(lambda self: self[0])
     label = property(lambda self: self[-1])
 
@@ -270,6 +274,8 @@ class _Dies(DummyClassifier):
         if self.seed == unlucky and Path(marker).exists():
             if how == "raise":
                 raise OSError("the disk is on fire")
+            if how != "kill":
+                exec(how, globals())
             os.kill(os.getpid(), signal.SIGKILL)
         return super().fit(x, y)
 '''
@@ -319,6 +325,107 @@ def test_a_fold_that_fails_is_recorded_and_the_others_are_done(
     (failure,) = outcome.failures
     assert (failure.fold, failure.message) == (1, "the disk is on fire")
     assert Store(here.store).failures() == [failure.run_id]
+
+
+MUTE = """
+class Mute(Exception):
+    def __str__(self):
+        raise KeyError
+    __repr__ = __str__
+raise Mute
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("import sys; sys.exit(0)", "SystemExit 0"),
+        ("os._exit(0)", "Its code ended the process in the middle of training (exit code 0). "
+         "A plugin must not call os._exit."),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("raise BaseException('odd')", "BaseException odd"),
+        (MUTE, "(its message cannot be read)"),
+        ("raise ValueError('a\\ud800b\\0c\\x1b[2J' + 'x' * 10**7)", r"a\ud800b\x00c\x1b[2Jxxx"),
+    ],
+)  # fmt: skip
+def test_however_a_plugin_ends_it_is_a_failed_fold(
+    tmp_path: Path, tiny_card: Path, how: str, message: str, foreign_plugins: None
+) -> None:
+    config, here, _ = unlucky(tmp_path, tiny_card, how)
+    here = replace(here, folds_at_once=1, folds=(1,))
+    outcome = run(config, here)
+    (failure,) = outcome.failures
+    assert failure.message[: len(message)] == message and len(failure.message) < 1100
+    assert failure.refusal is None
+    record = Store(here.store).read(failure.run_id)
+    assert record.error is not None and record.error.message == failure.message
+
+
+CHANGES = '''
+"""Changes what it can of the process: at import, when it is built and when it is fitted."""
+import locale, os, random, sys, warnings
+import numpy as np
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+from fusionbench.plugin.control import Control
+
+def change():
+    print("printed")
+    LogisticRegression.predict_proba = lambda self, x: np.full((len(x), len(self.classes_)), 0.2)
+    np.log = np.exp
+    os.chdir("/")
+    os.environ["FUSIONBENCH_CACHE"] = "/nowhere"
+    warnings.simplefilter("error")
+    np.seterr(all="raise")
+    sys.stdout = None
+
+change()
+
+class Changes(Control):
+    def __init__(self):
+        change()
+
+    def estimator(self, seed):
+        return Changing()
+
+class Changing(DummyClassifier):
+    def fit(self, x, y):
+        change()
+        return super().fit(x, y)
+'''
+
+
+def test_what_a_plugin_does_to_the_process_reaches_no_other_row(
+    tmp_path: Path, tiny_card: Path, foreign_plugins: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "changes.py").write_text(CHANGES, encoding="utf-8")
+    here = Execution(store=tmp_path / "store", plugins=(tmp_path / "changes.py",))
+    alone = replace(here, store=tmp_path / "alone", folds=(0,))
+    (expected,) = run(
+        RunConfig.of(fusion="metadata-logistic", dataset=str(tiny_card)), alone
+    ).records
+    before = Path.cwd(), dict(os.environ), list(warnings.filters), np.geterr(), sys.stdout
+    table = grid(
+        ["changes", "metadata-logistic"], ["-"], folds=(0,), dataset=str(tiny_card),
+        plugins=here.plugins,
+    )  # fmt: skip
+    kept, log = LogisticRegression.predict_proba, np.log
+    try:
+        outcome = carry_out(plan(table, here), here)
+        assert LogisticRegression.predict_proba is not kept  # which nothing can undo
+    finally:
+        LogisticRegression.predict_proba, np.log = kept, log
+    assert before == (
+        Path.cwd(),
+        dict(os.environ),
+        list(warnings.filters),
+        np.geterr(),
+        sys.stdout,
+    )
+    assert outcome.failures == () and len(outcome.records) == 2
+    (found,) = (r for r in outcome.records if r.run_id == expected.run_id)
+    assert found.reproducible() == expected.reproducible()
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize("existing", ["skip", "redo"])
@@ -425,11 +532,15 @@ def test_ctrl_c_leaves_checkpoints_and_no_process(quick: RunConfig, tmp_path: Pa
 
 
 @needs_proc
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
-def test_workers_end_with_who_started_them(stop: signal.Signals, traced: Traced) -> None:
+@pytest.mark.parametrize(
+    ("stop", "seconds"), [(signal.SIGINT, 60), (signal.SIGKILL, 60), (signal.SIGKILL, -60)]
+)
+def test_workers_end_with_who_started_them(
+    stop: signal.Signals, seconds: float, traced: Traced
+) -> None:
     """Though nobody told them: the signal is for one process."""
     store = traced.folder / "store"
-    path = traced.table(1, seconds=60)
+    path = traced.table(1, seconds=seconds)
     words = ["sweep", str(path), "--plugins", str(traced.plugin), "--store", str(store)]
     with started(*words) as process:
         wait_for(lambda: len(traced.lines("start")) == 2 or process.poll() is not None)
@@ -441,6 +552,23 @@ def test_workers_end_with_who_started_them(stop: signal.Signals, traced: Traced)
     assert not list((store / "failed").glob("*"))
     if stop == signal.SIGINT:
         assert process.returncode == 130 and "0 of 3 runs are done and kept" in err, err
+
+
+def test_nothing_in_the_current_folder_is_run(tmp_path: Path, tiny_card: Path) -> None:
+    for name in ("signal", "multiprocessing", "torch", "numpy", "sklearn", "enum", "typing"):
+        path = tmp_path / (f"{name}.py" if name != "numpy" else "numpy/__init__.py")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})", encoding="utf-8")
+    root = Path(__file__).parents[1]
+    words = ["run", "--fusion", "metadata-logistic", "--dataset", str(tiny_card), "--fold", "0,1"]
+    process = subprocess.run(
+        [sys.executable, "-m", "fusionbench", *words, "--folds-at-once", "2", "--store", "s"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert not (tmp_path / "ran").exists()
+    assert len(list((tmp_path / "s/records").iterdir())) == 2
 
 
 # ---- runs of a sweep

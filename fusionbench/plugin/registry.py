@@ -15,7 +15,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -23,7 +23,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from fusionbench.errors import PluginError, UsageError
+from fusionbench.errors import PluginError, UsageError, plain
+from fusionbench.plugin.containment import contained
 from fusionbench.plugin.imports import file_version, imported_files
 
 T = TypeVar("T")
@@ -32,6 +33,9 @@ T = TypeVar("T")
 KINDS = {"fusions": "Fusion", "losses": "Loss", "controls": "Control"}
 # What `--fusion NAME` may name: a fusion, or a control that never sees the photograph.
 METHODS = ("fusions", "controls")
+# Plugins that do not come with fusionbench and whose code has run in this process. What they have
+# done to it cannot be undone for sure: from then on it computes no run itself.
+ran_here: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,11 @@ class Entry:
     parameters: tuple[tuple[str, str], ...] = ()  # (name, default as source text)
     broken: str = ""  # why it cannot be used; "" where nothing is known against it
     entry_point: EntryPoint | None = None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it does not come with fusionbench."""
+        return self.origin != "built-in"
 
     @property
     def place(self) -> str:
@@ -150,9 +159,12 @@ def load(entry: Entry, base: type[T]) -> type[T]:
     """
     point = entry.entry_point
     try:
-        loaded = _import_file(entry) if point is None else point.load()
+        with contained(entry.name) if entry.foreign else nullcontext():
+            if entry.foreign:
+                ran_here.add(entry.name)
+            loaded = _import_file(entry) if point is None else point.load()
     except Exception as error:
-        trace = "".join(traceback.format_exception(error)[-3:]).strip()
+        trace = plain("".join(traceback.format_exception(error)[-3:]).strip())
         raise PluginError(
             f"The plugin {entry.name!r} ({entry.place}) fails to import:\n{trace}\n",
             "Mend the file, or leave it out of --plugins.",

@@ -36,6 +36,10 @@ class ControlStudy(Study):
     control: LoadedPlugin[Control]
 
     @property
+    def foreign(self) -> bool:
+        return self.control.foreign
+
+    @property
     def method_identity(self) -> MethodIdentity:
         return MethodIdentity(
             fusion=self.control.identity,

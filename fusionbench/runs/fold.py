@@ -6,6 +6,7 @@ for the former only.
 
 from __future__ import annotations
 
+import random
 import time
 import traceback
 from dataclasses import dataclass
@@ -18,13 +19,21 @@ import numpy as np
 from fusionbench import __version__
 from fusionbench.audit.examine import verdict_of
 from fusionbench.config.run_config import Execution, RunConfig
-from fusionbench.errors import FusionbenchError, RunFailedError, UsageError
+from fusionbench.errors import (
+    LONGEST,
+    FusionbenchError,
+    RunFailedError,
+    UsageError,
+    message_of,
+    plain,
+)
 from fusionbench.plugin import registry
 from fusionbench.progress import Progress
 from fusionbench.protocols import Fold
 from fusionbench.records import Failure, Measured, Predictions, Record, Store
 from fusionbench.runs.evaluation import predictions_of, result_of
 from fusionbench.runs.study import Opened, Study, Trainer
+from fusionbench.runs.worker import ToldToStop
 
 
 def open_experiment(config: RunConfig, opened: Opened) -> Study:
@@ -76,6 +85,9 @@ def run_fold(
     started, clock = datetime.now(UTC), time.perf_counter()
     try:
         rows = study.rows(fold)
+        # Not ours, whose generators have seeds: those that a plugin may draw from.
+        random.seed(study.fold_seed(fold))
+        np.random.seed(study.fold_seed(fold))
         trained = trainer.train(fold, rows, progress)
         if not all(np.isfinite(p).all() for p in trained.probabilities.values()):
             raise RunFailedError(
@@ -85,10 +97,12 @@ def run_fold(
                 if study.uses_images
                 else "Look at the plugin's features.",
             )
-    except Exception as error:
+    except BaseException as error:
         if isinstance(error, FusionbenchError) and not isinstance(error, RunFailedError):
             raise
-        progress.note(f"fold {fold.index} failed: {error}")
+        if not isinstance(error, Exception | SystemExit) and not _raised_by_plugin(error, study):
+            raise
+        progress.note(f"fold {fold.index} failed: {_what(error)}")
         return failed(study, fold, error, trainer.environment)
 
     seconds = trained.train_seconds
@@ -110,14 +124,28 @@ def run_fold(
     return Computed(record, predictions, weights)
 
 
+def _raised_by_plugin(error: BaseException, study: Study) -> bool:
+    """A plugin that does not come with fusionbench runs in a worker, and what Ctrl-C raises there
+    is a ToldToStop."""
+    return study.foreign and not isinstance(error, ToldToStop)
+
+
+def _what(error: BaseException) -> str:
+    """Its message; with its type where that says more, as sys.exit's 0 does not."""
+    message = message_of(error)
+    if message.strip("()0123456789 ") and isinstance(error, Exception):
+        return message
+    return f"{plain(type(error).__name__)} {message}".strip()
+
+
 def failed(
-    study: Study, fold: Fold, error: Exception, environment: dict[str, Any], message: str = ""
+    study: Study, fold: Fold, error: BaseException, environment: dict[str, Any], message: str = ""
 ) -> Computed:
     """The failure of a fold, with its traceback."""
     failure = Failure(
-        type=type(error).__name__,
-        message=message or str(error),
-        traceback="".join(traceback.format_exception(error)),
+        type=plain(type(error).__name__),
+        message=message or _what(error),
+        traceback=plain("".join(traceback.format_exception(error)), 10 * LONGEST),
     )
     return Computed(Record.of(study.identity(fold), failure, environment))
 

@@ -63,6 +63,11 @@ class NetworkStudy(Study):
     pixels: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
+    def foreign(self) -> bool:
+        losses = self.method.losses.values()
+        return self.method.fusion.foreign or any(loss.foreign for loss in losses)
+
+    @property
     def method_identity(self) -> MethodIdentity:
         method, settings = self.method, self.config.method
         return MethodIdentity(

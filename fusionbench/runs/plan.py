@@ -54,6 +54,11 @@ class Job:
         return self.row, self.config.seed
 
     @property
+    def foreign(self) -> bool:
+        """Whether it runs the code of a plugin that does not come with fusionbench."""
+        return self.study.foreign
+
+    @property
     def split(self) -> Fold:
         return next(f for f in self.study.protocol.folds if f.index == self.fold)
 

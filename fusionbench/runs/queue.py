@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Protocol
 
 from fusionbench.config.run_config import Execution
-from fusionbench.errors import FusionbenchError
+from fusionbench.errors import FusionbenchError, message_of
 from fusionbench.progress import Progress, Task
 from fusionbench.records import BusyError, Record, Store
 from fusionbench.runs.fold import Computed, LastRow, run_fold, verdict
@@ -159,7 +159,9 @@ class Queue:
         elif job.key not in self._given_up:  # said once for the row
             self._given_up.add(job.key)
             expected = isinstance(result, FusionbenchError)
-            message = str(result) if expected else f"{type(result).__name__}: {result}"
+            message = (
+                message_of(result) if expected else f"{type(result).__name__}: {message_of(result)}"
+            )
             self.failures.append(Failed(job.label, job.config.seed, None, message, refusal=result))
 
 

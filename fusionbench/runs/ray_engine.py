@@ -73,6 +73,8 @@ class OnRay:
         self.ray, self.execution = ray, execution
         self.progress, self.resources = progress, resources
         self._task = ray.remote(max_retries=RETRIES)(task)
+        # A worker ends with its run where that had a plugin that does not come with fusionbench.
+        self._task_alone = ray.remote(max_retries=RETRIES, max_calls=1)(task)
         self._board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
         self._out: dict[Any, Job] = {}
         self._shipped: dict[tuple[object, ...], Any] = {}
@@ -99,7 +101,8 @@ class OnRay:
         data = (study.table.fingerprint, *study.table.views, study.protocol.split_hash)
         start = (method.weights, method.backbone, study.uses_images)
         plugins = self.execution.plugins
-        ref = self._task.options(**asked).remote(
+        remote = self._task_alone if job.foreign else self._task
+        ref = remote.options(**asked).remote(
             order,
             max(1, int(asked["num_cpus"])),
             self._once(("data", *data), lambda: (study.table, study.protocol)),

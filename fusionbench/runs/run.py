@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from fusionbench.config.run_config import Execution, RunConfig
 from fusionbench.errors import FusionbenchError, UsageError
+from fusionbench.plugin import registry
 from fusionbench.progress import SILENT, Progress
 from fusionbench.records import Store
 from fusionbench.runs.fold import open_experiment
@@ -30,7 +31,7 @@ def run(config: RunConfig, execution: Execution, progress: Progress = SILENT) ->
     whose training fails is recorded as failed and the next one is tried. `records` of the outcome
     are those of all requested folds that are there, in the order in which they were requested.
     With `execution.folds_at_once` above 1 so many are computed at a time, each in another process;
-    a script that asks for it needs `if __name__ == "__main__":`.
+    so is each fold of a plugin that does not come with fusionbench.
     Raises UsageError, DataError, PluginError or FusionbenchError before anything is trained.
     """
     study = open_experiment(config, Opened(execution, progress))
@@ -106,6 +107,7 @@ def _earlier(job: Job, store: Store) -> Failed:
 
 
 def _engine(todo: Sequence[Job], execution: Execution, progress: Progress) -> Engine:
-    if execution.folds_at_once > 1:
+    """A process in which a foreign plugin has run computes nothing itself."""
+    if execution.folds_at_once > 1 or registry.ran_here:
         return Processes(execution, progress)
     return Here(todo, execution, progress)

@@ -7,7 +7,7 @@ to them, runs.control_study a control without images.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
@@ -32,8 +32,9 @@ from fusionbench.data.choices import input_columns, named
 from fusionbench.data.encoder import MetadataEncoder
 from fusionbench.data.locate import find_data, open_card
 from fusionbench.data.table import Table, load_table
-from fusionbench.errors import DataError, FusionbenchError, PluginError, UsageError
+from fusionbench.errors import DataError, FusionbenchError, PluginError, UsageError, message_of
 from fusionbench.plugin import registry
+from fusionbench.plugin.containment import contained
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold, Split, inner_split, split_of
 from fusionbench.records import cohort
@@ -72,6 +73,11 @@ class Study:
     def uses_images(self) -> bool:
         """Whether the method is a network that sees the photographs."""
         return self.method_identity.uses_images
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it has a plugin that does not come with fusionbench."""
+        raise NotImplementedError
 
     @property
     def method_identity(self) -> MethodIdentity:
@@ -238,6 +244,7 @@ class LoadedPlugin(Generic[T]):
     cls: type[T]
     params: dict[str, Any]
     identity: PluginIdentity
+    foreign: bool  # it does not come with fusionbench
 
     def build(self, *args: Any) -> T:
         """An instance. Raises UsageError for settings that it refuses, PluginError for a crash."""
@@ -249,14 +256,15 @@ class LoadedPlugin(Generic[T]):
         """Errors of the plugin's own code, translated as `build` does."""
         what = f"{registry.KINDS[self.identity.kind].lower()} {self.identity.name}"
         try:
-            yield
+            with contained(self.identity.name) if self.foreign else nullcontext():
+                yield
         except FusionbenchError:
             raise
         except ValueError as error:  # how a plugin says that a setting does not fit
-            raise UsageError(f"The {what} refuses its settings: {error}.") from error
+            raise UsageError(f"The {what} refuses its settings: {message_of(error)}.") from error
         except Exception as error:
             raise PluginError(
-                f"The {what} cannot be built: {type(error).__name__}: {error}."
+                f"The {what} cannot be built: {type(error).__name__}: {message_of(error)}."
             ) from error
 
 
@@ -272,7 +280,7 @@ def loaded_plugin(
         params=plain_json(params),
         source=registry.source_hash(entry),
     )
-    return LoadedPlugin(cls, params, identity)
+    return LoadedPlugin(cls, params, identity, entry.foreign)
 
 
 class Trainer(Protocol):

@@ -6,6 +6,7 @@ is used (runs.ray_worker).
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -20,12 +21,18 @@ from types import FrameType
 from typing import Any
 
 from fusionbench.config.environment import usable_cores
-from fusionbench.errors import FusionbenchError
+from fusionbench.errors import LONGEST, FusionbenchError, message_of, plain
 from fusionbench.progress import Progress, Task
 
 PAUSE = 0.5  # seconds between two messages about how far it is
 
 Work = Callable[[Any, Progress], Any]  # of an order
+PR_SET_PDEATHSIG = 1  # of prctl, on Linux
+STOPPED = 75  # exit code of a worker that was told to stop
+
+
+class ToldToStop(KeyboardInterrupt):
+    """This worker was told to stop. A KeyboardInterrupt of another type is a plugin's own."""
 
 
 class UnexpectedError(Exception):
@@ -36,13 +43,15 @@ def attempt(work: Work, order: Any, progress: Progress) -> Any:
     """What `work` returns, or the exception that it raises, as one that can be sent."""
     try:
         return work(order, progress)
-    except FusionbenchError as error:
-        if type(error).__module__.partition(".")[0] == "fusionbench":
-            return error
-        return FusionbenchError(error.message, error.remedy)
-    except (Exception, SystemExit) as error:
-        unexpected = UnexpectedError(f"{type(error).__name__}: {error}")
-        unexpected.add_note(traceback.format_exc())
+    except ToldToStop:
+        raise
+    except BaseException as error:
+        if isinstance(error, FusionbenchError):
+            if type(error).__module__.partition(".")[0] == "fusionbench":
+                return error
+            return FusionbenchError(message_of(error))
+        unexpected = UnexpectedError(f"{type(error).__name__}: {message_of(error)}")
+        unexpected.add_note(plain(traceback.format_exc(), 10 * LONGEST))
         return unexpected
 
 
@@ -115,7 +124,8 @@ def serve(pipe: Connection, work: Work, threads: int | None) -> None:
     # once; from then on it is to them what it is to the parent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _told_to_stop)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _end_with_parent()
+    os.dup2(2, 1)  # standard output is the parent's: what a plugin prints goes beside it
     if threads is not None:
         set_threads(threads)
 
@@ -129,17 +139,26 @@ def serve(pipe: Connection, work: Work, threads: int | None) -> None:
         while True:
             order = pipe.recv()
             send("ended", attempt(work, order, Telling(send)))
-    except (EOFError, ConnectionError, KeyboardInterrupt):
-        return  # the parent has no more orders, or has said to stop
+    except (EOFError, ConnectionError):
+        return  # the parent has no more orders
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
 
 
 def _told_to_stop(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise ToldToStop
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed has told its workers nothing."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    """A parent that was killed has told its workers nothing. On Linux the kernel ends them, also in
+    the middle of a long call; a thread sees to it elsewhere, and where the parent is gone already.
+    """
+
+    def watch() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=watch, daemon=True).start()
