@@ -6,7 +6,9 @@ import argparse
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants as hub
 import pytest
@@ -25,6 +27,8 @@ from fusionbench.models.weights import (
     weights_identity,
 )
 from fusionbench.progress import Progress
+from fusionbench.records import Store
+from fusionbench.runs.plan import jobs_of
 from fusionbench.runs.run import run
 
 NAME, SIZE = "test_resnet", 32
@@ -335,6 +339,25 @@ def test_identity_follows_the_content_and_not_the_path(tmp_path: Path) -> None:
     assert weights_identity(NAME, str(first)) != weights_identity(NAME, str(other))
     names = {weights_identity(NAME, w) for w in ("none", "imagenet", str(first))}
     assert len(names) == 3 and "none" in names
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_weights_that_are_replaced_after_planning_are_refused(
+    quick: RunConfig, here: Execution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """The record would have the old file's hash beside the new file's numbers."""
+    path = save_safetensors(trained(1).state_dict(), tmp_path / "w")
+    planned = jobs_of
+
+    def replace_then(*args: Any) -> Any:
+        yield from planned(*args)
+        save_safetensors(trained(2).state_dict(), tmp_path / "w")
+
+    monkeypatch.setattr("fusionbench.runs.run.jobs_of", replace_then)
+    config, here = quick.changed(weights=str(path)), replace(here, folds_at_once=at_once)
+    with pytest.raises(UsageError, match=r"not what they were|have changed since the run"):
+        run(config, here)
+    assert not [*Store(here.store).records([])]
 
 
 def test_none_leaves_the_network_as_it_is() -> None:

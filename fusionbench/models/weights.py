@@ -264,3 +264,12 @@ def weights_identity(backbone: str, weights: str) -> str:
         return f"imagenet:{file_digest(packaged)}"
     config = known_config(backbone)
     return f"imagenet:{config.tag if config is not None and config.tag else 'default'}"
+
+
+def check_unchanged(identity: str, backbone: str, weights: str) -> None:
+    """After a file was read: raises UsageError where it is not the one with that identity."""
+    if weights_identity(backbone, weights).partition(":")[2] != identity.partition(":")[2]:
+        raise UsageError(
+            f"The weights {weights} have changed since the run was planned.",
+            "Nothing was trained with them. Leave the file alone, and start the command again.",
+        )

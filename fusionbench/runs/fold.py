@@ -201,8 +201,8 @@ class LastRow:
         fold = next(f for f in study.protocol.folds if f.index == order.fold)
         if study.run_id(fold) != order.run_id:
             raise UsageError(
-                f"{order.run_id} is {study.run_id(fold)} for its worker: data or the source of a "
-                "plugin are not what they were when it was planned.",
+                f"{order.run_id} is {study.run_id(fold)} for its worker: data, starting weights "
+                "or the source of a plugin are not what they were when it was planned.",
                 "Do not edit them while they are in use, and have the same fusionbench everywhere.",
             )
         trainer = self.trainer(study, order.execution, progress)

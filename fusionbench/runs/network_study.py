@@ -122,6 +122,7 @@ class NetworkStudy(Study):
             weights.load_weights(
                 backbone.net, method.backbone, method.weights, training.image_size, progress
             )
+            weights.check_unchanged(self.weights, method.backbone, method.weights)
         return backbone
 
     def model(

@@ -118,13 +118,15 @@ def starting_weights(study: Study) -> Weights | None:
     """The file that the run starts from, where it is one on this machine."""
     if not study.uses_images or study.config.method.weights == "none":
         return None
-    from fusionbench.models.weights import offline_file, weights_identity
+    from fusionbench.models.weights import check_unchanged, offline_file
 
     name, backbone = study.config.method.weights, study.config.method.backbone
     path = offline_file(backbone) if name == "imagenet" else Path(name)
     if path is None:  # each machine asks timm's hub
         return None
-    return Weights(weights_identity(backbone, name), path.name, path.read_bytes())
+    content, planned = path.read_bytes(), study.method_identity.weights or ""
+    check_unchanged(planned, backbone, name)
+    return Weights(planned, path.name, content)
 
 
 def plugin_sources(plugins: Sequence[Path]) -> Sources:
