@@ -13,7 +13,7 @@ import pytest
 
 from fusionbench import __version__
 from fusionbench.data.locate import open_card
-from fusionbench.protocols.split import hash_of, read_split
+from fusionbench.protocols import hash_of, read_split
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -103,7 +103,7 @@ def test_it_finds_card_split_and_data_without_the_checkout(site: Path, tmp_path:
     # The committed splits are read from inside the package, and are those of the checkout.
     code = """
 from fusionbench.data.locate import default_folder, open_card
-from fusionbench.protocols.split import hash_of, read_split
+from fusionbench.protocols import hash_of, read_split
 for name in ("synthetic", "pad-ufes-20"):
     card = open_card(name)
     print(card.folder)

@@ -381,7 +381,7 @@ def test_header_hash_and_parted_groups(tmp_path: Path) -> None:
     spec = {"name": "mine", "kind": "grouped-kfold", "folds": 3, "file": "mine.csv"}
     card = card_of(tmp_path, protocols=[spec])
     (tmp_path / "mine.csv").write_text("image,fold\na,0\n")
-    with pytest.raises(DataError, match="header id,part"):
+    with pytest.raises(DataError, match=r"none of the 90 rows: its ids are as a, .* as p000\.jpg"):
         load_protocol(card, ids, labels, groups)
     # A grouped protocol that does not keep owners whole is refused.
     by_row = {i: str(k % 3) for k, i in enumerate(ids)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from fusionbench.config.wording import plural
 
 if TYPE_CHECKING:
     from fusionbench.data.prepare import PrepareReport
-
+    from fusionbench.data.table import Table
 
 SHOWN_NOTES = 10
 
@@ -41,13 +42,38 @@ def status_command(name: str, data: Path | None, plugins: tuple[Path, ...], as_j
 @plugins_option
 @json_option
 def verify_command(name: str, data: Path | None, plugins: tuple[Path, ...], as_json: bool) -> int:
-    """Check counts, columns, classes and every photograph."""
+    """Check counts, columns, classes, every photograph and the splits that the card declares."""
     from fusionbench.cli import terminal
     from fusionbench.data.locate import find_data, open_card
-    from fusionbench.data.prepare import verify
+    from fusionbench.data.prepare import inspect
 
     card = open_card(name, plugins=plugins)
-    return _show(verify(card, find_data(card, data), progress=terminal.progress()), as_json)
+    root = find_data(card, data)
+    report, table = inspect(card, root, pixels=True, progress=terminal.progress())
+    return _show(report if table is None else _with_splits(report, table, root), as_json)
+
+
+def _with_splits(report: PrepareReport, table: Table, root: Path) -> PrepareReport:
+    """The report with what is wrong with the splits that are there, or that nothing can replace."""
+    from fusionbench.errors import DataError
+    from fusionbench.progress import Progress
+    from fusionbench.protocols import class_notes, split_of
+
+    problems, notes = list(report.problems), [*class_notes(table)]
+
+    class Noted(Progress):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    for spec in table.card.protocols:
+        if spec.published or (table.card.folder / spec.file).exists():
+            try:
+                split_of(table, spec.name, root=root, progress=Noted())
+            except DataError as error:
+                where = f"protocol {spec.name}"
+                problems.append({"file": where, "problem": error.message, "fix": error.remedy})
+    unique = dict.fromkeys((*notes, *report.notes))
+    return replace(report, problems=tuple(problems), notes=tuple(unique))
 
 
 @data_command.command("prepare")

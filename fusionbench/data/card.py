@@ -182,9 +182,25 @@ class ProtocolSpec(_CardPart):
     # holds 0-based row positions of the metadata file.
     index_files: dict[Literal["train", "valid", "test"], Inside] = {}
     index_column: str = "indexes"
+    # Some rows of the table are in no part, or rows of the file not in the table.
+    partial: bool = False
     # Known leaks, shown on every row: ("patients",) where a patient may be on both sides.
     leaks: tuple[str, ...] = ()
     note: str = ""
+
+    @field_validator("index_files", mode="before")
+    @classmethod
+    def _valid(cls, files: object) -> object:
+        """`val` and `validation` are the part `valid`."""
+        if not isinstance(files, dict):
+            return files
+        names = {"val": "valid", "validation": "valid"}
+        return {names.get(part, part): name for part, name in files.items()}
+
+    @property
+    def published(self) -> bool:
+        """Whether its files come from elsewhere, so that they cannot be made again."""
+        return bool(self.index_files or self.sha256) or self.kind == "fixed"
 
     @property
     def fold_count(self) -> int:

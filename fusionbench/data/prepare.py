@@ -83,7 +83,7 @@ def prepare(
     else:
         unpack_inner(target, progress=progress)
     root = find_data(card, target)
-    report, table = _inspect(card, root, pixels=True, progress=progress)
+    report, table = inspect(card, root, pixels=True, progress=progress)
     if table is None:
         return report
     view = table.views[0]
@@ -101,7 +101,7 @@ def prepare(
 def verify(card: DatasetCard, root: Path, *, progress: Progress = SILENT) -> PrepareReport:
     """Check the dataset at `root` in full, all views: columns, every row, that every photograph is
     there and opens, and the counts that the card expects."""
-    return _inspect(card, root, pixels=True, progress=progress)[0]
+    return inspect(card, root, pixels=True, progress=progress)[0]
 
 
 def status(card: DatasetCard, data: Path | None = None) -> PrepareReport:
@@ -112,7 +112,7 @@ def status(card: DatasetCard, data: Path | None = None) -> PrepareReport:
     except DataError as error:
         problem: Problem = {"problem": error.message, "fix": error.remedy}
         return PrepareReport(card.name, found=False, problems=(problem,))
-    return _inspect(card, root, pixels=False, progress=SILENT)[0]
+    return inspect(card, root, pixels=False, progress=SILENT)[0]
 
 
 def _check_holds(card: DatasetCard, source: Path, folder: Path) -> None:
@@ -126,7 +126,7 @@ def _check_holds(card: DatasetCard, source: Path, folder: Path) -> None:
         ) from None
 
 
-def _inspect(
+def inspect(
     card: DatasetCard, root: Path, *, pixels: bool, progress: Progress
 ) -> tuple[PrepareReport, Table | None]:
     """The report, and the table of the default view where the data can be used as it is."""

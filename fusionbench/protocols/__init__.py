@@ -6,17 +6,19 @@ from fusionbench.protocols.generated import inner_split, make_split
 from fusionbench.protocols.split import (
     Fold,
     Split,
+    class_notes,
     hash_of,
     load_protocol,
     overlap,
-    read_split,
     split_of,
     write_split,
 )
+from fusionbench.protocols.split_files import read_split
 
 __all__ = [
     "Fold",
     "Split",
+    "class_notes",
     "hash_of",
     "inner_split",
     "load_protocol",

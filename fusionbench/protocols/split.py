@@ -9,27 +9,28 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from platformdirs import user_data_dir
 
+from fusionbench.config.wording import listed, plural
 from fusionbench.data.card import DatasetCard, ProtocolSpec
-from fusionbench.data.csv_rows import bad_rows, problem, read_rows
+from fusionbench.data.csv_rows import read_rows
 from fusionbench.data.locate import metadata_file
 from fusionbench.errors import DataError
 from fusionbench.files import write_atomically
 from fusionbench.plugin.registry import builtin_root
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols.generated import Ints, Values, make_split
+from fusionbench.protocols.split_files import HEADER, RowNames, read_indexes, read_split
 
 if TYPE_CHECKING:
     from fusionbench.data.table import Table
-
-HEADER = ["id", "part"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,17 +78,20 @@ def load_protocol(
     """
     spec = card.protocol(name)
     ids = [str(i) for i in ids]
+    names = RowNames([*ids, *left_out])
     if spec.index_files:
-        parts, source = read_indexes(card, spec, root), ", ".join(spec.index_files.values())
+        parts = read_indexes(card, spec, root, names.exact)
+        source = ", ".join(spec.index_files.values())
     elif path := _locate(card, spec, ids, labels, groups, complete, progress):
-        parts, source = read_split(path, spec), str(path)
+        order = partial(_ids_in_file, card, root)
+        parts, source = read_split(path, spec, names.exact, order), str(path)
     else:
         parts, source = make_split(spec, ids, labels, groups, card.classes), "the new split"
     remedy = (
         "Restore the files as they were published."
-        if spec.index_files or spec.sha256 or spec.kind == "fixed"
-        else "If the dataset has changed, delete the file: the split is then made again. Its "
-        "results cannot be compared with the old ones."
+        if spec.published
+        else "If fusionbench made the file and the dataset has changed, delete the file: the split "
+        "is then made again. Its results cannot be compared with the old ones."
     )
     digest = hash_of(parts)
     if spec.sha256 and digest != spec.sha256:
@@ -96,15 +100,24 @@ def load_protocol(
             f"{digest[:16]}, the card says {spec.sha256[:16]}.",
             remedy,
         )
-    odd = dict.fromkeys((i for i in ids if i not in parts), "not in the split")
+    parts = names.matched(parts, source)
+    absent = [i for i in ids if i not in parts]
+    if ids and len(absent) == len(ids):
+        raise DataError(
+            f"{source} names none of the {len(ids)} rows: its ids are as {next(iter(parts))}, "
+            f"those of the table as {ids[0]}.",
+            f"Its ids should be those of the metadata's column {card.id_column}.",
+        )
+    odd = dict.fromkeys(absent, "not in the split")
     if complete:
-        odd |= dict.fromkeys(sorted(set(parts) - set(ids) - set(left_out)), "not in the table")
-    if odd:
+        odd |= dict.fromkeys(sorted(set(parts) - set(names.exact)), "not in the table")
+    if odd and not spec.partial:
         some = "; ".join(f"{i} is {what}" for i, what in [*odd.items()][:4])
         raise DataError(
             f"{source} was made for other rows ({len(odd)} differ): {some}"
             f"{'; …' if len(odd) > 4 else '.'}",
-            remedy,
+            f"To use the {len(ids) - len(absent)} of {len(ids)} rows that it names, write "
+            f"partial = true into the protocol's entry in the card. {remedy}",
             [{"file": source, "id": i, "problem": what} for i, what in odd.items()],
         )
     protocol = Split(spec, digest[:16], _folds(spec, parts, ids))
@@ -127,8 +140,8 @@ def load_protocol(
 def split_of(
     table: Table, name: str = "", *, root: Path | None = None, progress: Progress = SILENT
 ) -> Split:
-    """load_protocol for a loaded table."""
-    return load_protocol(
+    """load_protocol for a loaded table; `progress` is told which classes a fold lacks."""
+    split = load_protocol(
         table.card,
         table.ids.tolist(),
         table.labels,
@@ -139,6 +152,49 @@ def split_of(
         left_out=table.left_out,
         progress=progress,
     )
+    for note in _notes(split, table):
+        progress.note(note)
+    return split
+
+
+def _notes(split: Split, table: Table) -> Iterator[str]:
+    """What a reader of results must know of the parts: rows and classes that are not in them."""
+    yield from class_notes(table)
+    name, classes = split.spec.name, table.card.classes
+    used = len({*np.concatenate([p for fold in split.folds for p in _parts_of(fold)]).tolist()})
+    if used < len(table):
+        yield f"{name}: {len(table) - used:,} of {len(table):,} rows are in no part"
+    for k in np.unique(table.labels):
+        lack = {
+            part: [f.index for f in split.folds if k not in table.labels[getattr(f, part)]]
+            for part in ("train", "test")
+        }
+        if lack["train"]:
+            where = _folds_named(lack["train"])
+            yield f"{name}: the class {classes[k]} has no training row in {where}"
+        if lack["test"]:
+            where = _folds_named(lack["test"])
+            yield (
+                f"{name}: the class {classes[k]} has no test row in {where}; means over classes "
+                "are over the others there"
+            )
+
+
+def class_notes(table: Table) -> Iterator[str]:
+    """Classes that no row has."""
+    classes, here = table.card.classes, {*table.labels.tolist()}
+    if empty := [name for k, name in enumerate(classes) if k not in here]:
+        left = plural(len(here), "other class", "other classes")
+        yield f"no row has the class {listed(empty, 'or')}: means over classes are over {left}"
+
+
+def _parts_of(fold: Fold) -> list[Ints]:
+    valid = [] if fold.valid is None else [fold.valid]
+    return [fold.train, fold.test, *valid, *fold.extra.values()]
+
+
+def _folds_named(folds: list[int]) -> str:
+    return f"fold{'s' * (len(folds) > 1)} {listed(folds)}"
 
 
 def overlap(protocol: Split, groups: Values) -> tuple[int, ...]:
@@ -163,7 +219,7 @@ def _locate(
 ) -> Path | None:
     """The split's file, made now where the card leaves that to us; None: nothing to be kept."""
     beside = card.folder / spec.file
-    if beside.exists() or spec.sha256 or spec.kind == "fixed":
+    if beside.exists() or spec.published:
         return beside
     # Ours to read, not to write in: the built-in cards are source. There the rows are part of the
     # name, because one folder serves every copy of the data.
@@ -192,7 +248,7 @@ def _locate(
 
 
 def _folds(spec: ProtocolSpec, parts: Mapping[str, str], ids: Sequence[str]) -> tuple[Fold, ...]:
-    part = np.array([parts[i] for i in ids], dtype=object)
+    part = np.array([parts.get(i, "") for i in ids], dtype=object)
     if spec.kind == "fixed":
         train, valid, test = (np.flatnonzero(part == p) for p in ("train", "valid", "test"))
         return (Fold(0, train, test, valid if len(valid) else None),)
@@ -201,12 +257,18 @@ def _folds(spec: ProtocolSpec, parts: Mapping[str, str], ids: Sequence[str]) -> 
     return tuple(
         Fold(
             k,
-            np.flatnonzero((part != str(k)) & (part != "holdout")),
+            np.flatnonzero((part != str(k)) & (part != "holdout") & (part != "")),
             np.flatnonzero(part == str(k)),
             extra=extra,
         )
         for k in range(spec.folds)
     )
+
+
+def _ids_in_file(card: DatasetCard, root: Path | None) -> list[str]:
+    if root is None:
+        return []
+    return list(read_rows(metadata_file(card, root))[0][card.id_column])
 
 
 def hash_of(parts: Mapping[str, str]) -> str:
@@ -217,57 +279,6 @@ def hash_of(parts: Mapping[str, str]) -> str:
 def write_split(path: Path, parts: Mapping[str, str]) -> None:
     """Write `id,part` rows, sorted by id; the whole file or nothing."""
     write_atomically(path, _text(parts))
-
-
-def read_split(path: Path, spec: ProtocolSpec) -> dict[str, str]:
-    """id -> part of a split file. Raises DataError with every row that does not fit."""
-    if not path.exists():
-        raise DataError(
-            f"The split file {path} is missing.", "Restore it: it is part of the dataset's card."
-        )
-    frame, problems = read_rows(path)
-    if list(frame) != HEADER:
-        raise DataError(f"The split file {path} does not begin with the header {','.join(HEADER)}.")
-    known = spec.parts
-    if spec.kind == "fixed":
-        frame["part"] = frame["part"].replace({"val": "valid", "validation": "valid"})
-    elif set(frame["part"]) == {str(k + 1) for k in range(spec.folds)}:  # counted from 1
-        frame["part"] = [str(int(part) - 1) for part in frame["part"]]
-    fits = frame["part"].isin(known)
-    text = f"no such part; known: {', '.join(known)}"
-    problems += [
-        problem(path, row, "part", part, text) for row, part in frame["part"][~fits].items()
-    ]
-    twice = frame[fits][frame[fits]["id"].duplicated()]
-    problems += [problem(path, row, "id", i, "the id repeats") for row, i in twice["id"].items()]
-    if problems:
-        raise bad_rows(path, problems, f"It should hold id,part rows; part: {', '.join(known)}.")
-    return dict(zip(frame["id"], frame["part"], strict=True))
-
-
-def read_indexes(card: DatasetCard, spec: ProtocolSpec, root: Path | None) -> dict[str, str]:
-    """id -> part from files of row positions in the user's own copy of the data."""
-    if root is None:
-        raise DataError(f"The protocol {spec.name} of {card.name} needs the data folder.")
-    ids = read_rows(metadata_file(card, root))[0][card.id_column].tolist()
-    remedy = "Restore the files of the original download."
-    parts: dict[str, str] = {}
-    for part, name in spec.index_files.items():
-        frame, problems = read_rows(root / name)
-        if spec.index_column not in frame:
-            raise DataError(f"{root / name} has no column {spec.index_column!r}.", remedy)
-        for row, text in frame[spec.index_column].items():
-            where = int(text) if text.isdecimal() and len(text) < 10 else len(ids)
-            reason = "" if where < len(ids) else f"no row position below {len(ids)}"
-            if not reason and ids[where] in parts:
-                reason = f"already in {parts[ids[where]]}"
-            if reason:
-                problems.append(problem(root / name, row, spec.index_column, text, reason))
-            else:
-                parts[ids[where]] = part
-        if problems:
-            raise bad_rows(root / name, problems, remedy)
-    return parts
 
 
 def _text(parts: Mapping[str, str]) -> str:

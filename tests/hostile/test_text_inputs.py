@@ -28,7 +28,7 @@ from fusionbench.data.table import load_table
 from fusionbench.leaderboard import published
 from fusionbench.plugin.registry import builtin_root
 from fusionbench.protocols import load_protocol, read_split
-from fusionbench.protocols.split import read_indexes
+from fusionbench.protocols.split_files import read_indexes
 from fusionbench.tables import builtin_tables, expand, read_table
 
 
