@@ -58,6 +58,10 @@ class PluginError(FusionbenchError):
     """A plugin that cannot be loaded, or that breaks its contract."""
 
 
+class FusionRefused(FusionbenchError):
+    """A fusion that cannot be built for this backbone or these settings; says which would do."""
+
+
 class BackboneError(FusionbenchError):
     """A backbone that cannot be tapped or built, with the reason."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -96,6 +98,44 @@ class SubtractsBatchMean(Gated):
 class AlwaysDropsOut(Gated):
     def fuse(self, image: Tensor, meta: Tensor) -> Tensor:
         return F.dropout(super().fuse(image, meta), training=True)
+
+
+class DrawsWithNumpy(Gated):
+    def fuse(self, image: Tensor, meta: Tensor) -> Tensor:
+        return super().fuse(image, meta) * float(np.random.rand())
+
+
+class AddsInPlace(Gated):
+    def fuse(self, image: Tensor, meta: Tensor) -> Tensor:
+        image += self.gate(meta)
+        return image
+
+
+class RectifiesTokens(Gated):
+    def stage(self, k: int, tokens: Tensor, meta: Tensor) -> Tensor:
+        return F.relu(tokens, inplace=True)
+
+
+class MarksMetadata(Gated):
+    def encode(self, meta: Tensor) -> Tensor:
+        meta[:, 0] = 1
+        return meta.clone()
+
+
+class MixesBehindAGate(Gated):
+    """Closed at the start, as ReZero and zero-initialised layers are."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.open = nn.Parameter(torch.zeros(1))
+
+    def fuse(self, image: Tensor, meta: Tensor) -> Tensor:
+        return super().fuse(image + self.open * image.mean(0), meta)
+
+
+class OverridesForward(Gated):
+    def forward(self, image: Tensor, meta: Tensor) -> Tensor:
+        return image * torch.sigmoid(self.gate(meta))
 
 
 class CountsGlobally(Gated):
@@ -209,7 +249,12 @@ FUSIONS_THAT_BREAK = [
     ("metadata", IgnoresMetadata, "uses_metadata = False"),
     ("metadata", UsesItSecretly, "uses_metadata is False"),
     ("batch mates", SubtractsBatchMean, "depend on its batch mates"),
-    ("repeatable", AlwaysDropsOut, "other values later"),
+    ("in place", AddsInPlace, r"`fuse` changes its `image` in place .*x = x \+ y"),
+    ("in place", RectifiesTokens, "`stage` changes its `tokens`"),
+    ("in place", MarksMetadata, "`encode` changes its `meta`"),
+    ("batch mates", MixesBehindAGate, "depend on its batch mates"),
+    ("repeatable", AlwaysDropsOut, "in eval mode it draws random numbers"),
+    ("repeatable", DrawsWithNumpy, "in eval mode it draws random numbers"),
     ("repeatable", CountsGlobally, "other values later"),
     ("repeatable", RemembersLastBatch, "other values later"),
     ("state dict", LooseTensor, "offset.*register_buffer"),
@@ -264,8 +309,8 @@ def test_a_failure_stops_nothing_and_a_crash_skips_what_says_nothing() -> None:
             "deep copy": "pass",
         }
     checks = check_fusion(WrongShape, backbones=("test_vit",), only={"shapes", "metadata"})
-    assert [(c.name, c.status) for c in checks[2:4]] == [("shapes", "fail"), ("metadata", "skip")]
-    assert {c.status for c in checks[4:]} == {"skip"}
+    assert [(c.name, c.status) for c in checks[3:5]] == [("shapes", "fail"), ("metadata", "skip")]
+    assert {c.status for c in checks[5:]} == {"skip"}
 
 
 def test_a_crash_in_the_constructor_shows_where() -> None:
@@ -277,7 +322,7 @@ def test_a_crash_in_the_constructor_shows_where() -> None:
     (built,) = failures(checks, "builds")
     assert "KeyError: 'no such thing'" in built.detail
     assert "test_testing.py" in built.detail
-    assert [c.name for c in checks] == ["settings", "builds"]
+    assert [c.name for c in checks] == ["settings", "forward", "builds"]
 
 
 def test_refused_backbones_are_skipped_with_their_reason_but_one_must_be_accepted() -> None:
@@ -290,9 +335,33 @@ def test_refused_backbones_are_skipped_with_their_reason_but_one_must_be_accepte
     on = ("test_vit", "test_mambaout")
     checks = check_fusion(WideOnly, backbones=on, losses={}, only={"shapes"})
     assert_ok(checks)
-    assert checks[1] == Check("builds", "test_vit", "skip", "64 is too narrow. Take test_mambaout.")
+    assert checks[2] == Check("builds", "test_vit", "skip", "64 is too narrow. Take test_mambaout.")
     checks = check_fusion(WideOnly, backbones=on[:1], losses={}, only={"shapes"})
     assert [c.name for c in checks if c.status == "fail"] == ["accepted"]
+
+
+def test_what_is_random_or_works_in_place_is_told_that_and_not_of_batch_mates() -> None:
+    for cls, name in ((AlwaysDropsOut, "repeatable"), (AddsInPlace, "in place")):
+        checks = check_fusion(cls, backbones=("test_vit",), losses={}, only={name, "batch mates"})
+        assert [c.name for c in checks if c.status == "fail"] == [name]
+        (mates,) = [c for c in checks if c.name == "batch mates"]
+        assert (mates.status, mates.detail) == ("skip", f"It needs {name}: see there.")
+
+
+def test_who_overrides_forward_is_told_to_use_fuse() -> None:
+    checks = check_fusion(OverridesForward, backbones=(), losses={}, only=())
+    (found,) = failures(checks, "forward")
+    assert "overrides `forward`, which nothing calls" in found.detail
+    assert "fuse(self, image, meta)" in found.detail
+
+
+def test_sys_exit_is_a_failed_check() -> None:
+    class Exits(Gated):
+        def __init__(self, spec: Spec) -> None:
+            raise SystemExit(0)
+
+    (built,) = failures(check_fusion(Exits, backbones=("test_vit",), losses={}), "builds")
+    assert built.detail == "The plugin checked on test_vit tries to end the process: SystemExit 0."
 
 
 class Positional(Fusion):
@@ -341,7 +410,7 @@ class UnknownLoss(Fusion):
     ],
 )
 def test_settings_must_be_a_schema(cls: type[Fusion], says: str) -> None:
-    (check,) = check_fusion(cls, backbones=())
+    check = check_fusion(cls, backbones=())[0]
     assert (check.name, check.status) == ("settings", "fail")
     assert says in check.detail
 
@@ -517,8 +586,10 @@ def test_checks_leave_the_random_state_alone() -> None:
     torch.manual_seed(7)
     want = torch.rand(3)
     torch.manual_seed(7)
+    python, legacy = random.getstate(), np.random.get_state()[1].tolist()
     check_fusion(Gated, backbones=("test_vit",), losses={}, only={"shapes", "repeatable"})
     assert torch.equal(torch.rand(3), want)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == (python, legacy)
 
 
 def test_check_file_finds_the_kind_and_reports_a_broken_import(tmp_path: Path) -> None:

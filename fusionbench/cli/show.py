@@ -78,6 +78,7 @@ def _print(record: Record, store: Store) -> None:
             facts["epoch"] = f"{result.best_epoch} of {result.epochs_run}"
         facts["parameters"] = _pairs(result.parameters)
         facts["audit"] = result.verdict or "not audited"
+        facts["contract"] = result.contract
         facts["remarks"] = "; ".join(result.flags) or "none"
         if result.temperature is not None:
             facts["temperature"] = f"{result.temperature:.4f}, fitted on inner validation rows"

@@ -1,22 +1,35 @@
-"""What a check is, how the checks of a plugin are run, and what every kind of plugin must keep."""
+"""What a check is, how the checks of a plugin are run, and what every kind of plugin must keep.
+
+Nothing here imports torch: controls need none.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import random
+import sys
 import traceback
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar, get_type_hints
+from typing import Any, Literal, Protocol, TypeVar, get_type_hints
 
-import torch
+import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from fusionbench import __version__
+from fusionbench.config.environment import describe_environment
+from fusionbench.config.identity import PluginIdentity, canonical_json
 from fusionbench.config.problems import problems_of
-from fusionbench.errors import FusionbenchError
-from fusionbench.plugin.fusion import FusionRefused
+from fusionbench.errors import FusionbenchError, FusionRefused
+from fusionbench.files import Memory, cache_folder
+from fusionbench.plugin.containment import contained
+from fusionbench.plugin.control import Control
 from fusionbench.progress import Progress
+from fusionbench.records import NOT_CHECKED
 
 Subject = TypeVar("Subject")
 # Name -> check; a text that it returns is shown. It raises Broken, or anything, on a failure.
@@ -25,9 +38,9 @@ Checks = dict[str, Callable[[Subject], str | None]]
 Step = tuple[str, str, Callable[[], object]]
 
 MAX_MESSAGE_LINES = 6
-TORCH = Path(torch.__file__).parent
+_answers: dict[str, str] = {}  # of this process, also where the cache folder cannot be written
 # Where one of these does not pass, later checks of the same group would say nothing new.
-GATES = ("builds", "shapes", "terms")
+GATES = ("builds", "shapes", "terms", "in place", "repeatable")
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,16 @@ class Check:
     subject: str
     status: Literal["pass", "fail", "skip"]
     detail: str = ""
+
+
+class Plugin(Protocol):
+    """A plugin class, and the settings that a row builds it with."""
+
+    @property
+    def cls(self) -> type[Any]: ...
+
+    @property
+    def params(self) -> dict[str, Any]: ...
 
 
 class Broken(AssertionError):
@@ -77,22 +100,36 @@ def run_all(
 
 
 def run(name: str, subject: str, body: Callable[[], object]) -> Check:
-    """Run one check. An exception in it is a failure with the end of its traceback; a fusion that
-    refuses to be built is skipped.
-
-    Random numbers are the same in every check, and the caller's generator is left as it was.
-    """
+    """Run one check. An exception in it, sys.exit too, is a failure with the end of its traceback;
+    a fusion that refuses to be built is skipped. The process stays as it was."""
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with contained(f"checked on {subject}"), same_random_numbers():
             detail = body()
         return Check(name, subject, "pass", detail if isinstance(detail, str) else "")
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         refused = name == "builds" and isinstance(error, FusionRefused)
         return Check(name, subject, "skip" if refused else "fail", explain(error))
 
 
-def explain(error: Exception) -> str:
+@contextmanager
+def same_random_numbers(seed: int = 0) -> Iterator[None]:
+    """The generators of torch (on the CPU), numpy and Python start from `seed` in the block, and go
+    on behind it as if nothing had been drawn."""
+    python, legacy = random.getstate(), np.random.get_state()
+    with ExitStack() as restored:
+        restored.callback(random.setstate, python)
+        restored.callback(np.random.set_state, legacy)
+        if torch := sys.modules.get("torch"):
+            restored.enter_context(torch.random.fork_rng(devices=[]))
+            torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        yield
+
+
+def explain(error: BaseException) -> str:
     """The error in a few lines: what was raised, and the last places outside torch it came
     through (of a compiler's error: the lines of the code it could not take)."""
     if isinstance(error, FusionbenchError | Broken):
@@ -102,7 +139,8 @@ def explain(error: Exception) -> str:
     lines = lines[:MAX_MESSAGE_LINES] + (["…"] if len(lines) > MAX_MESSAGE_LINES else [])
     lines += [line for line in place.split("Set TORCH")[0].splitlines() if line.strip()]
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if TORCH not in Path(f.filename).parents]
+    torch = Path(getattr(sys.modules.get("torch"), "__file__", "")).parent
+    own = [f for f in frames if torch not in Path(f.filename).parents]
     lines += [f"  {f.filename}:{f.lineno} in {f.name}: {f.line}" for f in own[-3:]]
     return "\n".join(lines)
 
@@ -131,7 +169,7 @@ def check_settings(cls: type) -> None:
     without torch takes no `spec`."""
     problems = []
     parameters = list(inspect.signature(cls).parameters.values())
-    if issubclass(cls, torch.nn.Module):
+    if not issubclass(cls, Control):
         if not parameters or parameters[0].name != "spec":
             problems.append("its first argument must be `spec`")
         parameters = parameters[1:]
@@ -154,3 +192,40 @@ def check_settings(cls: type) -> None:
                 reason = problems_of(error)[0][1]
                 problems.append(f"the default of `{p}` does not fit its annotation: {reason}")
     require(not problems, f"{cls.__name__}.__init__: " + "; ".join(problems) + ".")
+
+
+def remembered(
+    plugins: Sequence[PluginIdentity],
+    built_for: object,
+    quick: Callable[[], list[Check]],
+    progress: Progress,
+) -> str:
+    """`passed`, `failed: batch mates` or NOT_CHECKED: what the checks of `quick` say together.
+
+    They are run once for these plugins, this plain JSON that they are built for, and these versions
+    of the libraries; the answer is kept in the cache folder. A failure is said once per process.
+    """
+    identities = [plugin.model_dump(mode="json") for plugin in plugins]
+    versions = [__version__, describe_environment()["libraries"]]
+    text = canonical_json([versions, identities, built_for])
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    if key in _answers:
+        return _answers[key]
+    memory = Memory(cache_folder() / "contracts" / "contracts.json", str)
+    answer, more = memory.read().get(key, ""), ""
+    if not answer:
+        checks = quick()
+        if any(check.name == "builds" and check.status != "pass" for check in checks):
+            return NOT_CHECKED  # the run says why it is refused
+        answer = "passed"
+        if failed := [check for check in checks if check.status == "fail"]:
+            answer = f"failed: {', '.join(dict.fromkeys(check.name for check in failed))}"
+            more = f" It breaks {failed[0].name!r}: {failed[0].detail}"
+        memory.add({key: answer}, progress)
+    _answers[key] = answer
+    if answer != "passed":
+        progress.note(
+            f"{plugins[0].name} does not keep its contract ({answer}).{more} The run goes on, and "
+            "its row says so; `fusionbench check` makes every check."
+        )
+    return answer

@@ -29,6 +29,8 @@ from fusionbench.contract.checks import (
 from fusionbench.contract.module_checks import (
     SHARED_CHECKS,
     gradients_of,
+    open_gates,
+    repeatable,
     require_finite,
     require_gradients,
     require_same,
@@ -49,6 +51,8 @@ GROUPS = {"age": (0,), "region": (1, 2, 3, 4), "itch": (5, 6), "bleed": (7, 8)}
 COUNTS = (40, 30, 20, 10, 5)
 TARGET = torch.tensor([2, 0, 0, 4])  # one class twice, for losses that compare samples
 BATCH, CLASSES = len(TARGET), len(COUNTS)
+# What the network calls, with the names of the arguments.
+METHODS = {"encode": ("meta",), "stage": ("k", "tokens", "meta"), "fuse": ("image", "meta")}
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class FusionCase:
     cls: type[Fusion]
     backbone: str
     params: Mapping[str, Any] = field(default_factory=dict)
+    features: int = METADATA
 
     def build(self, seed: int = 0) -> FusionModel:
         backbone = deepcopy(_backbone(self.backbone))
@@ -81,8 +86,8 @@ class FusionCase:
         """Images (B, 3, S, S) and metadata (B, M), half of it 0/1 as one-hot columns are."""
         generator = torch.Generator().manual_seed(seed)
         image = torch.randn(size, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
-        meta = torch.randn(size, METADATA, generator=generator)
-        meta[:, METADATA // 2 :] = (meta[:, METADATA // 2 :] > 0).float()
+        meta = torch.randn(size, self.features, generator=generator)
+        meta[:, self.features // 2 :] = (meta[:, self.features // 2 :] > 0).float()
         return image, meta
 
     @torch.no_grad()
@@ -157,8 +162,32 @@ def metadata(case: FusionCase) -> str:
     return ""
 
 
+def in_place(case: FusionCase) -> None:
+    model, changed = case.module(), set[str]()
+    for method in METHODS:
+        original = getattr(model.fusion, method)
+
+        def watched(*args: Any, method: str = method, original: Any = original) -> Tensor:
+            before = [arg.clone() if isinstance(arg, Tensor) else arg for arg in args]
+            result: Tensor = original(*args)
+            for name, arg, copy in zip(METHODS[method], args, before, strict=True):
+                if isinstance(arg, Tensor) and not torch.equal(arg, copy):
+                    changed.add(f"`{method}` changes its `{name}`")
+            return result
+
+        setattr(model.fusion, method, watched)
+    case.values(model, case.batch())
+    case.values(model.train(), case.batch(2))
+    require(
+        not changed,
+        f"{', '.join(sorted(changed))} in place (as `x += y`, `x[:, 0] = y`, `relu_` and "
+        "`inplace=True` do); the network still needs it. Write `x = x + y`, or work on x.clone().",
+    )
+
+
 def batch_mates(case: FusionCase) -> None:
     model, (image, meta), (other_image, other_meta) = case.module(), case.batch(), case.batch(2)
+    open_gates(model.fusion)
     mixed = (torch.cat([image[:1], 2 * other_image[1:]]), torch.cat([meta[:1], 2 * other_meta[1:]]))
 
     def first(image: Tensor, meta: Tensor) -> dict[str, Tensor]:
@@ -198,7 +227,7 @@ def after_an_exception(case: FusionCase) -> None:
     model, batch = case.module(), case.batch()
     before, hooks = case.values(model, batch), _hooks(model)
     last = len(model.spec.stages) - 1
-    for method in ("encode", "stage", "fuse"):
+    for method in METHODS:
         original = getattr(model.fusion, method)
 
         def stop(*args: Any, method: str = method, original: Any = original) -> Tensor:
@@ -253,8 +282,8 @@ def training_step(case: FusionCase, losses: Mapping[str, Callable[[Spec], Loss]]
 
 # What a fusion must keep on every backbone that accepts it.
 FUSION_CHECKS: Checks[FusionCase] = {
-    **named(shapes, batch_of_one, gradients, metadata, batch_mates, deep_copy),
-    **named(after_an_exception, channels_last),
+    **named(shapes, batch_of_one, gradients, metadata, in_place, repeatable, batch_mates),
+    **named(deep_copy, after_an_exception, channels_last),
     **SHARED_CHECKS,
 }
 
@@ -284,7 +313,12 @@ def check_fusion(
         for name, entry in registry.discover("losses").items()
         if not entry.broken
     }
-    groups: list[list[Step]] = [[("settings", cls.__name__, partial(_settings, cls, registered))]]
+    groups: list[list[Step]] = [
+        [
+            ("settings", cls.__name__, partial(_settings, cls, registered)),
+            ("forward", cls.__name__, partial(forward, cls)),
+        ]
+    ]
     for name in backbones:
         case = FusionCase(cls, name, params or {})
         groups.append([("builds", name, case.build), *steps(case, name, FUSION_CHECKS, only)])
@@ -297,6 +331,15 @@ def check_fusion(
         text = "it refuses every backbone it was tried on."
         checks.append(Check("accepted", "all backbones", "fail", text))
     return checks
+
+
+def forward(cls: type[Fusion]) -> None:
+    own = [name for name in ("forward", "__call__") if getattr(cls, name) != getattr(Fusion, name)]
+    require(
+        not own,
+        f"it overrides `{', '.join(own)}`, which nothing calls: a network calls encode, stage and "
+        "fuse. Put the computation into `fuse(self, image, meta)`.",
+    )
 
 
 def _settings(cls: type[Fusion], known: Collection[str]) -> None:

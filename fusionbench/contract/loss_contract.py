@@ -53,12 +53,15 @@ class LossCase:
     params: Mapping[str, Any] = field(default_factory=dict)
     classes: int = CLASSES
 
-    def module(self, seed: int = 0) -> Loss:
-        torch.manual_seed(seed)
+    @property
+    def spec(self) -> Spec:
         counts = tuple(range(10 * self.classes, 0, -10))
         stages = NETWORKS[self.network]
-        spec = Spec(stages, WIDTH, METADATA, self.classes, EMBEDDING, counts=counts)
-        return self.cls(spec, **self.params)
+        return Spec(stages, WIDTH, METADATA, self.classes, EMBEDDING, counts=counts)
+
+    def module(self, seed: int = 0) -> Loss:
+        torch.manual_seed(seed)
+        return self.cls(self.spec, **self.params)
 
     def batch(
         self, seed: int = 1, target: Sequence[int] | None = None, scale: float = 2.0
@@ -74,8 +77,8 @@ class LossCase:
 
         output = Output(
             leaf(self.classes),
-            leaf(EMBEDDING),
-            tuple(leaf(s.grid[0] * s.grid[1], s.channels) for s in NETWORKS[self.network]),
+            leaf(self.spec.embedding),
+            tuple(leaf(s.grid[0] * s.grid[1], s.channels) for s in self.spec.stages),
         )
         return output, torch.tensor(target)
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from fusionbench.contract.checks import Broken, Checks, named, require
+from fusionbench.contract.checks import Broken, Checks, named, require, same_random_numbers
 
 
 class Case(Protocol):
@@ -33,13 +31,31 @@ class Case(Protocol):
 
 def repeatable(case: Case) -> None:
     module, batch = case.module(), case.batch()
-    before = case.values(module, batch)
-    # None of this may have an effect: another instance, another batch, random numbers drawn.
+    open_gates(getattr(module, "fusion", module))
+    with same_random_numbers():
+        before = case.values(module, batch)
+    with same_random_numbers(1):
+        drawn = case.values(module, batch)
+    with same_random_numbers():
+        again = case.values(module, batch)
+    if all(torch.equal(again[name], before[name]) for name in before):
+        where = "" if module.training else "in eval mode "
+        message = f"{where}it draws random numbers, so that the same batch gives other values"
+        require_same(drawn, before, message)
+    # None of this may have an effect: another instance, another batch.
     case.values(case.module(seed=5), case.batch(2))
     case.values(module, case.batch(3))
-    torch.rand(3), random.random(), np.random.rand(3)
     after = case.values(module, batch)
     require_same(after, before, "the same batch gives other values later")
+
+
+@torch.no_grad()
+def open_gates(module: nn.Module) -> None:
+    """Move every parameter whose numbers are all the same: what a gate that starts at zero hides
+    comes to light."""
+    for p in module.parameters():
+        if p.is_floating_point() and p.numel() and bool((p == p.flatten()[0]).all()):
+            p.add_(0.1 * torch.rand_like(p))
 
 
 def state_dict(case: Case) -> None:

@@ -173,6 +173,7 @@ class Row:
     run_ids: tuple[str, ...] = ()
     label: str = ""  # what a declared table calls the row
     verdict: str = ""  # of the audit; "": not audited
+    contract: str = ""  # "passed", "failed: batch mates", "not checked"; "": nothing has run
     shuffled: bool = False  # trained with other patients' metadata
     ratio: float | None = None  # n_test / n_train, mean over runs
     gains: Gains | None = None
@@ -248,6 +249,14 @@ class Block:
         """The audit's verdict on every row that has run; None where rows differ or none has."""
         found = {row.verdict for row in self.rows if row.runs_done}
         return found.pop() if len(found) == 1 else None
+
+    @cached_property
+    def contract(self) -> str:
+        """What checking the plugins of every row that has run said; "" where rows differ, or one
+        failed and says so itself."""
+        answers = {row.contract for row in self.rows if row.runs_done}
+        answer = answers.pop() if len(answers) == 1 else ""
+        return "" if answer.startswith("failed") else answer
 
     def rivals(self, metric: str, part: str = "test") -> list[Row]:
         """The rows that compete for the best value: ranked ones, and on the test rows, where its

@@ -25,12 +25,14 @@ from fusionbench.leaderboard.table_model import (
     shown,
 )
 from fusionbench.metrics.names import Metric, describe
+from fusionbench.records import NOT_CHECKED
 
 OF_BLOCK = (
     *("dataset", "data_fingerprint", "protocol", "split_hash", "level", "complete_data"),
     *("n_rows_used", "n_rows_dataset"),
 )
 OF_ROW = ("control", "ranked", "runs_done", "runs_expected", "seeds")
+UNCHECKED = f"contract {NOT_CHECKED}"
 Facts = Mapping[str, Any]
 
 
@@ -72,6 +74,9 @@ def own_sheet(block: Block, metrics: Sequence[Metric]) -> Sheet:
     if block.verdict is not None:
         text = f"Audit: {plain(block.verdict)}" if block.verdict else "Not audited"
         notes.append(Cell(text, tone=_tone(block.verdict)))
+    if block.contract:
+        tone: Tone = "good" if block.contract == "passed" else "quiet"
+        notes.append(Cell(plain(f"Contract: {block.contract}"), tone=tone))
     # Why the block's numbers are not those of its dataset.
     reasons = [plain(block.note)] if block.note else []
     if not block.complete_data:
@@ -112,7 +117,10 @@ def _columns(block: Block) -> tuple[list[SheetColumn], list[SheetColumn]]:
             "notes",
             "Notes",
             "remark",
-            lambda f: "; ".join(flag for flag in f["flags"] if flag not in told),
+            lambda f: "; ".join(
+                [flag for flag in f["flags"] if flag not in told]
+                + [UNCHECKED] * (f["contract"] == NOT_CHECKED != block.contract)
+            ),
             "warning",
             optional=True,
         ),
@@ -131,6 +139,7 @@ def _facts(block: Block, row: Row, part: str) -> dict[str, Any]:
         **{name: getattr(row, name) for name in OF_ROW},
         "n": row.parts[part].n,
         **{name: getattr(row, name) for name in ("parameters", "images_per_s", "verdict")},
+        "contract": row.contract,
         # Nothing was chosen on a part that is held out.
         "flags": tuple(f for f in row.remarks if part == "test" or not f.startswith("optimistic")),
         **{name: getattr(row, name) for name in ("key", "identity", "run_ids")},

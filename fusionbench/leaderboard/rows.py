@@ -15,7 +15,7 @@ from fusionbench.leaderboard.block import Block, LevelName, PartStats, Row, RunM
 from fusionbench.leaderboard.differences import with_differences
 from fusionbench.leaderboard.gains import with_gains
 from fusionbench.metrics.names import describe
-from fusionbench.records import PartResult, Record, Result
+from fusionbench.records import NOT_CHECKED, PartResult, Record, Result
 
 Sources = Mapping[tuple[str, str], str]
 T = TypeVar("T")
@@ -139,6 +139,9 @@ def _row(key: str, runs: list[_FoldRun], current: Sources | None) -> Row:
     first, identity = runs[0].shared, runs[0].identity
     seeds = tuple(sorted({run.seed for run in runs}))
     flags = dict.fromkeys(flag for run in runs for flag in run.shared.flags)
+    contract = _contract({run.shared.contract for run in runs})
+    if contract.startswith("failed"):
+        flags[f"contract {contract}"] = None
     flags |= dict.fromkeys(_stale(identity, current))
     speeds = [run.images_per_s for run in runs if run.images_per_s is not None]
     sizes = [(run.shared.n_test, run.shared.n_train) for run in runs]
@@ -159,6 +162,7 @@ def _row(key: str, runs: list[_FoldRun], current: Sources | None) -> Row:
         flags=tuple(flags),
         run_ids=tuple(run.run_id for run in runs),
         verdict=_verdict([run.shared.verdict for run in runs]),
+        contract=contract,
         shuffled=identity.data.shuffle_metadata,
         ratio=math.fsum(test / train for test, train in sizes) / len(runs)
         if all(map(all, sizes))
@@ -185,6 +189,12 @@ def _verdict(verdicts: Sequence[str]) -> str:
     if found and missing:
         found[f"not audited: {missing} of {len(verdicts)} runs"] = None
     return "; ".join(found)
+
+
+def _contract(answers: set[str]) -> str:
+    """What the runs' checks say together: the worst of it."""
+    failed = sorted(answer for answer in answers if answer.startswith("failed"))
+    return "; ".join(failed) or (NOT_CHECKED if NOT_CHECKED in answers else "passed")
 
 
 def _stale(identity: RowIdentity, current: Sources | None) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fusionbench.errors import FusionbenchError
+from fusionbench.errors import FusionRefused as FusionRefused
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,6 @@ class Fusion(nn.Module):
     def fuse(self, image: Tensor, meta: Tensor) -> Tensor:
         """(B, D) pooled image features, (B, M') -> (B, D'): late fusion, before the head."""
         return image
-
-
-class FusionRefused(FusionbenchError):
-    """A fusion that cannot be built for this backbone or these settings; says which would do."""
 
 
 def reducer(width: int, out: int = 256, dropout: float = 0.5) -> nn.Sequential:

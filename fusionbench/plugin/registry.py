@@ -21,7 +21,7 @@ from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from fusionbench.errors import PluginError, UsageError, plain
 from fusionbench.plugin.containment import contained
@@ -193,6 +193,17 @@ def load(entry: Entry, base: type[T]) -> type[T]:
     return classes[0]
 
 
+def class_copy(entry: Entry, cls: type[T]) -> type[T]:
+    """The class from another copy of the plugin's file, so that nothing is shared with `cls`; `cls`
+    where the file cannot be imported twice, and of an installed package."""
+    try:
+        with contained(entry.name):
+            copy = cls if entry.path is None else getattr(_import_file(entry, "copy"), cls.__name__)
+    except Exception:
+        return cls
+    return cast(type[T], copy)
+
+
 def source_hash(entry: Entry) -> str:
     """16 hex digits of the sha256 of the plugin's source file (of the module's for an entry point)
     and of every file that it imports: from below its folder, or from its installed package."""
@@ -300,11 +311,11 @@ def _keywords(node: ast.ClassDef) -> tuple[tuple[str, str], ...]:
     return ()
 
 
-def _import_file(entry: Entry) -> ModuleType:
-    """Import a plugin file under a name of its own; the same source is imported once."""
+def _import_file(entry: Entry, copy: str = "") -> ModuleType:
+    """Import a plugin file under a name of its own; the same source is imported once per `copy`."""
     assert entry.path is not None
     digest = hashlib.sha256(str(entry.path).encode() + entry.path.read_bytes()).hexdigest()[:12]
-    name = f"fusionbench_plugins.{entry.kind}.{entry.name.replace('-', '_')}_{digest}"
+    name = f"fusionbench_plugins.{entry.kind}.{entry.name.replace('-', '_')}_{digest}{copy}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, entry.path)
         assert spec is not None and spec.loader is not None

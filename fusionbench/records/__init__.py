@@ -25,6 +25,7 @@ from __future__ import annotations
 from fusionbench.records.predictions import Predictions
 from fusionbench.records.reading import Problem, read_record
 from fusionbench.records.schema import (
+    NOT_CHECKED,
     SCHEMA_VERSION,
     Failure,
     Level,
@@ -37,6 +38,7 @@ from fusionbench.records.schema import (
 from fusionbench.records.store import BusyError, Store
 
 __all__ = [
+    "NOT_CHECKED",
     "SCHEMA_VERSION",
     "BusyError",
     "Failure",

@@ -19,6 +19,7 @@ from fusionbench.config.identity import Identity, canonical_json, leaves
 from fusionbench.errors import RecordError
 
 SCHEMA_VERSION = 2
+NOT_CHECKED = "not checked"
 
 Numbers = dict[str, float | None]
 _encode = msgspec.json.Encoder().encode
@@ -68,6 +69,8 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     # Of the audit of this data under this protocol: "clean", "leaky: patients 54 %", ...; several
     # are joined by "; ". "": not audited.
     verdict: str = ""
+    # Of the quick part of the plugins' contract: "passed", "failed: batch mates", or this.
+    contract: str = NOT_CHECKED
     # Fitted on inner validation rows: probabilities are softmax(logits / temperature) for the
     # metrics that end in "_scaled". None: there were no such rows.
     temperature: float | None = None

@@ -14,6 +14,8 @@ import numpy as np
 from fusionbench.config.environment import describe_environment, peak_memory
 from fusionbench.config.identity import MethodIdentity
 from fusionbench.config.run_config import Execution, RunConfig
+from fusionbench.contract.checks import remembered
+from fusionbench.contract.control_contract import quick_checks
 from fusionbench.plugin import registry
 from fusionbench.plugin.control import Control, Inputs
 from fusionbench.progress import SILENT, Progress
@@ -63,6 +65,13 @@ class ControlStudy(Study):
         control = self.control.build()
         given = metadata[[c.name for c in self.columns]]
         inputs = Inputs(encoder.transform(metadata), given, table.card.unknown)
+        trained = Inputs(inputs.encoded[rows.train], given.iloc[rows.train], inputs.unknown)
+        contract = remembered(
+            [self.control.identity],
+            [column.name for column in self.columns],
+            lambda: quick_checks(self.control.copy(), trained, table.labels[rows.train]),
+            progress,
+        )
         features = np.asarray(control.features(inputs), dtype=np.float64)
         started = time.perf_counter()
         with progress.task(f"fold {fold.index}", total=1, unit="fit") as task:
@@ -82,6 +91,7 @@ class ControlStudy(Study):
             probabilities={name: predict(part) for name, part in rows.parts.items()},
             inner=None if rows.inner is None else predict(rows.inner),
             parameters={},
+            contract=contract,
             train_seconds=seconds,
             peak_memory=peak_memory(),
         )

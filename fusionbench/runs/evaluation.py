@@ -37,6 +37,7 @@ def result_of(study: Study, rows: FoldRows, trained: Trained, verdict: str = "")
         n_rows_used=int(study.keep.sum()),
         flags=study.flags(),
         verdict=verdict,
+        contract=trained.contract,
         temperature=temperature,
         parameters=trained.parameters,
         history=trained.history,

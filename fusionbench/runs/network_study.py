@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from fusionbench.config.identity import MethodIdentity, TrainingIdentity, plain_
 from fusionbench.config.plugin_settings import literal_params, plugin_schema, split_params
 from fusionbench.config.recipe import own_params
 from fusionbench.config.run_config import Execution, Param, RunConfig
+from fusionbench.contract.checks import remembered
+from fusionbench.contract.quick import quick_checks
 from fusionbench.data.encoder import MetadataEncoder
 from fusionbench.data.image_cache import open_or_build
 from fusionbench.errors import UsageError
@@ -130,15 +132,38 @@ class NetworkStudy(Study):
     ) -> tuple[FusionModel, CombinedLoss]:
         """Model and loss on this backbone; `train` are positions of the rows to train on, whose
         classes the loss may count. Raises UsageError / FusionRefused with the reason."""
-        classes = len(self.table.card.classes)
-        features, groups = encoder.n_features, encoder.groups
-        spec = Spec(backbone.stages, backbone.width, features, classes, groups=groups)
-        fusion = self.method.fusion.build(spec)
+        spec = self.spec(backbone, encoder, train)
+        fusion = self.method.fusion.build(replace(spec, counts=()))
         model = FusionModel(backbone, fusion, self.config.method.reducer)
-        counts = np.bincount(self.table.labels[train], minlength=classes)
-        spec = replace(model.spec, counts=tuple(counts.tolist()))
+        spec = replace(spec, embedding=model.spec.embedding)
         losses = {name: loss.build(spec) for name, loss in self.method.losses.items()}
         return model, CombinedLoss(losses)
+
+    def spec(self, backbone: Backbone, encoder: MetadataEncoder, train: np.ndarray) -> Spec:
+        """What the plugins are built for, without `embedding`. A fusion does not get `counts`."""
+        classes = len(self.table.card.classes)
+        counts = np.bincount(self.table.labels[train], minlength=classes)
+        return Spec(
+            backbone.stages,
+            backbone.width,
+            encoder.n_features,
+            classes,
+            groups=encoder.groups,
+            counts=tuple(counts.tolist()),
+        )
+
+    def contract(self, spec: Spec, progress: Progress) -> str:
+        """What the quick part of the contract says of the plugins, built for `spec`."""
+        fusion, losses = self.method.fusion, self.method.losses
+        shape = replace(spec, counts=())  # every fold has other counts
+        return remembered(
+            self.method_identity.plugins,
+            plain_json(asdict(shape)),
+            lambda: quick_checks(
+                fusion.copy(), {name: loss.copy() for name, loss in losses.items()}, spec
+            ),
+            progress,
+        )
 
     def fold_data(
         self, fold: Fold, rows: FoldRows, images: torch.Tensor, device: torch.device

@@ -73,13 +73,15 @@ class NetworkTrainer:
         experiment, placement = self.experiment, self.placement
         config, table = experiment.config.training, experiment.table
         seed = experiment.fold_seed(fold)
+        metadata, encoder, arrays = experiment.fold_data(fold, rows, self.images, placement.device)
+        spec = experiment.spec(self.backbone, encoder, rows.train)
+        contract = experiment.contract(spec, progress)  # before this fold's random numbers
         torch.manual_seed(seed)
         if placement.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         # Every fold draws its random starting weights.
         random = experiment.config.method.weights == "none"
         backbone = experiment.backbone() if random else copy.deepcopy(self.backbone)
-        metadata, encoder, arrays = experiment.fold_data(fold, rows, self.images, placement.device)
         step = self._step_for(*experiment.model(backbone, encoder, rows.train), progress)
         model = step.model
         watched = rows.watch
@@ -150,6 +152,7 @@ class NetworkTrainer:
             train_seconds=fitted.train_seconds,
             seconds_before=keeper.seconds_before,
             images_seen=fitted.images_seen,
+            contract=contract,
             peak_memory=int(torch.cuda.max_memory_allocated()) if on_gpu else peak_memory(),
             weights=partial(_serialised, model),
         )

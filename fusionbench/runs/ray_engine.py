@@ -78,6 +78,7 @@ class OnRay:
         self._board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
         self._out: dict[Any, Job] = {}
         self._shipped: dict[tuple[object, ...], Any] = {}
+        self._told: set[int] = set()  # rows whose broken contract was named
         self._warned = False
 
     @_lost_alike()
@@ -125,6 +126,7 @@ class OnRay:
             job = self._out[ref]
             result = self._result(job, ref)
             del self._out[ref]
+            self._tell(job, result)
             yield job, result
         if running := self._running():
             task.advance(0, running=running)
@@ -133,6 +135,14 @@ class OnRay:
         for ref in self._out:
             with suppress(Exception):  # a cluster that is gone has nothing left to stop
                 self.ray.cancel(ref)
+
+    def _tell(self, job: Job, result: Computed | Exception) -> None:
+        """What the worker's own notes, which do not come here, say of the contract."""
+        found = result.record.result if isinstance(result, Computed) else None
+        if found and found.contract.startswith("failed") and job.row not in self._told:
+            self._told.add(job.row)
+            name = job.study.config.method.fusion
+            self.progress.note(f"{name} does not keep its contract ({found.contract})")
 
     @_lost_alike()
     def _result(self, job: Job, ref: Any) -> Computed | Exception:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -37,7 +37,7 @@ from fusionbench.plugin import registry
 from fusionbench.plugin.containment import contained
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Fold, Split, inner_split, split_of
-from fusionbench.records import cohort
+from fusionbench.records import NOT_CHECKED, cohort
 
 
 @dataclass(frozen=True)
@@ -234,6 +234,7 @@ class Trained:
     seconds_before: float = 0.0  # of processes that were stopped; this one went on from there
     images_seen: int = 0
     peak_memory: int | None = None
+    contract: str = NOT_CHECKED  # what the quick part of it says of the plugins
     weights: Callable[[], bytes] | None = None  # safetensors; before another fold is trained
 
 
@@ -244,7 +245,16 @@ class LoadedPlugin(Generic[T]):
     cls: type[T]
     params: dict[str, Any]
     identity: PluginIdentity
-    foreign: bool  # it does not come with fusionbench
+    entry: registry.Entry
+
+    @property
+    def foreign(self) -> bool:
+        """It does not come with fusionbench."""
+        return self.entry.foreign
+
+    def copy(self) -> LoadedPlugin[T]:
+        """With the class from another copy of its module: what it keeps there is not shared."""
+        return replace(self, cls=registry.class_copy(self.entry, self.cls))
 
     def build(self, *args: Any) -> T:
         """An instance. Raises UsageError for settings that it refuses, PluginError for a crash."""
@@ -280,7 +290,7 @@ def loaded_plugin(
         params=plain_json(params),
         source=registry.source_hash(entry),
     )
-    return LoadedPlugin(cls, params, identity, entry.foreign)
+    return LoadedPlugin(cls, params, identity, entry)
 
 
 class Trainer(Protocol):
