@@ -17,6 +17,19 @@ from fusionbench.errors import DataError
 from fusionbench.files import reading
 
 Problem = dict[str, object]
+# What a file that is no csv begins with, what it is, and what to do.
+_SAVE = "Save it as UTF-8, comma separated."
+_OTHERS: dict[bytes, tuple[str, str]] = {
+    b"PK\x03\x04": ("binary: an Excel workbook or a zip archive", _SAVE),
+    b"\xd0\xcf\x11\xe0": ("binary: an Excel workbook", _SAVE),
+    b"\x1f\x8b": ("compressed (gzip)", "Unpack it."),
+    b"\xff\xfe": ("UTF-16", _SAVE),
+    b"\xfe\xff": ("UTF-16", _SAVE),
+    b"version https://git-lfs": ("a pointer of Git LFS", "Fetch the file: git lfs pull."),
+    b"<": ("a web page or XML", "Download the csv file itself."),
+    b"[{": ("JSON", _SAVE),
+    b"{": ("JSON", _SAVE),
+}
 
 
 def read_rows(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
@@ -30,6 +43,11 @@ def read_rows(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
     lines: list[int] = []
     problems: list[Problem] = []
     try:
+        with reading(path), path.open("rb") as raw:
+            start = raw.read(64).lstrip()
+        for begins, (what, remedy) in _OTHERS.items():
+            if start.startswith(begins):
+                raise DataError(f"{path} is not a UTF-8 csv file but {what}.", remedy)
         with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
@@ -51,9 +69,10 @@ def read_rows(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not a UTF-8 csv file ({error.reason} at byte {error.start}).",
-            "Save it as UTF-8, comma separated.",
+            _SAVE,
         ) from None
     except csv.Error as error:
+        _check_separator(path)
         raise DataError(
             f"{path} is not a readable csv file: line {reader.line_num}: {error}.",
             "Check the quotation marks around that line.",
@@ -88,16 +107,23 @@ def bad_rows(path: Path, problems: list[Problem], remedy: str) -> DataError:
     )
 
 
+def _check_separator(path: Path) -> None:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline(65536).strip()
+    if "," not in header and any(mark in header for mark in ";\t|"):
+        raise DataError(
+            f"{path} is not separated by commas (its header is one cell: {header[:60]!r}).",
+            "Save it comma separated.",
+        ) from None
+
+
 def _check_header(path: Path, header: list[str]) -> None:
     if not any(header):
         raise DataError(f"{path} is empty.", "A header line and one line per sample are needed.")
     if any("\x00" in name for name in header):
-        raise DataError(f"{path} is a binary file, not a csv.")
-    if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
-        raise DataError(
-            f"{path} is not separated by commas (its header is one cell: {header[0][:60]!r}).",
-            "Save it comma separated.",
-        )
+        raise DataError(f"{path} is a binary file, not a csv.", _SAVE)
+    if len(header) == 1:
+        _check_separator(path)
     repeated = sorted(name for name, n in Counter(header).items() if n > 1 and name)
     if repeated:
         raise DataError(f"{path} has columns of the same name: {', '.join(map(repr, repeated))}.")

@@ -53,7 +53,7 @@ def find_data(card: DatasetCard, data: Path | None = None) -> Path:
             return root
     if data is None and _find_ignoring_case(card.folder, card.files.metadata):
         return card.folder  # it is there, whatever is wrong with it
-    raise _absent(card, data, [folder for folder, _ in places])
+    raise _absent(card, data, places)
 
 
 def metadata_file(card: DatasetCard, root: Path) -> Path:
@@ -149,8 +149,18 @@ def _header_fits(card: DatasetCard, path: Path) -> bool:
     return card.id_column in header and card.label.column in header
 
 
-def _absent(card: DatasetCard, data: Path | None, looked: list[Path]) -> DataError:
-    where = "; ".join(dict.fromkeys(str(p) for p in looked))
+def _tables_in(folder: Path) -> list[str]:
+    """Names of up to five files that may hold a table."""
+    endings = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".json", ".parquet", ".gz", ".zip")
+    try:
+        names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    except (OSError, ValueError):
+        return []
+    return [name for name in names if name.lower().endswith(endings)][:5]
+
+
+def _absent(card: DatasetCard, data: Path | None, places: list[tuple[Path, bool]]) -> DataError:
+    where = "; ".join(dict.fromkeys(str(folder) for folder, _ in places))
     message = f"The data of {card.title} is not here: no {card.files.metadata} in {where}."
     lines = [card.source.obtain.strip()]
     if card.source.url and card.source.url not in lines[0]:
@@ -160,8 +170,26 @@ def _absent(card: DatasetCard, data: Path | None, looked: list[Path]) -> DataErr
         f"Put {card.files.metadata} and the photographs ({folders}/) into {default_folder(card)}, "
         "or name their folder with --data DIR or $FUSIONBENCH_DATA."
     )
-    for path in filter(None, (_find_ignoring_case(f, card.files.metadata) for f in looked)):
-        lines.insert(0, f"{path} is another dataset's: its header does not fit the card.")
+    name = card.files.metadata
+    foreign = {_plain(n) for n in registry.dataset_cards()} - {_plain(card.name)}
+    for folder, shared in places:
+        below = [] if shared else _subfolders(folder)
+        below += [child for parent in below[:_FOLDERS] for child in _subfolders(parent)]
+        paths = [_find_ignoring_case(f, name) for f in below if _plain(f.name) not in foreign]
+        if len(misfits := [path for path in paths if path]) == 1:
+            message = f"{misfits[0]} does not fit the card of {card.title}: its header must name "
+            message += f"{card.id_column!r} and {card.label.column!r}, among others."
+        if path := _find_ignoring_case(folder, name):
+            lines.insert(0, f"{path} is another dataset's: its header does not fit the card.")
+        elif os.path.lexists(folder / name):
+            what = "a folder" if is_folder(folder / name) else "no file, or a link to nothing"
+            message = f"{folder / name} is {what}: the metadata of {card.title} is not in it."
+        elif others := _tables_in(folder / Path(name).parent):
+            lines.insert(
+                0,
+                f"{folder} holds {', '.join(others)}: the file of the metadata must be a csv that "
+                f"is called as the card says (files.metadata = {name!r}).",
+            )
     if data is not None:
         lines.append("Only --data was searched, because it was given.")
     if card.name != "synthetic":

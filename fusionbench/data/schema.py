@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pandas as pd
 
 from fusionbench.data.card import Column, DatasetCard, Label
 from fusionbench.data.csv_rows import Problem, problem
-from fusionbench.data.paths import unsafe_path
+from fusionbench.data.paths import is_file, unsafe_path
+from fusionbench.files import reading
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _BOOLEAN = {"true": "True", "1": "True", "1.0": "True", "false": "False", "0": "False"}
@@ -34,6 +36,7 @@ def check_rows(
     for name, fault_of in _checks(card, views):
         if name not in frame:
             problems.append(problem(path, 1, name, "", "column is missing"))
+            problems[-1]["fix"] = _where_else(card, name, frame, path)
             continue
         # Each distinct text is looked at once.
         faults = {cell: fault for cell in frame[name].unique() if (fault := fault_of(cell))}
@@ -46,7 +49,7 @@ def check_rows(
                     f'aliases = {{ "{cell}" = "" }}'
                 )
     if card.id_column in frame:
-        problems += _repeated(frame[card.id_column], path)
+        problems += _repeated(card, frame, path)
     unique = {(p["row"], p["column"], p["problem"]): p for p in problems}
     return sorted(unique.values(), key=lambda p: (p["row"], p["column"]))
 
@@ -135,10 +138,41 @@ def _label_fault(label: Label, cell: str) -> str:
     return "" if classes else f"unknown class (known: {known}); label.ignore leaves rows out"
 
 
-def _repeated(ids: pd.Series, path: Path) -> Iterator[Problem]:
+def _where_else(card: DatasetCard, name: str, frame: pd.DataFrame, path: Path) -> str:
+    """What may be meant by a column that is not there: another one, or one of another csv."""
+    label = name == card.label.column
+    for other in (path, *sorted(path.parent.glob("*.csv"))[:50]) if label else ():
+        if not is_file(other):  # such as a pipe, which would be waited for
+            continue
+        with reading(other), other.open(encoding="utf-8-sig", errors="replace") as file:
+            header = {cell.strip(' "\r\n') for cell in file.readline(65536).split(",")}
+        if name in header or set(card.classes) <= header:
+            what = f"the column {name!r}" if name in header else "one column per class"
+            return (
+                f"{other.name} has {what}. Write the class of each row into a column {name!r} of "
+                f"{path.name}: labels are read from there only."
+            )
+    columns = [str(column) for column in frame]
+    if near := get_close_matches(name.lower(), columns, cutoff=0.5):
+        return f"{path.name} has no column {name!r}: did you mean {' or '.join(near)}?"
+    more = ", …" if len(columns) > 30 else ""
+    return f"The columns of {path.name}: {', '.join(columns[:30])}{more}."
+
+
+def _repeated(card: DatasetCard, frame: pd.DataFrame, path: Path) -> Iterator[Problem]:
+    ids, photographs = frame[card.id_column], [view.column for view in card.views]
+    fix = "An id names one row: one photograph, or the photographs of one sample in one column each"
+    for name in photographs:
+        if name != card.id_column and name in frame and frame[name].is_unique:
+            fix += (
+                f". Where each row is a photograph, take id = {name!r} in the card, and name what "
+                f'its rows share in `lesion` and `group`: group = ["{card.id_column}"] keeps them '
+                "on one side of a split"
+            )
+            break
     for cell, same in ids[(ids != "") & ids.duplicated(keep=False)].groupby(ids):
         for row in same.index:
             others = [str(i) for i in same.index if i != row]
             more = ", …" if len(others) > 5 else ""
             text = f"duplicate id: also in row {', '.join(others[:5])}{more}"
-            yield problem(path, row, str(ids.name), cell, text)
+            yield {**problem(path, row, str(ids.name), cell, text), "fix": f"{fix}."}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 import unicodedata
 import warnings
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,8 +121,21 @@ def other_separator(pebbles):
     pebbles.csv.write_text(pebbles.csv.read_text("utf-8").replace(",", ";"), encoding="utf-8")
 
 
+def quoted_semicolons(pebbles):
+    lines = (f'"{line}"'.replace(",", '";"') for line in csv_lines(pebbles))
+    pebbles.csv.write_text("\n".join(lines), encoding="utf-8")
+
+
 def utf_16(pebbles):
     pebbles.csv.write_text(pebbles.csv.read_text("utf-8"), encoding="utf-16")
+
+
+def in_place_of_it(put):
+    def spoil(pebbles):
+        pebbles.csv.unlink()
+        put(pebbles.csv)
+
+    return spoil
 
 
 @pytest.mark.parametrize(
@@ -127,7 +143,25 @@ def utf_16(pebbles):
     [
         (other_header, "file '': column is missing"),
         (other_separator, "not separated by commas"),
-        (utf_16, "not a UTF-8 csv file"),
+        (quoted_semicolons, "not separated by commas"),
+        (utf_16, "not a UTF-8 csv file but UTF-16"),
+        (
+            lambda p: p.csv.write_bytes(b"PK\x03\x04" + bytes(99)),
+            "but binary: an Excel workbook or a",
+        ),
+        (
+            lambda p: p.csv.write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1" + bytes(99)),
+            "but binary: an Excel work",
+        ),
+        (lambda p: p.csv.write_bytes(gzip.compress(p.csv.read_bytes())), r"compressed \(gzip\)"),
+        (lambda p: p.csv.write_text("\n<!DOCTYPE html><html>"), "but a web page"),
+        (lambda p: p.csv.write_text("version https://git-lfs.github.com"), "git lfs pull"),
+        (lambda p: p.csv.write_text('[{"file": "p00.png"}]'), "but JSON"),
+        (lambda p: p.csv.write_bytes(b""), "is empty"),
+        (lambda p: p.csv.write_bytes(bytes(99)), "is a binary file"),
+        (in_place_of_it(Path.mkdir), "is a folder"),
+        (in_place_of_it(os.mkfifo), "is no file"),
+        (in_place_of_it(lambda path: path.symlink_to("nowhere.csv")), "is no file, or a link"),
     ],
 )
 @pytest.mark.parametrize("named", [True, False])
@@ -139,6 +173,55 @@ def test_a_csv_that_is_there_and_does_not_fit_is_never_called_absent(
     card = pebbles.card()
     with pytest.raises(DataError, match=reason):
         load_table(card, find_data(card, pebbles.folder if named else None))
+
+
+@pytest.mark.parametrize("depth", ["sub", "sub/below"])
+def test_a_csv_that_is_deeper_and_does_not_fit_is_named(pebbles, tmp_path, depth):
+    card, folder = pebbles.card(), tmp_path / "other" / depth
+    other_header(pebbles)
+    folder.mkdir(parents=True)
+    pebbles.csv.rename(folder / pebbles.csv.name)
+    with pytest.raises(DataError, match=rf"^{folder}/pebbles.csv does not fit .* 'file' and 'sha"):
+        find_data(card, tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", ["data.csv", "pebbles.csv.csv", "pebbles.xlsx", "pebbles.csv.gz"])
+def test_a_file_of_another_name_is_offered(pebbles, name):
+    card = pebbles.card()
+    pebbles.csv.rename(pebbles.folder / name)
+    with pytest.raises(DataError, match=rf"holds {name}: .*\(files\.metadata = 'pebbles\.csv'\)"):
+        find_data(card, pebbles.folder)
+
+
+def test_a_column_that_is_missing_is_looked_for(pebbles):
+    def fix(column, header):
+        pebbles.write(header)
+        problems = status(pebbles.card(), pebbles.folder).problems
+        return next(p["fix"] for p in problems if p["column"] == column)
+
+    for row in pebbles.rows:
+        row |= {"Colour": "x", "flat": "1", "round": "0", "odd": "0"}
+    others = [name for name in HEADER if name != "colour"]
+    assert "did you mean Colour" in fix("colour", [*others, "Colour"])
+    assert "columns of pebbles.csv: file, beach, stone" in fix("colour", others)
+    unlabelled = [name for name in HEADER if name != "shape"]
+    one_hot = "one column per class. Write the class of each row into a column 'shape'"
+    assert f"pebbles.csv has {one_hot}" in fix("shape", [*unlabelled, "flat", "round", "odd"])
+    (pebbles.folder / "truth.csv").write_text("file,flat,odd,round\n")
+    assert f"truth.csv has {one_hot}" in fix("shape", unlabelled)
+    (pebbles.folder / "a.csv").write_text("file,shape\n")
+    os.mkfifo(pebbles.folder / "a pipe.csv")
+    assert "a.csv has the column 'shape'" in fix("shape", unlabelled)
+
+
+def test_two_photographs_with_one_id_are_explained(pebbles):
+    card = f'id = "case"\n{CARD}'
+    for i, row in enumerate(pebbles.rows):
+        row["case"] = f"c{i // 2}"
+    pebbles.write([*HEADER, "case"])
+    (fix,) = {str(p["fix"]) for p in status(pebbles.card(card), pebbles.folder).problems}
+    assert "take id = 'file' in the card" in fix and 'group = ["case"]' in fix
+    assert len(load(pebbles, CARD.replace('group = ["beach"]', 'group = ["case"]'))) == 12
 
 
 def test_a_csv_of_another_dataset_in_a_shared_folder_is_named(pebbles, tmp_path, monkeypatch):
