@@ -19,7 +19,7 @@ from fusionbench.leaderboard.table_model import means_over_fewer
 from fusionbench.metrics.names import SCALED, describe
 from fusionbench.records import Store
 from fusionbench.stats.bootstrap import RESAMPLES, Paired, paired
-from fusionbench.stats.resampled import ResampledT, holm, resampled_t
+from fusionbench.stats.resampled import MixedT, ResampledT, holm, mixed_t, resampled_t
 from fusionbench.stats.variance import VarianceParts, spread
 
 ALPHA = 0.05
@@ -34,6 +34,8 @@ class Contrast:
     b: Stat
     test: ResampledT  # over folds
     p_test: float  # adjusted over the metrics
+    mixed: MixedT  # over folds and seeds, less conservative
+    p_mixed: float  # adjusted over the metrics
     bootstrap: Paired  # of patients, on the pooled predictions
     p_bootstrap: float  # adjusted over the metrics
     spread_a: VarianceParts  # fold and seed parts
@@ -116,6 +118,7 @@ def compare(
     values = {name: (values_of(a, name), values_of(b, name)) for name in metrics}
     ratio = max(a.ratio or 0.0, b.ratio or 0.0)
     tests = {name: resampled_t(*pair, ratio) for name, pair in values.items()}
+    mixed = {name: mixed_t(*pair) for name, pair in values.items()}
     pairs: dict[str, Paired] = {}
     for scaled in (False, True):  # metrics after temperature scaling: of the scaled probabilities
         if names := [name for name in metrics if (name in SCALED) == scaled]:
@@ -124,6 +127,7 @@ def compare(
             of_plain = paired(pool_a, pool_b, plain, n_resamples=n_resamples)
             pairs |= {n: replace(of_plain[p], metric=n) for n, p in zip(names, plain, strict=True)}
     p_tests = holm({name: test.p for name, test in tests.items()})
+    p_mixed = holm({name: test.p for name, test in mixed.items()})
     p_pairs = holm({name: pair.p for name, pair in pairs.items()})
     sides = zip((a, b), _names(a, b), strict=True)
     facts_a, facts_b = (RowFacts(**row_facts(block, row) | {"name": name}) for row, name in sides)
@@ -138,6 +142,8 @@ def compare(
                 b=b.parts["test"].metrics[name],
                 test=tests[name],
                 p_test=p_tests[name],
+                mixed=mixed[name],
+                p_mixed=p_mixed[name],
                 bootstrap=pairs[name],
                 p_bootstrap=p_pairs[name],
                 spread_a=spread(values[name][0]),

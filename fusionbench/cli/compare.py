@@ -52,7 +52,9 @@ def compare_command(
     part of a run id. Both must be complete, on the same photographs under the same split.
 
     Prints a paragraph to paste into a paper: both values, the corrected resampled t-test over folds
-    (Nadeau & Bengio), and the difference's confidence interval by resampling patients.
+    (Nadeau & Bengio), and the difference's confidence interval by resampling patients. The t-test
+    decides. It is conservative; a mixed model over folds and seeds, which keeps close to its level
+    in simulations, stands beside it (docs/tests.md).
     """
     from fusionbench.analysis.pair import choose, compare
     from fusionbench.analysis.paragraph import paragraph
@@ -94,7 +96,7 @@ def _print(compared: Comparison) -> None:
             metric.text(one.test.difference, "+"),
             metric.text(one.bootstrap.difference, "+"),
             interval_text(one.metric, one.bootstrap.low, one.bootstrap.high),
-            *(re.sub("p (= )?", "", p_text(p)) for p in (one.p_test, one.p_bootstrap)),
+            *(re.sub("p (= )?", "", p_text(p)) for p in (one.p_test, one.p_mixed, one.p_bootstrap)),
         )
         style = "bold" if one.significant else ""
         rows.append([Text(plain(cell), style=style) for cell in cells])
@@ -105,9 +107,11 @@ def _print(compared: Comparison) -> None:
                     f"{letter}, {one.metric}: standard deviation {fold} between folds, {rerun} "
                     "between seeds within a fold" + (f" ({parts.note})" if parts.note else "")
                 )
-    # p over folds is the t-test's, p over patients the bootstrap's.
+    # p over folds is the corrected t-test's, p over patients the bootstrap's.
     differences = ("A - B,\nfolds", "A - B,\npooled", "95 % CI")
-    headings = ("", "A", "B", *differences, "p,\nfolds", "p,\npatients")
-    console.print(terminal.grid(headings, rows, right=headings[1:], fixed=headings))
+    headings = ("", "A", "B", *differences, "p,\nfolds", "p,\nmixed", "p,\npatients")
+    table = terminal.grid(headings, rows, right=headings[1:], fixed=headings)
+    table.padding = (0, 1, 0, 0)
+    console.print(table)
     for note in notes:
         console.print(Text(plain(note), style="dim"))

@@ -3,6 +3,7 @@
 A run's value is keyed by (seed, fold): `Values = Mapping[tuple[int, int], float]`.
 
     resampled.resampled_t(a, b, ratio) -> ResampledT   corrected resampled t-test over folds: a - b
+    resampled.mixed_t(a, b) -> MixedT                  mixed model over folds and seeds: a - b
     resampled.smallest_difference(n_folds, sd, ...)    what that test can show
     resampled.holm({name: p}) -> {name: adjusted p}    Holm's correction; NaN, undefined, stays so
 
@@ -18,5 +19,6 @@ A run's value is keyed by (seed, fold): `Values = Mapping[tuple[int, int], float
 What the two tests of a difference ask is not the same. The bootstrap resamples patients and keeps
 the trained models: would these models differ on other patients? The corrected t-test compares over
 folds, in each of which the models were trained again: would the methods differ, trained once more?
-The second is the question of a comparison of methods, and the one that decides here.
+The second is the question of a comparison of methods, and the one that decides here. The mixed
+model asks it too and is less conservative; docs/tests.md compares their level and power.
 """

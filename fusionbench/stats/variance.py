@@ -13,11 +13,13 @@ larger part as a rule. Training one fold again with another seed moves its value
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fusionbench.stats.resampled import Values
+Values = Mapping[tuple[int, int], float]  # (seed, fold) -> a metric of that run
 
 
 @dataclass(frozen=True)
@@ -45,23 +47,14 @@ def spread(values: Values) -> VarianceParts:
     Only a full rectangle has mean squares: a seed that lacks a fold (or has NaN there) is left out
     with a note. Fewer than two folds or two whole seeds: nothing can be told apart.
     """
-    cells = {key: value for key, value in values.items() if not math.isnan(value)}
-    folds = sorted({fold for _, fold in cells})
-    seeds = sorted({seed for seed, _ in values})
-    whole = [s for s in seeds if folds and all((s, fold) in cells for fold in folds)]
-    left_out = [s for s in seeds if s not in whole]
-    note = f"without seed {', '.join(map(str, left_out))}: folds missing" if left_out else ""
-    if len(folds) < 2 or len(whole) < 2:
-        why = f"{len(folds)} fold(s) by {len(whole)} seed(s): two of each at least"
-        why += f" ({note})" if note else ""
-        return VarianceParts(None, None, None, len(folds), len(whole), why)
-    x = np.array([[cells[seed, fold] for seed in whole] for fold in folds])
+    x, left_out = layout(values)
     f, s = x.shape
-    by_fold, by_seed = x.mean(axis=1, keepdims=True), x.mean(axis=0, keepdims=True)
-    ms_fold = s * float(by_fold.var(ddof=1))
-    ms_seed = f * float(by_seed.var(ddof=1))
-    rest = x - by_fold - by_seed + x.mean()
-    ms_rest = float((rest**2).sum()) / ((f - 1) * (s - 1))
+    note = f"without seed {', '.join(map(str, left_out))}: folds missing" if left_out else ""
+    if f < 2 or s < 2:
+        why = f"{f} fold(s) by {s} seed(s): two of each at least"
+        why += f" ({note})" if note else ""
+        return VarianceParts(None, None, None, f, s, why)
+    ms_fold, ms_seed, ms_rest = mean_squares(x)
     return VarianceParts(
         fold=math.sqrt(max(0.0, (ms_fold - ms_rest) / s)),
         seed=math.sqrt(max(0.0, (ms_seed - ms_rest) / f)),
@@ -70,3 +63,22 @@ def spread(values: Values) -> VarianceParts:
         n_seeds=s,
         note=note,
     )
+
+
+def layout(values: Values) -> tuple[NDArray[np.float64], list[int]]:
+    """(folds, seeds) values of the seeds that have every fold, and the seeds that have not."""
+    cells = {key: value for key, value in values.items() if not math.isnan(value)}
+    folds = sorted({fold for _, fold in cells})
+    seeds = sorted({seed for seed, _ in values})
+    whole = [s for s in seeds if folds and all((s, fold) in cells for fold in folds)]
+    x = [[cells[seed, fold] for seed in whole] for fold in folds]
+    return np.array(x).reshape(len(folds), len(whole)), [s for s in seeds if s not in whole]
+
+
+def mean_squares(x: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Of folds, of seeds and of the rest; x: (folds, seeds), two of each at least."""
+    f, s = x.shape
+    by_fold, by_seed = x.mean(axis=1, keepdims=True), x.mean(axis=0, keepdims=True)
+    rest = x - by_fold - by_seed + x.mean()
+    ms_rest = float((rest**2).sum()) / ((f - 1) * (s - 1))
+    return s * float(by_fold.var(ddof=1)), f * float(by_seed.var(ddof=1)), ms_rest

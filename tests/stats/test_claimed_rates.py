@@ -14,16 +14,19 @@ were trained on these patients, the more the fewer patients there are.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from fusionbench.analysis.paragraph import SIMULATED
 from fusionbench.stats.bootstrap import paired
 from fusionbench.stats.pooled import Pooled
-from fusionbench.stats.resampled import resampled_t
+from fusionbench.stats.resampled import mixed_t, resampled_t
 
 RUNS, PATIENTS, PER, FOLDS, SEEDS, K = 1000, 100, 2, 5, 3, 3
 CLASSES = ("A", "B", "C")
@@ -90,24 +93,22 @@ def compared(edge: float, runs: int = RUNS) -> tuple[np.ndarray, list[np.ndarray
     return data.y, found
 
 
-def t_tests(y: np.ndarray, methods: list[np.ndarray]) -> tuple[float, float]:
-    """Share of comparisons with p < 0.05: corrected, and counting every run as independent."""
+def t_tests(y: np.ndarray, methods: list[np.ndarray]) -> tuple[float, float, float]:
+    """Share of comparisons with p < 0.05: corrected, mixed model, every run as independent."""
     values = [
         np.stack([[bacc(y[:, f == FOLD], p[:, f == FOLD]) for f in range(FOLDS)] for p in one])
         for one in methods
     ]  # each (seeds, folds, runs)
     naive = stats.ttest_rel(*(v.reshape(SEEDS * FOLDS, -1) for v in values)).pvalue
-    corrected = [
-        resampled_t(
-            *(
-                {(s, f): float(v[s, f, r]) for s in range(SEEDS) for f in range(FOLDS)}
-                for v in values
-            ),
-            ratio=1 / (FOLDS - 1),
-        ).p
-        for r in range(y.shape[0])
-    ]
-    return float(np.mean(np.array(corrected) < 0.05)), float(np.mean(naive < 0.05))
+    corrected, mixed = [], []
+    for r in range(y.shape[0]):
+        a, b = (
+            {(s, f): float(v[s, f, r]) for s in range(SEEDS) for f in range(FOLDS)} for v in values
+        )
+        corrected.append(resampled_t(a, b, ratio=1 / (FOLDS - 1)).p)
+        mixed.append(mixed_t(a, b).p)
+    level = [float(np.mean(np.array(p) < 0.05)) for p in (corrected, mixed, naive)]
+    return level[0], level[1], level[2]
 
 
 def pooled(y: np.ndarray, p: np.ndarray, owner: np.ndarray = OWNER) -> Pooled:
@@ -134,9 +135,11 @@ def fixed(runs: int = RUNS) -> tuple[np.ndarray, list[np.ndarray]]:
     return data.y, [posterior(x, means)[None] for x in data.features]
 
 
-def test_the_corrected_t_test_keeps_its_level() -> None:
-    corrected, naive = t_tests(*compared(0.0))
+def test_the_tests_over_folds_keep_their_level() -> None:
+    corrected, mixed, naive = t_tests(*compared(0.0))
     assert corrected <= 0.05  # of 1,000
+    tolerance = 3 * math.sqrt(0.05 * 0.95 / RUNS)
+    assert corrected < mixed <= 0.05 + tolerance
     assert naive > 0.10  # what counting seeds and folds as independent runs would give
 
 
@@ -159,6 +162,28 @@ def test_trained_methods_that_are_equal_under_the_bootstrap() -> None:
 
 def test_a_real_difference_is_found() -> None:
     y, methods = compared(0.8, runs=200)
-    corrected, _ = t_tests(y, methods)
-    assert corrected > 0.3  # with 20 patients a fold
+    corrected, mixed, _ = t_tests(y, methods)
+    assert mixed > corrected > 0.3  # with 20 patients a fold
     assert bootstraps(y[:100], methods[0][:, :100], methods[1][:, :100]) > 0.8
+
+
+def test_what_the_paragraph_says_of_simulations_is_what_they_gave() -> None:
+    """The rates of docs/tests-measured.md; with one seed the mixed model is the paired t-test."""
+    levels = (Path(__file__).parents[2] / "docs/tests-measured.md").read_text("utf-8")
+    levels, power = levels.split("## Power", 1)
+    one_seed, three_seeds = (
+        "\n".join(re.findall(rf"^\| {n} seeds? \|.*?\n\n", levels, re.MULTILINE | re.DOTALL))
+        for n in (1, 3)
+    )
+
+    def rates(test: str, text: str) -> list[float]:
+        lines = [line for line in text.splitlines() if line.startswith(f"| {test}")]
+        return [float(cell) for line in lines for cell in line.split("|")[2:-1]]
+
+    corrected = rates("corrected", levels)
+    mixed = rates("paired t-test", one_seed) + rates("mixed model", three_seeds)
+    assert len(corrected) == len(mixed) == 2 * 2 * 7
+    bounds = [f"{min(found):.0f} to {max(found):.0f} %" for found in (corrected, mixed)]
+    assert f"in {bounds[0]} of comparisons, the mixed model in {bounds[1]}" in SIMULATED
+    assert max(rates("patient bootstrap", levels)) > 15  # why it does not decide
+    assert len(rates("mixed model", power)) == 6

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from fusionbench.stats.resampled import holm, resampled_t, smallest_difference
+from fusionbench.stats.resampled import holm, mixed_t, resampled_t, smallest_difference
 from fusionbench.stats.variance import spread
 
 
@@ -90,6 +90,54 @@ def test_seeds_are_averaged_within_their_fold() -> None:
     noisy = {(0, 0): 0.6, (1, 0): 0.8, (0, 1): 0.8, (0, 2): 0.65, (1, 2): math.nan}
     found = resampled_t(noisy, b, 0.5)
     assert found.difference == pytest.approx(once.difference) and found.p == pytest.approx(once.p)
+
+
+def test_the_mixed_model_has_the_mean_squares_of_statsmodels() -> None:
+    """Var(mean) = (MS_fold + MS_seed - MS_rest) / 15 of 5 folds by 3 seeds, Satterthwaite's df."""
+    import pandas as pd
+    import statsmodels.api as sm
+    import statsmodels.formula.api as smf
+
+    rng, with_seeds = np.random.default_rng(4), 0
+    for case in range(8):
+        a = layout(rng, 5, 3, (1.0, 0.8 * (case % 2), 0.3))
+        b = layout(rng, 5, 3, (1.0, 0.0, 0.3))
+        rows = [(s, f, a[s, f] - b[s, f]) for s, f in a]
+        frame = pd.DataFrame(rows, columns=["s", "f", "v"])
+        table = sm.stats.anova_lm(smf.ols("v ~ C(s) + C(f)", frame).fit())
+        ms, df = table["sum_sq"] / table["df"], 4.0
+        variance = ms["C(f)"]
+        if ms["C(s)"] > ms["Residual"]:
+            with_seeds += 1
+            variance += ms["C(s)"] - ms["Residual"]
+            df = variance**2 / (ms**2 / table["df"]).sum()
+        found = mixed_t(a, b)
+        assert found.difference == pytest.approx(frame["v"].mean())
+        assert (found.n_folds, found.n_seeds, found.df) == (5, 3, pytest.approx(df))
+        assert found.se == pytest.approx(math.sqrt(variance / 15))
+        assert found.p == pytest.approx(2 * stats.t.sf(abs(found.difference) / found.se, df))
+        assert mixed_t(b, a).p == pytest.approx(found.p) and mixed_t(b, a).t == -found.t
+    assert 0 < with_seeds < 8
+
+
+def test_without_pairs_of_seeds_the_mixed_model_is_the_paired_t_test() -> None:
+    rng = np.random.default_rng(5)
+    a, b = layout(rng, 5, 3, (1.0, 0.5, 0.3)), layout(rng, 5, 3, (1.0, 0.5, 0.3))
+    one = {key: value for key, value in b.items() if key[0] == 0}
+    moved = {(seed + 3, fold): value for (seed, fold), value in b.items()}
+    short = {key: value for key, value in b.items() if key != (2, 4)}
+    for other in (one, moved, short):
+        means = [[np.mean([v for (_, f), v in x.items() if f == fold]) for fold in range(5)]
+                 for x in (a, other)]  # fmt: skip
+        found = mixed_t(a, other)
+        assert (found.n_folds, found.n_seeds, found.df) == (5, 1, 4)
+        assert found.p == pytest.approx(stats.ttest_rel(*means).pvalue)
+    assert mixed_t(a, a).p == 1 and mixed_t(one, one).p == 1
+    shifted = mixed_t({key: value + 0.25 for key, value in one.items()}, one)
+    assert shifted.p == pytest.approx(0, abs=1e-12)
+    single = mixed_t({(0, 0): 0.5}, {(0, 0): 0.25})
+    assert single.difference == 0.25 and math.isnan(single.p)
+    assert math.isnan(mixed_t({(0, 0): 0.5}, {(0, 1): 0.5}).difference)
 
 
 def test_holm_by_hand() -> None:
