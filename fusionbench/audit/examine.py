@@ -16,7 +16,7 @@ from fusionbench.audit.evidence import labels_of
 from fusionbench.audit.findings import VERSION, Audit, DatasetFacts, ProtocolFacts
 from fusionbench.audit.leak_value import find_leak_value
 from fusionbench.audit.missingness import find_missingness
-from fusionbench.audit.overlap import find_overlap, find_pairs
+from fusionbench.audit.overlap import find_overlap, find_pairs, find_views_alike
 from fusionbench.audit.proxies import find_proxies
 from fusionbench.audit.verdict import verdict_text
 from fusionbench.data.card import Column
@@ -104,8 +104,9 @@ def _findings(
 ) -> dict[str, Any]:
     """What the verdict follows from, by its names in an Audit."""
     facts, labels = _facts(table, progress), labels_of(table)
+    pairs = find_pairs(table, facts, progress)
     return {
-        "overlap": find_overlap(table, protocol, find_pairs(table, facts), _pictured(table)),
+        "overlap": find_overlap(table, protocol, pairs, _pictured(table), find_views_alike(facts)),
         "missingness": find_missingness(table, labels, columns),
         "proxies": find_proxies(table, labels),
         "confounds": find_confounds(facts[table.views[0]], labels),

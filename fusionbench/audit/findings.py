@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-VERSION = 3  # of rules and of the JSON's form; part of what a remembered verdict is keyed by
+VERSION = 4  # of rules and of the JSON's form; part of what a remembered verdict is keyed by
 
 
 class AuditPart(BaseModel):
@@ -102,9 +102,13 @@ class PartOverlap(AuditPart):
     rows: int
     photographs: int  # of `rows`, those that are here
     patients: BothSides | None
+    # Rows whose patient (or lesion, where the card names no patient) may be in training under
+    # another spelling; None where the card names neither.
+    respelled: BothSides | None
     lesions: BothSides | None
     identical: BothSides
     near: BothSides  # near-duplicates that are not identical
+    altered: BothSides  # mirrored, turned, cut or framed, and none of the above
     # Rows with a copy in training although their patient is not.
     images_of_others: BothSides
 
@@ -116,6 +120,7 @@ class Copies(AuditPart):
     b: str
     distance: int  # differing bits of 256; 0 with `identical` False: decoded alike
     identical: bool
+    altered: str  # "mirrored or turned", "cut or framed"; "" for near-duplicates
     same_patient: bool
     same_lesion: bool
     same_class: bool
@@ -127,7 +132,12 @@ class Overlap(AuditPart):
     total: tuple[PartOverlap, ...]  # over all folds, per part; `fold` is -1
     identical_pairs: int  # in the whole dataset
     near_pairs: int
+    altered_pairs: int
     copies: tuple[Copies, ...]  # the closest of them
+    unnamed: float  # share of the rows whose patient is not known; 1: the card names none
+    spellings: tuple[str, ...]  # "P17 = p17", in the whole dataset
+    # Rows whose photograph is the same, or nearly, in two views.
+    views_alike: tuple[str, ...]
 
 
 class EmptyCells(Signs):

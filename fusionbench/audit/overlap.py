@@ -7,20 +7,24 @@ PAD-UFES-20 and the drawn ones of `synthetic`. Copies that were re-encoded, halv
 made lighter or darker by a tenth differ in 12 bits or fewer in 98 of 100 cases; those that had all
 of it at once in 24 bits or fewer in 95 to 99 of 100. Two photographs of one lesion differ in 28
 bits and more (half of them in more than 110), those of different patients in 46 and more. A copy
-that was cut or turned is not found.
+that was cut, framed, mirrored or turned is found by fusionbench.audit.altered.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
 
+from fusionbench.audit.altered import altered_copies
 from fusionbench.audit.findings import BothSides, Copies, Overlap, PartOverlap
+from fusionbench.audit.spellings import joined
 from fusionbench.data.photo_facts import HASH_BITS, PhotoFacts, hash_bits
 from fusionbench.data.table import Table
+from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols import Split
 
 NEAR_BITS = 24
@@ -30,20 +34,28 @@ _CHUNK = 1024  # rows of the distance matrix at a time
 
 
 def find_overlap(
-    table: Table, protocol: Split, pairs: pd.DataFrame, pictured: np.ndarray
+    table: Table,
+    protocol: Split,
+    pairs: pd.DataFrame,
+    pictured: np.ndarray,
+    views_alike: Sequence[int] = (),
 ) -> Overlap:
     """Everything shared, per fold and part, and over all folds. `pairs` as from find_pairs;
-    `pictured`: bool (n,), rows whose photographs are here."""
+    `pictured`: bool (n,), rows whose photographs are here; `views_alike` as from that function."""
     either = pd.concat([pairs, pairs.rename(columns={"a": "b", "b": "a"})]).sort_values(["a", "b"])
+    keys = table.groups if table.card.group else table.lesions
+    one, spellings = joined(keys, table)
     sides: list[tuple[int, str, pd.DataFrame, pd.DataFrame]] = []
     for fold in protocol.folds:
         seen = fold.train if fold.valid is None else np.concatenate([fold.train, fold.valid])
         patients = np.isin(table.groups, table.groups[seen]) & bool(table.card.group)
         lesions = np.isin(table.lesions, table.lesions[seen])
+        respelled = np.isin(one, one[seen]) & ~np.isin(keys, keys[seen])
         for part, held in {"test": fold.test, **fold.extra}.items():
             rows = pd.DataFrame({
                 "row": held, "pictured": pictured[held],
                 "patients": patients[held], "lesions": lesions[held],
+                "respelled": respelled[held],
             })  # fmt: skip
             copies = either[either.a.isin(held) & either.b.isin(seen)]
             copies = copies.assign(fold=fold.index, other=~patients[copies.a])
@@ -51,45 +63,81 @@ def find_overlap(
 
     def over_all_folds(part: str) -> PartOverlap:
         rows, copies = zip(*(frames for _, name, *frames in sides if name == part), strict=True)
-        return _shared(table, -1, part, pd.concat(rows), pd.concat(copies))
+        return _shared(table, one, -1, part, pd.concat(rows), pd.concat(copies))
 
-    closest = pairs.sort_values(["identical", "distance", "a", "b"], ascending=[False, *[True] * 3])
+    order = ["identical", "altered", "distance", "a", "b"]
+    closest = pairs.sort_values(order, ascending=[False, *[True] * 4])
+    shown = closest[:SHOWN_COPIES].astype(object).values.tolist()
     return Overlap(
         near_bits=NEAR_BITS,
-        folds=tuple(_shared(table, *side) for side in sides),
+        folds=tuple(_shared(table, one, *side) for side in sides),
         total=tuple(over_all_folds(part) for part in dict.fromkeys(side[1] for side in sides)),
         identical_pairs=int(pairs.identical.sum()),
-        near_pairs=int((~pairs.identical).sum()),
+        near_pairs=int((~pairs.identical & (pairs.altered == "")).sum()),
+        altered_pairs=int((pairs.altered != "").sum()),
+        unnamed=_unnamed(table),
+        spellings=spellings,
+        views_alike=tuple(table.ids[list(views_alike)].tolist()),
         copies=tuple(
             Copies(
                 a=str(table.ids[a]),
                 b=str(table.ids[b]),
                 distance=distance,
                 identical=identical,
+                altered=altered,
                 same_patient=bool(table.groups[a] == table.groups[b]),
                 same_lesion=bool(table.lesions[a] == table.lesions[b]),
                 same_class=bool(table.labels[a] == table.labels[b]),
             )
-            for a, b, distance, identical in closest[:SHOWN_COPIES].astype(object).values.tolist()
+            for a, b, distance, identical, altered in shown
         ),
     )
 
 
-def find_pairs(table: Table, facts: Mapping[str, Sequence[PhotoFacts | None]]) -> pd.DataFrame:
+def _unnamed(table: Table) -> float:
+    """Share of the rows that are a group by themselves for want of a patient's name."""
+    bars = len(table.card.group)  # see Table.groups: one more than between the parts of a key
+    alone = [re.sub(r"\\.", "", key).count("|") == bars for key in table.groups.tolist()]
+    return float(np.mean(alone)) if bars else 1.0
+
+
+def find_views_alike(facts: Mapping[str, Sequence[PhotoFacts | None]]) -> list[int]:
+    """Rows whose photographs of two views are copies of each other."""
+    alike = []
+    for row, views in enumerate(zip(*facts.values(), strict=True)):
+        hashes = [fact.hash for fact in views if fact is not None and fact.hash]
+        if any(_near(hashes)):
+            alike.append(row)
+    return alike
+
+
+def find_pairs(
+    table: Table,
+    facts: Mapping[str, Sequence[PhotoFacts | None]],
+    progress: Progress = SILENT,
+) -> pd.DataFrame:
     """Rows `a` < `b` whose photographs of some view are copies of each other: `distance` in bits,
-    and whether they are `identical`. `facts` per view and row (None: no photograph)."""
-    pairs: list[tuple[int, int, int, bool]] = []
+    whether they are `identical`, and how one was `altered`, where neither the file nor the hash
+    shows them to be copies. `facts` per view and row (None: no photograph)."""
+    pairs: list[tuple[int, int, int, bool, str]] = []
     for view, per_row in facts.items():
         digests = pd.Series(table.digests[view])
         # Identical files need no structure to be told.
         for digest, same in digests.groupby(digests).groups.items():
-            pairs += [(a, b, 0, True) for a, b in combinations(same, 2) if digest]
+            pairs += [(a, b, 0, True, "") for a, b in combinations(same, 2) if digest]
         hashes = {i: fact.hash for i, fact in enumerate(per_row) if fact is not None and fact.hash}
         rows = list(hashes)
-        pairs += [(rows[i], rows[j], n, False) for i, j, n in _near(list(hashes.values()))]
-    frame = pd.DataFrame(pairs, columns=["a", "b", "distance", "identical"])
+        pairs += [(rows[i], rows[j], n, False, "") for i, j, n in _near(list(hashes.values()))]
+        looks = {digests[i]: fact.look for i, fact in enumerate(per_row) if fact and fact.look}
+        files = dict(zip(digests, table.images[view], strict=True))
+        rows_of = digests.groupby(digests).groups
+        for first, second, how in altered_copies(looks, files, progress):
+            for a, b in product(rows_of[first], rows_of[second]):
+                bits = int((hash_bits([hashes[a]]) != hash_bits([hashes[b]])).sum())
+                pairs.append((min(a, b), max(a, b), bits, False, how))
+    frame = pd.DataFrame(pairs, columns=["a", "b", "distance", "identical", "altered"])
     frame = frame.astype({"a": int, "b": int, "distance": int, "identical": bool})
-    closest = frame.sort_values(["identical", "distance"], ascending=[False, True])
+    closest = frame.sort_values(["identical", "altered", "distance"], ascending=[False, True, True])
     return closest.drop_duplicates(["a", "b"]).sort_values(["a", "b"], ignore_index=True)
 
 
@@ -108,7 +156,7 @@ def _near(hashes: Sequence[str]) -> Iterator[tuple[int, int, int]]:
 
 
 def _shared(
-    table: Table, fold: int, part: str, rows: pd.DataFrame, copies: pd.DataFrame
+    table: Table, one: np.ndarray, fold: int, part: str, rows: pd.DataFrame, copies: pd.DataFrame
 ) -> PartOverlap:
     """Of one fold's part, or of one part over all folds (-1): a row, and a photograph, counts once
     for each fold that evaluates it; a patient or a lesion once if any fold has it on both sides."""
@@ -131,9 +179,11 @@ def _shared(
         rows=len(rows),
         photographs=photographs,
         patients=keys(rows.patients, table.groups) if table.card.group else None,
+        respelled=keys(rows.respelled, one) if table.card.group or table.card.lesion else None,
         lesions=keys(rows.lesions, table.lesions) if table.card.lesion else None,
         identical=photos(copies[copies.identical]),
-        near=photos(copies[~copies.identical]),
+        near=photos(copies[~copies.identical & (copies.altered == "")]),
+        altered=photos(copies[copies.altered != ""]),
         images_of_others=photos(copies[copies.other]),
     )
 

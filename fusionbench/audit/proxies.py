@@ -7,8 +7,9 @@ column is a proxy when one of these holds:
 * it tells malignant from benign, or one class from the rest, with an AUC of 0.97 or more after
   two errors are taken off;
 * values that go with one side almost without exception (at most 1 row in 200, in the rows of at
-  least 100 patients) cover a fifth of the rows or more, and its AUC is 0.80 or more. So `biopsed`
-  of PAD-UFES-20: no cancer went without a biopsy.
+  least 100 patients) cover a fifth of the rows or more, and its AUC is 0.80 or more; or they cover
+  a third, and its AUC is 0.70 or more. So `biopsed` of PAD-UFES-20: no cancer went without a
+  biopsy; and `management` of Derm7pt: none of 406 cases of 1,011 that were not excised is one.
 
 An honest sign of disease (a lesion that bled, an old patient) has exceptions and stays below. With
 few patients there may be none yet, so the last two rules need a hundred patients.
@@ -28,7 +29,7 @@ from fusionbench.data.table import Table
 
 INFORMATION = 0.5
 AUC = 0.97
-CERTAIN_SHARE, CERTAIN_AUC = 0.20, 0.80
+CERTAIN = ((0.20, 0.80), (1 / 3, 0.70))  # share of the rows, AUC
 EXCEPTIONS = 1 / 200
 MANY_PATIENTS = 100  # without exception in so many: at most 3 % are, at 95 % confidence
 MIN_ROWS = 20
@@ -81,7 +82,8 @@ def _column(
             for measure, side in sides
             if measure is not None and measure.found and measure.value - 2 * measure.error >= AUC
         ]
-    if told is not None and told.found and told.value >= CERTAIN_AUC and share >= CERTAIN_SHARE:
+    enough = told is not None and any(share >= s and told.value >= a for s, a in CERTAIN)
+    if told is not None and told.found and enough:
         why.append(f"{', '.join(values)}: without exception, {percent(share, 0)} of the rows")
     return ProxyColumn(
         **dict(signs),

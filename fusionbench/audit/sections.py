@@ -90,27 +90,53 @@ def _overlap(audit: Audit) -> Section:
     rows = []
     for part in (*overlap.folds, *overlap.total):
         name = "all" if part.fold < 0 else str(part.fold)
-        both = (part.patients, part.lesions, part.identical, part.near)
+        both = (
+            part.patients,
+            part.respelled,
+            part.lesions,
+            part.identical,
+            part.near,
+            part.altered,
+        )
         suffix = "" if part.part == "test" else f" {part.part}"
         rows.append((name + suffix, f"{part.rows:,}", *map(_shared, both)))
     notes = [
         "Evaluated rows whose patient, lesion or photograph the fold trains on. Near copy: a "
-        f"256-bit perceptual hash differs in at most {overlap.near_bits} bits."
+        f"256-bit perceptual hash differs in at most {overlap.near_bits} bits. Altered: mirrored, "
+        "turned by quarter turns, cut or framed. Spelled twice: a patient (or lesion) that may be "
+        "in training under another spelling."
     ]
     for part in overlap.total:
-        copies = {"Identical photographs": part.identical, "Near-duplicates": part.near}
+        copies = {
+            "Patients that may be spelled twice": part.respelled,
+            "Identical photographs": part.identical,
+            "Near-duplicates": part.near,
+            "Altered copies": part.altered,
+        }
         notes += [
             f"{name}, across the split: {', '.join(shared.examples)}."
             for name, shared in copies.items()
-            if shared.examples
+            if shared is not None and shared.examples
         ]
     some = ", ".join(
-        f"{c.a} = {c.b}{'' if c.same_class else ' (other class)'}" for c in overlap.copies[:5]
+        f"{c.a} = {c.b}"
+        + (f" ({c.altered})" if c.altered else "")
+        + ("" if c.same_class else " (other class)")
+        for c in overlap.copies[:5]
     )
     notes.append(
-        f"In the whole dataset {plural(overlap.identical_pairs, 'pair')} of identical photographs "
-        f"and {plural(overlap.near_pairs, 'near-duplicate')}{': ' + some if some else ''}."
+        f"In the whole dataset {plural(overlap.identical_pairs, 'pair')} of identical photographs"
+        f", {plural(overlap.near_pairs, 'near-duplicate')} and "
+        f"{plural(overlap.altered_pairs, 'altered copy', 'altered copies')}"
+        f"{': ' + some if some else ''}."
     )
+    if overlap.spellings:
+        several = plural(len(overlap.spellings), "patient")
+        notes.append(f"{several} may be spelled twice: {', '.join(overlap.spellings[:5])}.")
+    if overlap.views_alike:
+        rows_alike = plural(len(overlap.views_alike), "row")
+        some = ", ".join(overlap.views_alike[:10])
+        notes.append(f"{rows_alike} show the same photograph in two views: {some}.")
     keyed = {"patient": worst.patients, "lesion": worst.lesions}
     known = {name: shared for name, shared in keyed.items() if shared is not None}
     name, shared = next(iter(known.items()), ("", None))
@@ -119,15 +145,28 @@ def _overlap(audit: Audit) -> Section:
             f"{percent(shared.share)} of the evaluated rows are of {plural(shared.keys, name)} "
             "that the same fold trains on: a model can know them again."
         )
-    elif worst.identical.rows + worst.near.rows:
-        share = percent(worst.identical.share + worst.near.share)
-        sentence = f"{share} of the evaluated photographs have a copy in training."
+    elif copied := worst.identical.share + worst.near.share + worst.altered.share:
+        sentence = f"{percent(copied)} of the evaluated photographs have a copy in training."
     else:
         what = f"{', '.join(known)} or photograph" if known else "photograph"
         sentence = f"No {what} is on both sides of the split."
+    if worst.respelled is not None and worst.respelled.rows:
+        sentence += (
+            f" {percent(worst.respelled.share)} may be of patients that the fold trains on under "
+            f"another spelling: {', '.join(worst.respelled.examples[:3])}."
+        )
     if worst.patients is None:
         sentence += " The card names no patient, so nothing is known of patients."
-    header = ("fold", "rows", "patients", "lesions", "same photo", "near copy")
+    header = (
+        "fold",
+        "rows",
+        "patients",
+        "spelled twice",
+        "lesions",
+        "same photo",
+        "near copy",
+        "altered",
+    )
     title = "Overlap between training and evaluation"
     return Section(title, sentence, (Grid(header, rows, notes),))
 

@@ -7,10 +7,16 @@ The rules, all of them:
 
 leaky: patients P %    P % of the evaluated rows, over all folds, are of a patient that their fold
                        trains on. Any at all count.
+may be leaky: patients spelled twice P %
+                       the same for patients (lesions, where the card names no patient) that may
+                       stand in training under another spelling (spellings.py).
 leaky: lesions P %     the same for lesions, where more rows share their lesion than their patient.
-leaky: images P %      rows with a copy of their photograph in training (identical, or a
-                       near-duplicate: overlap.py) although their patient is not; a share of the
-                       rows whose photographs are here.
+leaky: images P %      rows with a copy of their photograph in training (identical, a
+                       near-duplicate: overlap.py, or mirrored, turned, cut or framed: altered.py)
+                       although their patient is not; a share of the rows whose photographs are
+                       here.
+patients unknown       the card names no patient, so nothing is known of patients on both sides;
+                       with a share of the rows, where only some have none.
 shortcut: missingness  what was not recorded among the inputs, one column, a block or all together,
                        tells the class strongly (measures.py: an AUC of 0.70 for malignancy or one
                        class, or balanced accuracy a fifth of the way from chance to perfect).
@@ -47,11 +53,15 @@ def verdict_text(
 
     patients = worst([part.patients for part in overlap.total])
     lesions = worst([part.lesions for part in overlap.total])
+    respelled = worst([part.respelled for part in overlap.total])
     images = worst([part.images_of_others for part in overlap.total])
     parts = [
         (f"leaky: patients {percent(patients)}", patients > 0),
+        (f"may be leaky: patients spelled twice {percent(respelled)}", respelled > 0),
         (f"leaky: lesions {percent(lesions)}", lesions > patients),
         (f"leaky: images {percent(images)}", images > 0),
+        ("patients unknown", overlap.unnamed == 1),
+        (f"patients unknown: {percent(overlap.unnamed)} of the rows", 0 < overlap.unnamed < 1),
         ("shortcut: missingness", any(s.strong for s in missingness.not_recorded.signs)),
         ("shortcut: unknown marks", any(s.strong for s in missingness.unknown.signs)),
     ]

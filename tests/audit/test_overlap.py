@@ -53,6 +53,7 @@ def test_near_pairs_are_those_of_the_hash_library(plot):
     table = ground.table()
     facts = _facts(table, SILENT)["clinical"]
     pairs = find_pairs(table, {"clinical": facts})
+    pairs = pairs[pairs.altered == ""]
     hashes = [imagehash.hex_to_hash(f.hash) for f in facts]
     expected = {
         (i, j)

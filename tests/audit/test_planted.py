@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import unicodedata
+from collections import Counter
 
 import pytest
 from PIL import Image, ImageEnhance
@@ -208,3 +210,76 @@ def test_what_is_known_of_the_photograph(plot, plant):
         picture.save(ground.replace(row), format="JPEG" if plant == "format" else "PNG")
     found = ground.audit()
     assert found.verdict == f"shortcut: image {plant}"
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [str.lower, lambda p: p.replace("_", "-"), lambda p: p.replace("_", " "),
+     lambda p: p.replace("_", "_00"), lambda p: f"{p}\u200b", lambda p: f"{p}.0",
+     lambda p: unicodedata.normalize("NFKD", p).translate({ord("P"): "\uff30"})],
+    ids=["case", "dash", "blank", "zeros", "zero width", "float", "wide letter"],
+)  # fmt: skip
+def test_a_patient_under_two_spellings(plot, spelling):
+    ground = plot(habit=0.5)
+    seen: dict[str, int] = {}
+    for row in ground.rows:
+        name = row["patient_id"]
+        seen[name] = seen.get(name, 0) + 1
+        if seen[name] == 2:
+            row["patient_id"] = spelling(name)
+    found = ground.audit()
+    assert found.verdict.startswith("may be leaky: patients spelled twice ")
+    total = found.overlap.total[0]
+    assert total.patients.rows == 0 < total.respelled.rows
+    several = sum(n > 1 for n in seen.values())
+    assert len(found.overlap.spellings) == several and " = " in found.overlap.spellings[0]
+
+
+def test_ids_that_look_alike_are_other_patients(plot):
+    """PAT_1 and PAT_10; 1 and 01 of two hospitals, whose sex and age differ."""
+    ground = plot()
+    names = {row["patient_id"] for row in ground.rows}
+    assert any(name + "0" in names for name in names)
+    assert ground.audit().overlap.spellings == ()
+    half = {name: number for number, name in enumerate(sorted(names))}
+    for row in ground.rows:
+        number = half[row["patient_id"]]
+        row["patient_id"] = f"{number // 2}" if number % 2 else f"0{number // 2}"
+    several = [name for name, n in Counter(r["patient_id"] for r in ground.rows).items() if n > 1]
+    found = ground.audit()
+    told = [text.split(" = ") for text in found.overlap.spellings]
+    assert len(told) < len(names) / 2
+    assert not any(set(pair) <= set(several) for pair in told)
+
+
+def test_a_card_that_names_no_patient_is_never_clean(plot):
+    ground = plot()
+    ground.card = ground.card.model_copy(update={"group": (), "lesion": ()})
+    found = ground.audit("image-kfold")
+    assert found.verdict == "patients unknown" and found.overlap.unnamed == 1
+    assert found.dataset.patients is None
+
+
+def test_rows_that_name_no_patient(plot):
+    ground = plot()
+    ground.card = ground.card.model_copy(update={"group_missing": "own"})
+    for row in ground.rows[::4]:
+        row["patient_id"] = ""
+    share = f"{100 * len(ground.rows[::4]) / len(ground.rows):.0f} %"
+    assert ground.audit().verdict == f"patients unknown: {share} of the rows"
+
+
+def test_what_was_done_follows_from_the_diagnosis(plot):
+    """A third of the rows has a value that no cancer has; the AUC alone is no proof."""
+    ground = plot(patients=300)
+    draw = random.Random(0)
+    cancer = [row for row in ground.rows if row["diagnostic"] in MALIGNANT]
+    ground.rows = [row for row in ground.rows if row not in cancer[::2]]
+    for row in ground.rows:
+        spared = row["diagnostic"] not in MALIGNANT and draw.random() < 0.56
+        row["management"] = "no further examination" if spared else "excision"
+    ground.columns.append(Column(name="management", kind="categorical"))
+    found = ground.audit()
+    column = next(c for c in found.proxies.columns if c.name == "management")
+    assert column.auc.value < 0.8 and column.certain > 0.34
+    assert found.verdict == "shortcut: management"
