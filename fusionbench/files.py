@@ -3,20 +3,23 @@ folder."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Generic, TypeVar
 
-from fusionbench.errors import DataError, FusionbenchError
-from fusionbench.progress import Progress
+from fusionbench.errors import DataError, FusionbenchError, UsageError
+from fusionbench.progress import SILENT, Progress
 
 Contents = str | bytes | Iterable[bytes | memoryview]
 T = TypeVar("T")
+_NOTED: set[str] = set()  # what this process has said of the cache folder
 
 
 def write_atomically(path: Path, contents: Contents, temporary: Path | None = None) -> None:
@@ -62,15 +65,25 @@ def write_output(path: Path, contents: str | bytes) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `path` when the block ends; an error leaves nothing behind.
+def new_folder(path: Path, progress: Progress = SILENT) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` when the block ends; an error leaves nothing behind,
+    and what a killed process left is named and removed.
 
     Raises DataError where `path` exists already, unless it is an empty folder, and OSError.
     """
+    from filelock import FileLock, Timeout
+
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise DataError(f"{path} is not empty.", "Name another folder, or delete it first.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as work:
+    prefix = f".{path.name}-"
+    for lock in path.parent.glob(f"{glob.escape(prefix)}*/lock"):
+        # A process that still fills its folder holds the lock in it.
+        with suppress(OSError, Timeout), FileLock(lock, timeout=0):
+            shutil.rmtree(lock.parent)
+            progress.note(f"Removed {lock.parent}, which an interrupted command had left.")
+    work: str | Path
+    with TemporaryDirectory(prefix=prefix, dir=path.parent) as work, FileLock(Path(work) / "lock"):
         folder = Path(work) / "new"  # unlike `work` readable for all, as far as the umask allows
         folder.mkdir()
         yield folder
@@ -80,12 +93,31 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def cache_folder() -> Path:
-    """Where derived files go: `$FUSIONBENCH_CACHE`, or the user's cache folder."""
-    if named := os.environ.get("FUSIONBENCH_CACHE"):
-        return Path(named).expanduser()
+    """Where derived files go: `$FUSIONBENCH_CACHE`, or the user's cache folder. Raises UsageError
+    where that cannot be told."""
     from platformdirs import user_cache_dir
 
-    return Path(user_cache_dir("fusionbench", appauthor=False))
+    return _own_folder(user_cache_dir)
+
+
+def lasting_folder() -> Path:
+    """Where files go that must not be lost: `$FUSIONBENCH_CACHE`, or the user's data folder. Raises
+    UsageError where that cannot be told."""
+    from platformdirs import user_data_dir
+
+    return _own_folder(user_data_dir)
+
+
+def _own_folder(usual: Callable[..., str]) -> Path:
+    named = os.environ.get("FUSIONBENCH_CACHE", "").strip()
+    try:
+        folder = Path(named or usual("fusionbench", appauthor=False)).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"The cache cannot be in {named or '~/.cache'}: no such home folder is known here.",
+            "Set FUSIONBENCH_CACHE to a folder that can be written to.",
+        ) from None
+    return folder.absolute()
 
 
 def sha256_of(path: Path) -> str:
@@ -124,7 +156,7 @@ class Memory(Generic[T]):
             return {}
 
     def add(self, entries: Mapping[str, T], progress: Progress) -> None:
-        """Remember `entries` too. Where the file cannot be written, a note says so."""
+        """Remember `entries` too. Where the file cannot be written, a note says so once."""
         from filelock import FileLock, Timeout
 
         try:
@@ -134,4 +166,11 @@ class Memory(Generic[T]):
                     self.path, self._entries.dump_json({**self.read(), **entries}, indent=1)
                 )
         except (OSError, Timeout) as error:
-            progress.note(f"{self.path} cannot be written, so it is computed again: {error}.")
+            text = (
+                f"{cache_folder()} cannot be written to ({getattr(error, 'strerror', '') or error})"
+                ", so what is kept there is computed in every run. FUSIONBENCH_CACHE names another "
+                "folder."
+            )
+            if text not in _NOTED:
+                _NOTED.add(text)
+                progress.note(text)

@@ -10,9 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from made_up_data import Notes
 
-from fusionbench.errors import FusionbenchError
-from fusionbench.files import Memory, write_atomically, write_output
+from fusionbench.errors import FusionbenchError, UsageError
+from fusionbench.files import (
+    Memory,
+    cache_folder,
+    lasting_folder,
+    new_folder,
+    write_atomically,
+    write_output,
+)
 from fusionbench.progress import SILENT, Progress
 
 
@@ -120,3 +128,83 @@ def test_a_memory_that_cannot_be_written_is_a_note(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     Memory(tmp_path / "file" / "facts.json", Fact).add({"a": Fact(1, "")}, Notes())
     assert len(notes) == 1 and "cannot be written" in notes[0]
+
+
+FILLING = """
+import os, signal, sys, time
+from pathlib import Path
+from fusionbench.files import new_folder
+with new_folder(Path(sys.argv[1])) as folder:
+    (folder / "half").write_text("x")
+    print("filling", flush=True)
+    sys.stdin.read()
+"""
+
+
+def filling(path: Path) -> subprocess.Popen[str]:
+    """A process that has begun to fill the folder, and waits."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", FILLING, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "filling\n"
+    return process
+
+
+def test_what_a_killed_process_left_is_named_and_removed_and_a_living_ones_is_not(
+    tmp_path: Path,
+) -> None:
+    killed, living = filling(tmp_path / "data"), filling(tmp_path / "data")
+    killed.kill()
+    killed.communicate()
+    assert len([*tmp_path.iterdir()]) == 2
+    notes = Notes()
+    with new_folder(tmp_path / "data", notes) as folder:
+        (folder / "whole").write_text("x")
+        assert len([*tmp_path.iterdir()]) == 2  # that of the living process, and this one
+    assert len(notes.lines) == 1 and str(tmp_path / ".data-") in notes.lines[0]
+    living.communicate("")
+    assert living.returncode != 0  # the folder is there already
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+    assert [p.name for p in (tmp_path / "data").iterdir()] == ["whole"]
+
+
+def test_the_cache_is_where_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for named, folder in {
+        str(tmp_path / "a"): tmp_path / "a",
+        "b/c": tmp_path / "b" / "c",
+        "~/d": tmp_path / "home" / "d",
+    }.items():
+        monkeypatch.setenv("FUSIONBENCH_CACHE", named)
+        assert cache_folder() == lasting_folder() == folder
+    monkeypatch.setenv("FUSIONBENCH_CACHE", " ")
+    assert cache_folder().is_relative_to(tmp_path / "home")
+
+
+@pytest.mark.parametrize("named", ["~no-such-user/x", ""])
+def test_a_home_that_is_not_known_is_refused_with_the_variable_to_set(
+    named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSIONBENCH_CACHE", named)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", str)  # as where the user has no entry
+    with pytest.raises(UsageError, match="Set FUSIONBENCH_CACHE"):
+        cache_folder()
+
+
+def test_a_cache_that_cannot_be_written_is_noted_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FUSIONBENCH_CACHE", str(tmp_path / "file"))
+    notes = Notes()
+    for name in ("a", "b"):
+        Memory(cache_folder() / name / "x.json", int).add({"one": 1}, notes)
+    (note,) = notes.lines
+    assert "file cannot be written to (Not a directory)" in note and "FUSIONBENCH_CACHE" in note

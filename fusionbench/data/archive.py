@@ -67,7 +67,7 @@ def unpack(
         max_bytes = min(_LARGEST, max(_SMALL, _RATIO * archive.stat().st_size))
     budget = _Budget(archive.name, max_files, max_bytes)
     try:
-        with new_folder(dest) as folder:
+        with new_folder(dest, progress) as folder:
             _unpack(archive, folder, budget, progress)
             for _ in range(_NESTED):
                 for inner in _archives_in(folder):

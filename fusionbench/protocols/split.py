@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,14 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from platformdirs import user_data_dir
 
 from fusionbench.config.wording import listed, plural
 from fusionbench.data.card import DatasetCard, ProtocolSpec
 from fusionbench.data.csv_rows import read_rows
 from fusionbench.data.locate import metadata_file
 from fusionbench.errors import DataError
-from fusionbench.files import write_atomically
+from fusionbench.files import lasting_folder, write_atomically
 from fusionbench.plugin.registry import builtin_root
 from fusionbench.progress import SILENT, Progress
 from fusionbench.protocols.generated import Ints, Values, make_split
@@ -223,10 +221,9 @@ def _locate(
         return beside
     # Ours to read, not to write in: the built-in cards are source. There the rows are part of the
     # name, because one folder serves every copy of the data.
-    home = os.environ.get("FUSIONBENCH_CACHE") or user_data_dir("fusionbench", appauthor=False)
     rows = [f"{i}\t{y}" for i, y in zip(ids, np.asarray(labels).tolist(), strict=True)]
     digest = hashlib.sha256("\n".join(rows).encode("utf-8")).hexdigest()[:12]
-    apart = Path(home) / "splits" / card.name / f"{spec.name}-{digest}.csv"
+    apart = lasting_folder() / "splits" / card.name / f"{spec.name}-{digest}.csv"
     if apart.exists():
         return apart
     if not complete:

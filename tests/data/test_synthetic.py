@@ -412,3 +412,10 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     empty.mkdir()
     assert (generate(empty, Knobs(patients=2)) / "metadata.csv").is_file()
     shutil.rmtree(empty)
+
+
+def test_a_cache_in_which_nothing_can_be_drawn_is_refused_with_the_variable(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FUSIONBENCH_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="Set FUSIONBENCH_CACHE"):
+        ensure(read_card(builtin_root() / "datasets/synthetic/dataset.toml"))

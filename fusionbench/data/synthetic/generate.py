@@ -35,7 +35,7 @@ from fusionbench.data.synthetic.truth import (
     Truth,
     sample,
 )
-from fusionbench.errors import UsageError
+from fusionbench.errors import DataError, UsageError
 from fusionbench.files import cache_folder, new_folder
 
 __all__ = ["VERSION", "Knobs", "ensure", "generate"]
@@ -93,7 +93,13 @@ def ensure(card: DatasetCard) -> Path:
             f"It has: {', '.join(Knobs.model_fields)}.",
         ) from None
     name = f"synthetic-{hashlib.sha256(_stamp(knobs).encode()).hexdigest()[:12]}"
-    return generate(cache_folder() / name, knobs)
+    try:
+        return generate(cache_folder() / name, knobs)
+    except OSError as error:
+        raise DataError(
+            f"{card.title} cannot be drawn in {cache_folder()}: {error.strerror or error}.",
+            "Set FUSIONBENCH_CACHE to a folder that can be written to and has space.",
+        ) from error
 
 
 def generate(folder: Path, knobs: Knobs | None = None) -> Path:
