@@ -14,6 +14,7 @@ from fusionbench.config.identity import (
     MethodIdentity,
     PluginIdentity,
     TrainingIdentity,
+    way_of_shuffling,
 )
 from fusionbench.metrics.compute import compute, confusion
 from fusionbench.records import (
@@ -55,6 +56,7 @@ def identity(**changes: Any) -> Identity:
     network = flat["backbone"] is not None
     settings = {"view": "clinical", "columns": ["age"], **flat["settings"]}
     reducer = settings.pop("reducer", 0)
+    settings["shuffle_metadata"] = way_of_shuffling(settings.pop("shuffle_metadata", False))
     training = {k: v for k, v in settings.items() if k in TrainingIdentity.model_fields}
     assert network or not training
     names = flat["loss"].split("+") if network else []

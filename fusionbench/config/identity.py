@@ -25,7 +25,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -132,9 +132,17 @@ class MethodIdentity(_IdentityPart):
         return (self.fusion, *self.losses)
 
 
+def way_of_shuffling(on: bool) -> bool | Literal["permutation"]:
+    """What an identity says of shuffle_metadata: how it is done (runs.study.swapped), for another
+    way is another row."""
+    return "permutation" if on else False
+
+
 class DataIdentity(DataChoices):
     """The data that the method sees. Protocol, view and columns are named."""
 
+    # true: as an earlier version did it.
+    shuffle_metadata: bool | Literal["permutation"] = False  # type: ignore[assignment]
     fingerprint: str
     split_hash: str
 
@@ -181,7 +189,7 @@ class RowIdentity(_IdentityPart):
 
     def shuffled_twin(self) -> RowIdentity:
         """The same method where every patient's metadata is another patient's."""
-        data = self.data.model_copy(update={"shuffle_metadata": True})
+        data = self.data.model_copy(update={"shuffle_metadata": way_of_shuffling(True)})
         return RowIdentity(data=data, method=self.method, training=self.training)
 
     def same_runs(self, other: RowIdentity) -> bool:
@@ -283,6 +291,7 @@ class Identity(RowIdentity):
             owner = "fusion" if plugin is method.fusion else f"loss.{plugin.name}"
             params |= {f"{owner}.{name}": value for name, value in plugin.params.items()}
         values = {**self.settings, "fusion": method.fusion.name, "seed": self.seed}
+        values["shuffle_metadata"] = bool(self.data.shuffle_metadata)
         if training is not None:
             assert method.backbone is not None and method.weights is not None
             for owner in OWNERS:
@@ -369,13 +378,14 @@ class Expected:
             own = shared | owned[f"loss.{loss.name}"]
             losses.append(ExpectedPlugin(loss.kind, loss.name, loss.defaults, own))
         config = config.changed(recipe=key_of(config.training.recipe))
+        shuffled = way_of_shuffling(config.data.shuffle_metadata)
         arguments = {f"{o}_args": plain_json(literal_params(owned[o], o)) for o in OWNERS}
         return cls(
             config,
             _expected_weights(config.method.weights),
             ExpectedPlugin(entry.kind, entry.name, entry.defaults, owned["fusion"]),
             tuple(losses),
-            config.flat() | arguments,
+            config.flat() | arguments | {"shuffle_metadata": shuffled},
         )
 
 

@@ -111,7 +111,7 @@ class DataChoices(_Settings):
     )
     shuffle_metadata: bool = _setting(
         False,
-        "A control: every patient's metadata is another patient's. Such rows say so.",
+        "A control: metadata are permuted, so that each patient has another one's. Rows say so.",
         of_metadata=True,
     )
     calibrate: bool = _setting(

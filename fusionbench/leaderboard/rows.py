@@ -163,7 +163,7 @@ def _row(key: str, runs: list[_FoldRun], current: Sources | None) -> Row:
         run_ids=tuple(run.run_id for run in runs),
         verdict=_verdict([run.shared.verdict for run in runs]),
         contract=contract,
-        shuffled=identity.data.shuffle_metadata,
+        shuffled=bool(identity.data.shuffle_metadata),
         ratio=math.fsum(test / train for test, train in sizes) / len(runs)
         if all(map(all, sizes))
         else None,

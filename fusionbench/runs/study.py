@@ -6,6 +6,7 @@ to them, runs.control_study a control without images.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -23,6 +24,7 @@ from fusionbench.config.identity import (
     RowIdentity,
     TrainingIdentity,
     plain_json,
+    way_of_shuffling,
 )
 from fusionbench.config.plugin_settings import plugin_params
 from fusionbench.config.run_config import DataSettings, Execution, Param, RunConfig
@@ -92,8 +94,9 @@ class Study:
     @cached_property
     def row_identity(self) -> RowIdentity:
         """All that changes the numbers of the row, and nothing else."""
+        own = named(self.config, self.table.card).data.model_dump(exclude={"allow_missing_images"})
         data = DataIdentity(
-            **named(self.config, self.table.card).data.model_dump(exclude={"allow_missing_images"}),
+            **own | {"shuffle_metadata": way_of_shuffling(own["shuffle_metadata"])},
             fingerprint=self.table.fingerprint,
             split_hash=self.protocol.split_hash,
         )
@@ -146,8 +149,8 @@ class Study:
     def metadata(self, fold: Fold, rows: FoldRows) -> pd.DataFrame:
         """One row per row of the table: what the method is given of the patient.
 
-        Under `shuffle_metadata` that is what another patient answered, drawn apart for the rows
-        that train (and choose) and for each part that is evaluated.
+        Under `shuffle_metadata` that is what another patient answered (`swapped`), drawn apart for
+        the rows that train (and choose) and for each part that is evaluated.
         """
         if not self.config.data.shuffle_metadata:
             return self.table.metadata
@@ -337,18 +340,42 @@ def open_study(config: RunConfig, opened: Opened) -> Study:
 
 
 def swapped(rows: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """For each of `rows` a row of another group: the groups in a random circle, everyone takes the
-    next one's rows (the first of them again where there are too few). Same length as `rows`."""
-    order = rng.permutation(np.unique(groups[rows]))
-    following = dict(zip(order.tolist(), np.roll(order, -1).tolist(), strict=True))
-    members = pd.Series(rows).groupby(groups[rows]).apply(list).to_dict()
-    used: dict[str, int] = {}
-    taken = []
-    for group in groups[rows].tolist():
-        donors = members[following[group]]
-        taken.append(donors[used.get(group, 0) % len(donors)])
-        used[group] = used.get(group, 0) + 1
-    return np.array(taken, dtype=rows.dtype)
+    """For each of `rows` a row of another group, each row once: a permutation of `rows`.
+
+    Groups with equally many rows exchange them in a random circle, so that each receives all rows
+    of one other. Groups that are alone with their number of rows share a circle of rows, together
+    with as many others as it takes that none has more than half of it. Where one group has more
+    than half of all rows this cannot be: then as few rows as possible are used again.
+    """
+    members: dict[Any, list[int]] = {}
+    for row in rows.tolist():
+        members.setdefault(groups[row], []).append(row)
+    alike: dict[int, list[Any]] = {}  # groups in random order, by their number of rows
+    names = list(members)
+    for group in (names[i] for i in rng.permutation(len(names))):
+        alike.setdefault(len(members[group]), []).append(group)
+    odd = [group for same in alike.values() if len(same) == 1 for group in same]
+    circles = [same for _, same in sorted(alike.items(), reverse=True) if len(same) > 1]
+    most = max((len(members[group]) for group in odd), default=0)
+    while circles and sum(len(members[group]) for group in odd) < 2 * most:
+        last = circles[0]
+        odd += [last.pop() for _ in range(2 if len(last) == 2 else 1)]
+        most = max(most, len(members[odd[-1]]))
+        circles = circles if last else circles[1:]
+    donors: dict[int, int] = {}
+    for same in circles:
+        for group, other in zip(same, np.roll(same, -1), strict=True):
+            donors.update(zip(members[group], members[other], strict=True))
+    circle = [row for group in odd for row in members[group]]
+    if len(circle) >= 2 * most:
+        donors.update(zip(circle, np.roll(circle, -most).tolist(), strict=True))
+    else:  # one group has more than half of all rows, or all of them
+        large = max(members.values(), key=len)
+        others = [row for group, same in members.items() if same is not large for row in same]
+        others = others or large
+        donors.update(zip(large, itertools.cycle(others), strict=False))
+        donors.update(zip(others, large, strict=False))
+    return np.array([donors[row] for row in rows.tolist()], dtype=rows.dtype)
 
 
 def _encoder(data: DataSettings, table: Table, columns: tuple[Column, ...]) -> MetadataEncoder:
