@@ -53,8 +53,8 @@ def test_identity_is_bit_exact_and_tokens_are_the_stages(name: str) -> None:
     image = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         want = plain(image)
-        features, tokens = backbone(image, same)
-        replaced, _ = backbone(image, lambda k, t: t * 1)  # another tensor: written back
+        features, tokens, _ = backbone(image, same)
+        replaced = backbone(image, lambda k, t: t * 1).image  # another tensor: written back
     assert torch.equal(features, want)
     assert torch.equal(replaced, want)
     assert features.shape == (2, backbone.width)
@@ -77,13 +77,13 @@ def test_what_a_stage_returns_is_what_the_network_goes_on_with(name: str) -> Non
     backbone = build_backbone(name, 64).eval()
     image = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        want, _ = backbone(image, same)
+        want = backbone(image, same).image
         for changed in range(len(backbone.stages)):
 
             def shift(k: int, tokens: Tensor, changed: int = changed) -> Tensor:
                 return tokens + torch.randn_like(tokens) if k == changed else tokens
 
-            got, _ = backbone(image, shift)
+            got = backbone(image, shift).image
             assert not torch.allclose(got, want, atol=1e-5), f"stage {changed} goes nowhere"
 
 
@@ -95,7 +95,7 @@ def test_a_vit_is_not_tapped_where_its_patch_tokens_are_dead() -> None:
     seen: list[Tensor] = []
     for block in backbone.net.blocks:
         block.register_forward_hook(lambda _m, _a, out: seen.append(out))
-    features, _ = backbone(torch.randn(1, 3, 64, 64), same)
+    features = backbone(torch.randn(1, 3, 64, 64), same).image
     weights = torch.randn_like(features)
     grads = torch.autograd.grad((features * weights).sum(), seen)
     reaches = [bool(grad[:, 1:].abs().any()) for grad in grads]  # behind the class token
@@ -192,7 +192,7 @@ def test_a_model_that_cannot_be_tapped_is_refused_with_its_reason(
 )
 def test_sizes_other_than_the_native_one(name: str, size: int) -> None:
     backbone = build_backbone(name, size).eval()
-    features, tokens = backbone(torch.randn(1, 3, size, size), same)
+    features, tokens, _ = backbone(torch.randn(1, 3, size, size), same)
     assert features.shape == (1, backbone.width) and len(tokens) == len(backbone.taps)
 
 
@@ -221,7 +221,7 @@ def test_checkpointing_inside_a_stage_does_no_harm() -> None:
     grads = []
     for checkpointing in (False, True):
         backbone.net.set_grad_checkpointing(checkpointing)
-        features, _ = backbone(image, lambda k, t: t * torch.sigmoid(gate))
+        features = backbone(image, lambda k, t: t * torch.sigmoid(gate)).image
         grads.append(torch.autograd.grad(features.square().sum(), gate)[0])
     assert torch.allclose(grads[0], grads[1], rtol=1e-5)
 
@@ -237,7 +237,7 @@ def test_the_bare_network_runs_untouched_outside_a_forward() -> None:
     backbone = build_backbone("test_convnext", 64).eval()
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        want, _ = backbone(image, same)
+        want = backbone(image, same).image
         backbone(image, lambda k, t: 2 * t)
         assert torch.equal(backbone.net(image), want)
 

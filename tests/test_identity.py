@@ -137,6 +137,8 @@ def test_a_setting_that_is_changed_is_changed_back(name: str) -> None:
         other = next(choice for choice in choices if choice != value)
     elif isinstance(value, bool):
         other = not value
+    elif name == "freeze":
+        other = "backbone"
     else:
         other = value * 0.5 + 0.1 if isinstance(value, float) else value + 2 if value != "" and (
             isinstance(value, int)

@@ -17,10 +17,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_example_plugin_keeps_its_contract(tmp_path: Path) -> None:
     (source,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    path = tmp_path / "bilinear.py"
+    path = tmp_path / "low_rank.py"
     path.write_text(source, encoding="utf-8")
     assert_ok(check_file(path))
-    entry = registry.find("fusions", "bilinear", [path])
+    entry = registry.find("fusions", "low-rank", [path])
     assert dict(entry.parameters) == {"rank": "64"}
 
 

@@ -332,7 +332,8 @@ import torch
 from fusionbench.plugin.fusion import Fusion
 class OnlyBleed(Fusion):
     def fuse(self, image, meta):
-        yes = self.spec.groups["bleed"][1]  # bleed=False, bleed=True
+        (bleed,) = [c for c in self.spec.columns if c.name == "bleed"]
+        yes = bleed.features[1]  # bleed=False, bleed=True
         return meta[:, yes : yes + 1]
 '''
 

@@ -239,6 +239,58 @@ class AsksForValues(Gated):
         return fused * 2 if float(meta.sum()) > 0 else fused
 
 
+class AttendsOverTheBatch(Gated):
+    """As public code does it: (B, E) tensors are one sequence of B tokens."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.ask = nn.Linear(spec.metadata, spec.width)
+        self.attention = nn.MultiheadAttention(spec.width, 1, batch_first=True)
+
+    def fuse(self, image: Tensor, meta: Tensor) -> Tensor:
+        return super().fuse(image, meta) + self.attention(self.ask(meta), image, image)[0]
+
+
+class CentersTraining(Gated):
+    def fuse(self, image: Tensor, meta: Tensor) -> Tensor:
+        return super().fuse(image, meta - meta.mean(0) if self.training else meta)
+
+
+class HeadOnLogProbabilities(Gated):
+    """The head that the suite adds would stand on probabilities."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.classify = nn.Linear(spec.width, spec.classes)
+
+    def fuse(self, image: Tensor, meta: Tensor) -> Tensor:
+        return F.log_softmax(self.classify(super().fuse(image, meta)), dim=1)
+
+
+class HeadOnProbabilities(HeadOnLogProbabilities):
+    def fuse(self, image: Tensor, meta: Tensor) -> Tensor:
+        return super().fuse(image, meta).exp()
+
+
+class ReadsUnrecorded(Gated):
+    takes_recorded = True
+
+
+class GroupsTwice(Gated):
+    def parameter_groups(self) -> list[dict[str, object]]:
+        return [{"params": [self.gate.weight]}, {"params": [self.gate.weight], "lr_scale": 0.1}]
+
+
+class GroupsOfOthers(Gated):
+    def parameter_groups(self) -> list[dict[str, object]]:
+        return [{"params": [nn.Parameter(torch.zeros(1))]}]
+
+
+class GroupsWithRates(Gated):
+    def parameter_groups(self) -> list[dict[str, object]]:
+        return [{"params": [self.gate.weight], "lr": 0.1}]
+
+
 FUSIONS_THAT_BREAK = [
     ("shapes", WrongShape, r"stage\(0, …\) returned \(4, 15, 64\)"),
     ("shapes", NotANumber, "NaN"),
@@ -255,6 +307,14 @@ FUSIONS_THAT_BREAK = [
     ("batch mates", MixesBehindAGate, "depend on its batch mates"),
     ("repeatable", AlwaysDropsOut, "in eval mode it draws random numbers"),
     ("repeatable", DrawsWithNumpy, "in eval mode it draws random numbers"),
+    ("batch mates", AttendsOverTheBatch, "attends over the batch. Give it"),
+    ("batch mates", CentersTraining, "in training mode"),
+    ("head", HeadOnLogProbabilities, "fuse returns log-probabilities"),
+    ("head", HeadOnProbabilities, "fuse returns probabilities"),
+    ("recorded cells", ReadsUnrecorded, "the value of age matters"),
+    ("parameter groups", GroupsTwice, "a parameter twice"),
+    ("parameter groups", GroupsOfOthers, "not the method's"),
+    ("parameter groups", GroupsWithRates, "unknown keys lr"),
     ("repeatable", CountsGlobally, "other values later"),
     ("repeatable", RemembersLastBatch, "other values later"),
     ("state dict", LooseTensor, "offset.*register_buffer"),
@@ -285,6 +345,32 @@ def test_each_fusion_check_can_fail(check: str, cls: type[Fusion], says: str) ->
 @pytest.mark.parametrize("cls", [Gated, StartsClosed])
 def test_good_fusions_pass(cls: type[Fusion]) -> None:
     assert_ok(check_fusion(cls, backbones=("test_vit",), only=set(FUSION_CHECKS) - {"compiled"}))
+
+
+class AttendsToOneKey(Gated):
+    """The other mistake of public code: no check can call it wrong, but its author is told."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.attention = nn.MultiheadAttention(spec.width, 1, batch_first=True)
+
+    def fuse(self, image: Tensor, meta: Tensor) -> Tensor:
+        token = self.gate(meta)[:, None]
+        return image + self.attention(image[:, None], token, token)[0][:, 0]
+
+
+class AttendsByHand(Gated):
+    def fuse(self, image: Tensor, meta: Tensor) -> Tensor:
+        token = self.gate(meta)[:, None]
+        weights = torch.softmax(image[:, None] @ token.transpose(1, 2), dim=-1)
+        return image + (weights @ token)[:, 0]
+
+
+@pytest.mark.parametrize("cls", [AttendsToOneKey, AttendsByHand])
+def test_attention_over_a_single_key_is_noted(cls: type[Fusion]) -> None:
+    checks = check_fusion(cls, backbones=("test_vit",), losses={}, only={"batch mates"})
+    (check,) = [c for c in checks if c.name == "batch mates"]
+    assert check.status == "pass" and "the query has no influence" in check.detail
 
 
 def test_every_fusion_check_has_a_plugin_that_fails_it() -> None:

@@ -115,7 +115,9 @@ class TrainedMethod:
             fold, rows, shared.images, shared.placement.device
         )
         torch.manual_seed(self.seed)
-        model, losses = experiment.model(experiment.backbone(), encoder, rows.train)
+        model, losses = experiment.model(
+            experiment.backbone(), encoder, rows.train, self.arrays.metadata
+        )
         self.loss = "+".join(losses.parts)
         augment = AUGMENTATIONS[self.training.augment]
         self.step = TrainingStep(model, losses, augment, shared.placement, shared.path, progress)

@@ -26,7 +26,9 @@ Precision = Literal["auto", "fp32", "bf16"]
 StepPath = Literal["eager", "compiled", "captured", "compiled+captured"]
 Step = Literal["auto", "eager", "compiled", "captured", "compiled+captured"]
 Existing = Literal["skip", "redo", "fail"]
-Encoding = Literal["onehot", "ordinal"]
+Encoding = Literal["onehot", "ordinal", "ple", "periodic", "tokens"]
+# Encodings that are layers of the network.
+LEARNED: tuple[Encoding, ...] = ("periodic", "tokens")
 Missing = Literal["zero", "indicator", "impute", "drop-rows"]
 Augment = Literal["none", "flip", "mild", "metablock-2021"]
 Resize = Literal["squash", "crop"]
@@ -104,7 +106,13 @@ class DataChoices(_Settings):
     columns: tuple[str, ...] = _setting(
         (), "Metadata columns. Default: the card's inputs.", metavar="A,B,…", of_metadata=True
     )
-    encoding: Encoding = _stated("onehot", "How categories become numbers.", of_metadata=True)
+    encoding: Encoding = _stated(
+        "onehot",
+        "How metadata become numbers. onehot: a feature per category, numbers standardised; "
+        "ordinal: a code per category; ple: numbers piecewise linear over quantiles; learned with "
+        "the network: periodic (of numbers), tokens (a transformer over columns).",
+        of_metadata=True,
+    )
     missing: Missing = _stated("zero", "What an empty metadata cell becomes.", of_metadata=True)
     allow_forbidden: bool = _setting(
         False, "Let --columns name what gives the label away. Such rows say so.", of_metadata=True
@@ -153,6 +161,23 @@ class TrainingSettings(_Settings):
     optimizer: str = _stated("adamw", "Any of timm's.")
     lr: float = _stated(3e-4, "Peak learning rate.", gt=0)
     weight_decay: float = _stated(0.05, "Weight decay.", ge=0)
+    backbone_lr: float = _stated(
+        0.0, "Peak learning rate of the backbone; 0: the same as of the rest.", ge=0
+    )
+    layer_decay: float = _stated(
+        1.0,
+        "Factor of the backbone's learning rate from each layer to the one before it (timm's "
+        "layer-wise decay); 1: none.",
+        gt=0,
+        le=1,
+    )
+    freeze: str = _stated(
+        "none",
+        "What of the backbone is not trained: none, backbone (all of it) or stages:K (up to its "
+        "K-th stage). Frozen batch norms keep their statistics.",
+        metavar="PART",
+        pattern=r"^(none|backbone|stages:[1-9])$",
+    )
     schedule: str = _stated(
         "cosine",
         "Of the learning rate: cosine, tanh, step, multistep, poly, plateau, constant or none.",

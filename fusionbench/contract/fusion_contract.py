@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusionbench.contract.attention import ONE_KEY, OVER_BATCH, WatchAttention
 from fusionbench.contract.checks import (
     Broken,
     Check,
@@ -40,19 +41,33 @@ from fusionbench.contract.module_checks import (
 from fusionbench.models.backbones import Backbone, build_backbone
 from fusionbench.models.fusion_model import FusionModel
 from fusionbench.plugin import registry
-from fusionbench.plugin.fusion import Fusion, Spec
+from fusionbench.plugin.columns import MetadataColumn
+from fusionbench.plugin.fusion import Features, Fusion, Spec
 from fusionbench.plugin.loss import CombinedLoss, Loss, total
 from fusionbench.progress import SILENT, Progress
 
 # NCHW with BatchNorm, tokens behind a class token, NCHW with LayerNorm, NHWC.
 MICRO_BACKBONES = ("test_efficientnet", "test_vit", "test_convnext", "test_mambaout")
 IMAGE_SIZE, METADATA = 64, 9
-GROUPS = {"age": (0,), "region": (1, 2, 3, 4), "itch": (5, 6), "bleed": (7, 8)}
+# Nine features; the last of four more, for a method that takes them, says what was recorded.
+COLUMNS = (
+    MetadataColumn("age", "numeric", (0,), recorded=9),
+    MetadataColumn(
+        "region", "categorical", (1, 2, 3, 4), ("ARM", "FACE", "LEG", "NECK"), recorded=10
+    ),
+    MetadataColumn("itch", "boolean", (5, 6), ("False", "True"), recorded=11),
+    MetadataColumn("bleed", "boolean", (7, 8), ("False", "True"), recorded=12),
+)
 COUNTS = (40, 30, 20, 10, 5)
 TARGET = torch.tensor([2, 0, 0, 4])  # one class twice, for losses that compare samples
 BATCH, CLASSES = len(TARGET), len(COUNTS)
 # What the network calls, with the names of the arguments.
-METHODS = {"encode": ("meta",), "stage": ("k", "tokens", "meta"), "fuse": ("image", "meta")}
+METHODS = {
+    "encode": ("meta",),
+    "stage": ("k", "tokens", "meta"),
+    "fuse": ("image", "meta"),
+    "fuse_stages": ("features", "meta"),
+}
 
 
 @dataclass(frozen=True)
@@ -62,12 +77,22 @@ class FusionCase:
     cls: type[Fusion]
     backbone: str
     params: Mapping[str, Any] = field(default_factory=dict)
-    features: int = METADATA
+
+    @property
+    def columns(self) -> tuple[MetadataColumn, ...]:
+        taken = self.cls.takes_recorded
+        return COLUMNS if taken else tuple(replace(c, recorded=None) for c in COLUMNS)
+
+    @property
+    def features(self) -> int:
+        return METADATA + (len(COLUMNS) if self.cls.takes_recorded else 0)
 
     def build(self, seed: int = 0) -> FusionModel:
         backbone = deepcopy(_backbone(self.backbone))
         torch.manual_seed(seed)
-        spec = Spec(backbone.stages, backbone.width, METADATA, CLASSES, 0, GROUPS, COUNTS)
+        spec = Spec(
+            backbone.stages, backbone.width, self.features, CLASSES, 0, self.columns, COUNTS
+        )
         return FusionModel(backbone, self.cls(spec, **self.params))
 
     def module(self, seed: int = 0) -> FusionModel:
@@ -88,12 +113,17 @@ class FusionCase:
         image = torch.randn(size, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
         meta = torch.randn(size, self.features, generator=generator)
         meta[:, self.features // 2 :] = (meta[:, self.features // 2 :] > 0).float()
+        for column in self.columns:
+            if column.recorded is not None:
+                recorded = (torch.rand(size, generator=generator) < 0.8).float()
+                meta[:, list(column.features)] *= recorded[:, None]
+                meta[:, column.recorded] = recorded
         return image, meta
 
     @torch.no_grad()
     def values(self, module: Any, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        logits, embedding, _ = module(*batch)
-        return {"logits": logits, "embedding": embedding}
+        output = module(*batch)
+        return {"logits": output.logits, "embedding": output.embedding}
 
     def objective(self, module: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
         return F.cross_entropy(module(*batch).logits.float(), TARGET)
@@ -114,6 +144,7 @@ def _require_shapes(model: FusionModel, batch: tuple[Tensor, Tensor]) -> None:
     for k, (tokens, stage) in enumerate(zip(output.stages, model.spec.stages, strict=True)):
         token_shape = (size, stage.grid[0] * stage.grid[1], stage.channels)
         parts.append((f"stage {k}, (B, N, C),", tokens, token_shape))
+    parts += [(f"head {n}", logits, (size, CLASSES)) for n, logits in output.heads.items()]
     for name, value, shape in parts:
         require(tuple(value.shape) == shape, f"{name} is {tuple(value.shape)}, not {shape}.")
         require_finite(value, name)
@@ -123,6 +154,51 @@ def shapes(case: FusionCase) -> None:
     model = case.module()
     _require_shapes(model, case.batch())
     _require_shapes(model.train(), case.batch())
+
+
+def head(case: FusionCase) -> None:
+    """A linear layer must not stand on probabilities."""
+    model = case.module()
+    embedding = case.values(model, case.batch())["embedding"].float()
+    if type(model.head) is not nn.Linear or embedding.shape[1] != CLASSES:
+        return
+    sums = {"probabilities": embedding.sum(1), "log-probabilities": embedding.exp().sum(1)}
+    for what, total_ in sums.items():
+        require(
+            not torch.allclose(total_, torch.ones(len(total_)), atol=1e-4),
+            f"fuse returns {what}, and a linear layer makes logits of them. Return logits or "
+            "log-probabilities, and let `head(self, width)` return nn.Identity().",
+        )
+
+
+def recorded_cells(case: FusionCase) -> str:
+    """A cell that was not recorded and its value must not both matter."""
+    if not case.cls.takes_recorded:
+        return "the method does not ask which cells were recorded"
+    model, (image, meta) = case.module(), case.batch()
+    trained(case, model)  # a method may start as the identity
+    model.eval()
+    for column in case.columns:
+        hidden = meta.clone()
+        hidden[:, column.recorded] = 0
+        other = hidden.clone()
+        other[:, list(column.features)] += 1
+        before, after = (case.values(model, (image, m)) for m in (hidden, other))
+        message = f"the value of {column.name} matters where nothing was recorded"
+        require_same(after, before, message, 1e-6)
+    return ""
+
+
+def parameter_groups(case: FusionCase) -> None:
+    """Groups of the method name its parameters, once each."""
+    fusion = case.build().fusion
+    groups = fusion.parameter_groups()
+    ids = [id(p) for group in groups for p in group["params"]]
+    own = {id(p) for p in fusion.parameters()}
+    require(len(ids) == len(set(ids)), "parameter_groups names a parameter twice.")
+    require(own >= set(ids), "parameter_groups names a parameter that is not the method's.")
+    strange = {key for group in groups for key in group} - {"params", "lr_scale", "weight_decay"}
+    require(not strange, f"parameter_groups: unknown keys {', '.join(sorted(strange))}.")
 
 
 def batch_of_one(case: FusionCase) -> None:
@@ -167,11 +243,11 @@ def in_place(case: FusionCase) -> None:
     for method in METHODS:
         original = getattr(model.fusion, method)
 
-        def watched(*args: Any, method: str = method, original: Any = original) -> Tensor:
-            before = [arg.clone() if isinstance(arg, Tensor) else arg for arg in args]
-            result: Tensor = original(*args)
-            for name, arg, copy in zip(METHODS[method], args, before, strict=True):
-                if isinstance(arg, Tensor) and not torch.equal(arg, copy):
+        def watched(*args: Any, method: str = method, original: Any = original) -> Any:
+            before = [[tensor.clone() for tensor in _tensors(arg)] for arg in args]
+            result = original(*args)
+            for name, arg, copies in zip(METHODS[method], args, before, strict=True):
+                if not all(map(torch.equal, _tensors(arg), copies)):
                     changed.add(f"`{method}` changes its `{name}`")
             return result
 
@@ -185,7 +261,13 @@ def in_place(case: FusionCase) -> None:
     )
 
 
-def batch_mates(case: FusionCase) -> None:
+def _tensors(argument: Any) -> list[Tensor]:
+    if isinstance(argument, Features):
+        return [argument.image, *argument.stages, argument.prefix]
+    return [argument] if isinstance(argument, Tensor) else []
+
+
+def batch_mates(case: FusionCase) -> str:
     model, (image, meta), (other_image, other_meta) = case.module(), case.batch(), case.batch(2)
     open_gates(model.fusion)
     mixed = (torch.cat([image[:1], 2 * other_image[1:]]), torch.cat([meta[:1], 2 * other_meta[1:]]))
@@ -193,10 +275,24 @@ def batch_mates(case: FusionCase) -> None:
     def first(image: Tensor, meta: Tensor) -> dict[str, Tensor]:
         return {name: v[:1] for name, v in case.values(model, (image, meta)).items()}
 
-    whole = first(image, meta)
+    with WatchAttention() as watch:
+        whole = first(image, meta)
+    why = f". {OVER_BATCH}" if watch.over_batch else ""
+    message = f"the values of a sample depend on its batch mates in eval mode{why}"
     for others in (mixed, (image[:1], meta[:1])):
-        message = "the values of a sample depend on its batch mates in eval mode"
         require_same(first(*others), whole, message, 1e-4)
+    # In training mode, too; but for normalisation layers, which are meant to.
+    for part in model.train().modules():
+        if isinstance(part, nn.modules.batchnorm._NormBase):
+            part.eval()
+
+    def drawn(image: Tensor, meta: Tensor) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        return first(image, meta)
+
+    message = "the values of a sample depend on its batch mates in training mode"
+    require_same(drawn(*mixed), drawn(image, meta), message, 1e-4)
+    return ONE_KEY if watch.one_key else ""
 
 
 def deep_copy(case: FusionCase) -> None:
@@ -227,10 +323,10 @@ def after_an_exception(case: FusionCase) -> None:
     model, batch = case.module(), case.batch()
     before, hooks = case.values(model, batch), _hooks(model)
     last = len(model.spec.stages) - 1
-    for method in METHODS:
+    for method in ("encode", "stage", "fuse_stages"):
         original = getattr(model.fusion, method)
 
-        def stop(*args: Any, method: str = method, original: Any = original) -> Tensor:
+        def stop(*args: Any, method: str = method, original: Any = original) -> Any:
             result = original(*args)
             if method == "stage" and args[0] < last:
                 return result
@@ -282,8 +378,8 @@ def training_step(case: FusionCase, losses: Mapping[str, Callable[[Spec], Loss]]
 
 # What a fusion must keep on every backbone that accepts it.
 FUSION_CHECKS: Checks[FusionCase] = {
-    **named(shapes, batch_of_one, gradients, metadata, in_place, repeatable, batch_mates),
-    **named(deep_copy, after_an_exception, channels_last),
+    **named(shapes, head, batch_of_one, gradients, metadata, recorded_cells, in_place, repeatable),
+    **named(batch_mates, parameter_groups, deep_copy, after_an_exception, channels_last),
     **SHARED_CHECKS,
 }
 

@@ -98,7 +98,7 @@ def _leaves(output: Output) -> list[Tensor]:
 
 def _each(output: Output, change: Callable[[Tensor], Tensor]) -> Output:
     logits, embedding, *stages = map(change, _leaves(output))
-    return Output(logits, embedding, tuple(stages))
+    return output._replace(logits=logits, embedding=embedding, stages=tuple(stages))
 
 
 def _terms(loss: Callable[..., Any], output: Output, target: Tensor) -> dict[str, Tensor]:

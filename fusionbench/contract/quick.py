@@ -20,7 +20,8 @@ from fusionbench.contract.loss_contract import LossCase, batch_order
 from fusionbench.contract.module_checks import repeatable
 from fusionbench.models.backbones import StageFn
 from fusionbench.models.fusion_model import FusionModel
-from fusionbench.plugin.fusion import Spec, Stage
+from fusionbench.plugin.columns import MetadataColumn
+from fusionbench.plugin.fusion import Features, Spec, Stage
 from fusionbench.progress import SILENT
 
 FEW = 7  # rows and columns of a stage
@@ -37,18 +38,28 @@ class _Pooled(nn.Module):
         self.stages, self.width = spec.stages, spec.width
         self.mix = nn.ModuleList(nn.Linear(3, stage.channels) for stage in spec.stages)
 
-    def forward(self, image: Tensor, stage: StageFn) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(self, image: Tensor, stage: StageFn) -> Features:
         features, stages = torch.zeros(len(image), self.width), []
         for k, one in enumerate(self.stages):
             pooled = F.adaptive_avg_pool2d(image, one.grid).flatten(2).transpose(1, 2)
             stages.append(stage(k, self.mix[k](pooled)))
             features = features + F.adaptive_avg_pool1d(stages[k].mean(1), self.width)
-        return features, tuple(stages)
+        return Features(features, tuple(stages), stages[-1][:, :0])
 
 
 @dataclass(frozen=True)
 class _RowFusion(FusionCase):
     row: Spec | None = None
+
+    @property
+    def columns(self) -> tuple[MetadataColumn, ...]:
+        assert self.row is not None
+        return self.row.columns
+
+    @property
+    def features(self) -> int:
+        assert self.row is not None
+        return self.row.metadata
 
     def build(self, seed: int = 0) -> FusionModel:
         assert self.row is not None
@@ -79,7 +90,7 @@ def quick_checks(fusion: Plugin, losses: Mapping[str, Plugin], spec: Spec) -> li
 
 def _checks(fusion: Plugin, losses: Mapping[str, Plugin], spec: Spec) -> list[Check]:
     own, name = replace(spec, counts=()), fusion.cls.__name__
-    case: FusionCase = _RowFusion(fusion.cls, name, fusion.params, spec.metadata, own)
+    case: FusionCase = _RowFusion(fusion.cls, name, fusion.params, own)
     groups: list[list[Step]] = [
         [("forward", name, partial(forward, fusion.cls))],
         [("builds", name, case.build), *steps(case, name, OF_FUSION, OF_FUSION)],

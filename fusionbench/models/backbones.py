@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fusionbench.errors import BackboneError, PluginError, UsageError
-from fusionbench.plugin.fusion import Stage
+from fusionbench.plugin.fusion import Features, Stage
 
 StageFn = Callable[[int, Tensor], Tensor]
 MAX_STAGES = 4
@@ -33,6 +33,7 @@ class _Flow:
 
     stage: StageFn | None = None
     tokens: list[Tensor] = field(default_factory=list)
+    prefix: Tensor | None = None  # of the last tap that came by
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class _TapLayout:
         if self.kind == "NHWC":
             return x.flatten(1, 2)
         return x[:, self.prefix :]
+
+    def others(self, x: Tensor) -> Tensor:
+        """The prefix tokens (B, P, C), P = 0 where there are none."""
+        return self.read(x)[:, :0] if self.kind != "tokens" else x[:, : self.prefix]
 
     def write(self, x: Tensor, tokens: Tensor) -> Tensor:
         """`tokens` in the layout of the original output `x`."""
@@ -79,6 +84,7 @@ class _Tap:
                 "It must return the shape it was given, (B, N, C).",
             )
         self.flow.tokens.append(after)
+        self.flow.prefix = self.layout.others(output)
         if after is before:
             return output
         return self.layout.write(output, after.to(output.dtype))
@@ -111,16 +117,50 @@ class Backbone(nn.Module):
             "_shift", -torch.tensor(self.mean).view(1, 3, 1, 1) * scale, persistent=False
         )
         self.net = net
+        self._frozen = False
         self._flow = _Flow()
         for k, (module, layout) in enumerate(layouts.items()):
             net.get_submodule(module).register_forward_hook(_Tap(self._flow, k, layout))
+
+    def freeze(self, part: str) -> None:
+        """Exclude from training: "none", "backbone" or "stages:K", all up to the K-th stage; by
+        timm's own order of layers. Raises UsageError where that is not known."""
+        if part == "none":
+            return
+        frozen = {name for name, _ in self.net.named_parameters()}
+        if part != "backbone":
+            k = int(part.removeprefix("stages:"))
+            matcher: Any = getattr(self.net, "group_matcher", None)
+            if k > len(self.taps) or matcher is None:
+                raise UsageError(
+                    f"--freeze {part}: {self.name} has stages 1 to {len(self.taps)}."
+                    if k > len(self.taps)
+                    else f"--freeze {part}: timm does not give the order of {self.name}'s layers.",
+                    "Use another K, or --freeze backbone.",
+                )
+            layers = timm.models.group_parameters(self.net, matcher(), reverse=True)
+            inside = [layer for n, layer in layers.items() if n.startswith(f"{self.taps[k - 1]}.")]
+            frozen = {name for name, layer in layers.items() if layer <= max(inside)}
+        self._frozen = True
+        for name, parameter in self.net.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """As any module's; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for part in self.net.modules() if self._frozen else ():
+            parameters = list(part.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                part.eval()
+        return self
 
     def normalised(self, image: Tensor) -> Tensor:
         """(B, 3, S, S) in 0..1 -> what `forward` takes, in new memory."""
         return torch.addcmul(self._shift, image, self._scale)
 
-    def forward(self, image: Tensor, stage: StageFn) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(B, 3, S, S) -> pre-logits (B, D), and per stage what `stage(k, tokens)` returned."""
+    def forward(self, image: Tensor, stage: StageFn) -> Features:
+        """(B, 3, S, S) -> pre-logits (B, D), per stage what `stage(k, tokens)` returned, and the
+        prefix tokens beside the last of them."""
         if getattr(self.net, "grad_checkpointing", False):
             # Hooks are skipped, or run a second time in backward, when no stage is set any more.
             raise BackboneError(
@@ -130,16 +170,17 @@ class Backbone(nn.Module):
         flow = self._flow
         flow.stage, flow.tokens = stage, []
         try:
-            features = self.net(image)
-            tokens = tuple(flow.tokens)
+            pooled = self.net(image)
+            tokens, prefix = tuple(flow.tokens), flow.prefix
         finally:
-            flow.stage, flow.tokens = None, []
+            flow.stage, flow.tokens, flow.prefix = None, [], None
         if len(tokens) != len(self.taps):
             raise BackboneError(
                 f"Backbone {self.name}: {len(tokens)} of {len(self.taps)} taps ran in a forward.",
                 "Checkpointed or scripted submodules skip hooks: switch that off.",
             )
-        return features, tokens
+        assert prefix is not None
+        return Features(pooled, tokens, prefix)
 
 
 def build_backbone(name: str, image_size: int, *, drop_path_rate: float = 0.0) -> Backbone:

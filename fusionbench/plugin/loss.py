@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,17 @@ class Output(NamedTuple):
     logits     (B, K)
     embedding  (B, D'), what the head saw
     stages     per tapped stage the fused tokens (B, N_k, C_k)
+    meta       (B, M), the metadata that the model was given; None in contracts of losses
+    heads      in training, name -> logits (B, K) of further heads
+    extras     name -> tensor, whatever the fusion hands on to losses
     """
 
     logits: Tensor
     embedding: Tensor
     stages: tuple[Tensor, ...]
+    meta: Tensor | None = None
+    heads: Mapping[str, Tensor] = {}
+    extras: Mapping[str, Tensor] = {}
 
 
 class Loss(nn.Module):
@@ -33,6 +39,9 @@ class Loss(nn.Module):
     keyword arguments with defaults: the schema of `--set loss.NAME=VALUE`. What follows from
     `counts` is kept in buffers: afterwards they are gone from `spec`, as they are one fold's.
     """
+
+    # False: a loss of something else than the logits; further heads of a method do not repeat it.
+    reads_logits: ClassVar[bool] = True
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
@@ -49,7 +58,10 @@ class Loss(nn.Module):
 
 
 class CombinedLoss(nn.Module):
-    """The sum of several losses; terms are named `<loss>` or `<loss>/<term>`."""
+    """The sum of several losses; terms are named `<loss>` or `<loss>/<term>`.
+
+    Of a method with several heads, the term of a loss that reads logits is the mean over heads.
+    """
 
     def __init__(self, losses: Mapping[str, Loss]) -> None:
         super().__init__()
@@ -61,8 +73,13 @@ class CombinedLoss(nn.Module):
 
     def forward(self, output: Output, target: Tensor) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
+        heads = (output.logits, *output.heads.values())
         for name, part in self.parts.items():
-            for term, value in part(output, target).items():
+            seen = heads if cast(Loss, part).reads_logits else heads[:1]
+            of_heads = [part(output._replace(logits=logits), target) for logits in seen]
+            for term, value in of_heads[0].items():
+                if len(of_heads) > 1:
+                    value = torch.stack([head[term] for head in of_heads]).mean(0)
                 terms[name if term == name else f"{name}/{term}"] = value
         return terms
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from fusionbench.config.environment import describe_environment, peak_memory
 from fusionbench.config.identity import MethodIdentity
-from fusionbench.config.run_config import Execution, RunConfig
+from fusionbench.config.run_config import LEARNED, Execution, RunConfig
 from fusionbench.contract.checks import remembered
 from fusionbench.contract.control_contract import quick_checks
+from fusionbench.errors import UsageError
 from fusionbench.plugin import registry
 from fusionbench.plugin.control import Control, Inputs
 from fusionbench.progress import SILENT, Progress
@@ -99,6 +100,12 @@ class ControlStudy(Study):
 
 def setup(config: RunConfig, opened: Opened) -> ControlStudy:
     """Resolve and check a run of a control. Raises UsageError, DataError or PluginError."""
+    if config.data.encoding in LEARNED:
+        raise UsageError(
+            f"--encoding {config.data.encoding} is learned with a network; "
+            f"{config.method.fusion} has none.",
+            "Use --encoding onehot, ordinal or ple.",
+        )
     entry = registry.find("controls", config.method.fusion, opened.execution.plugins)
     own = {k: v for k, v in config.method.params.items() if k.startswith("fusion.")}
     settings = {key.removeprefix("fusion."): value for key, value in own.items()}

@@ -19,7 +19,7 @@ import torch
 from fusionbench.config.identity import MethodIdentity, TrainingIdentity, plain_json
 from fusionbench.config.plugin_settings import literal_params, plugin_schema, split_params
 from fusionbench.config.recipe import own_params
-from fusionbench.config.run_config import Execution, Param, RunConfig
+from fusionbench.config.run_config import LEARNED, Execution, Param, RunConfig
 from fusionbench.contract.checks import remembered
 from fusionbench.contract.quick import quick_checks
 from fusionbench.data.encoder import MetadataEncoder
@@ -28,6 +28,7 @@ from fusionbench.errors import UsageError
 from fusionbench.models import weights
 from fusionbench.models.backbones import Backbone, build_backbone
 from fusionbench.models.fusion_model import FusionModel
+from fusionbench.models.metadata import metadata_layer
 from fusionbench.plugin import registry
 from fusionbench.plugin.fusion import Fusion, Spec
 from fusionbench.plugin.loss import CombinedLoss, Loss
@@ -83,6 +84,10 @@ class NetworkStudy(Study):
         )
 
     @property
+    def takes_recorded(self) -> bool:
+        return self.method.fusion.cls.takes_recorded or self.config.data.encoding == "tokens"
+
+    @property
     def training_identity(self) -> TrainingIdentity:
         return TrainingIdentity(
             **self.config.training.model_dump(),
@@ -125,17 +130,27 @@ class NetworkStudy(Study):
                 backbone.net, method.backbone, method.weights, training.image_size, progress
             )
             weights.check_unchanged(self.weights, method.backbone, method.weights)
+        backbone.freeze(training.freeze)
         return backbone
 
     def model(
-        self, backbone: Backbone, encoder: MetadataEncoder, train: np.ndarray
+        self,
+        backbone: Backbone,
+        encoder: MetadataEncoder,
+        train: np.ndarray,
+        metadata: torch.Tensor | None = None,
     ) -> tuple[FusionModel, CombinedLoss]:
         """Model and loss on this backbone; `train` are positions of the rows to train on, whose
-        classes the loss may count. Raises UsageError / FusionRefused with the reason."""
+        classes the loss may count; `metadata` (n, M) of the table is what the fusion is fitted on,
+        in these rows; None for a model whose saved weights come. Raises UsageError / FusionRefused
+        with the reason."""
         spec = self.spec(backbone, encoder, train)
-        fusion = self.method.fusion.build(replace(spec, counts=()))
-        model = FusionModel(backbone, fusion, self.config.method.reducer)
-        spec = replace(spec, embedding=model.spec.embedding)
+        layer, of_fusion = metadata_layer(self.config.data.encoding, replace(spec, counts=()))
+        fusion = self.method.fusion.build(of_fusion)
+        if metadata is not None and type(fusion).fit is not Fusion.fit:
+            fusion.fit(metadata[torch.from_numpy(train)].cpu())
+        model = FusionModel(backbone, fusion, self.config.method.reducer, layer)
+        spec = replace(model.spec, counts=spec.counts)
         losses = {name: loss.build(spec) for name, loss in self.method.losses.items()}
         return model, CombinedLoss(losses)
 
@@ -148,13 +163,14 @@ class NetworkStudy(Study):
             backbone.width,
             encoder.n_features,
             classes,
-            groups=encoder.groups,
+            columns=encoder.described,
             counts=tuple(counts.tolist()),
         )
 
     def contract(self, spec: Spec, progress: Progress) -> str:
         """What the quick part of the contract says of the plugins, built for `spec`."""
         fusion, losses = self.method.fusion, self.method.losses
+        _, spec = metadata_layer(self.config.data.encoding, spec)
         shape = replace(spec, counts=())  # every fold has other counts
         return remembered(
             self.method_identity.plugins,
@@ -183,6 +199,14 @@ class NetworkStudy(Study):
 def setup(config: RunConfig, opened: Opened) -> NetworkStudy:
     """Resolve and check a run of a fusion. Raises UsageError, DataError or PluginError."""
     method = load_method(config, opened.execution.plugins)
+    encoding, cls = config.data.encoding, method.fusion.cls
+    fits = encoding in LEARNED and cls.fit is not Fusion.fit
+    if fits or (encoding == "tokens" and cls.takes_recorded):
+        reason = "is fitted on encoded metadata" if fits else "makes tokens of the columns itself"
+        raise UsageError(
+            f"--encoding {encoding}: the fusion {method.fusion.identity.name} {reason}.",
+            "Use --encoding onehot or ple.",
+        )
     starting = weights.weights_identity(config.method.backbone, config.method.weights)
     own = config.changed(
         fusion=registry.key_of(config.method.fusion),

@@ -82,7 +82,8 @@ class NetworkTrainer:
         # Every fold draws its random starting weights.
         random = experiment.config.method.weights == "none"
         backbone = experiment.backbone() if random else copy.deepcopy(self.backbone)
-        step = self._step_for(*experiment.model(backbone, encoder, rows.train), progress)
+        built = experiment.model(backbone, encoder, rows.train, arrays.metadata)
+        step = self._step_for(*built, progress)
         model = step.model
         watched = rows.watch
 
@@ -144,7 +145,7 @@ class NetworkTrainer:
             inner=None if rows.inner is None else predict(model, arrays, rows.inner, placement),
             parameters={
                 "backbone": _size(model.backbone),
-                "fusion": _size(model.fusion) + _size(model.reduce) + _size(model.head),
+                "fusion": sum(map(_size, (model.metadata, model.fusion, model.reduce, model.head))),
                 "total": _size(model),
             },
             history=tuple(fitted.history),

@@ -82,6 +82,11 @@ class Study:
         raise NotImplementedError
 
     @property
+    def takes_recorded(self) -> bool:
+        """Whether the method is told, by one feature per column, which cells were recorded."""
+        return False
+
+    @property
     def method_identity(self) -> MethodIdentity:
         """What is trained, with every setting of its plugins."""
         raise NotImplementedError
@@ -164,7 +169,8 @@ class Study:
 
     def encoder(self, metadata: pd.DataFrame, train: np.ndarray) -> MetadataEncoder:
         """Fitted on the training rows of `metadata`, and on nothing else."""
-        return _encoder(self.config.data, self.table, self.columns).fit(metadata.iloc[train])
+        encoder = _encoder(self.config.data, self.table, self.columns, self.takes_recorded)
+        return encoder.fit(metadata.iloc[train])
 
     def cohort(self, rows: FoldRows) -> str:
         ids = {name: self.table.ids[part].tolist() for name, part in rows.parts.items()}
@@ -378,11 +384,14 @@ def swapped(rows: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> n
     return np.array([donors[row] for row in rows.tolist()], dtype=rows.dtype)
 
 
-def _encoder(data: DataSettings, table: Table, columns: tuple[Column, ...]) -> MetadataEncoder:
+def _encoder(
+    data: DataSettings, table: Table, columns: tuple[Column, ...], recorded: bool = False
+) -> MetadataEncoder:
     return MetadataEncoder(
         columns,
         encoding=data.encoding,
         missing=data.missing,
         unknown=table.card.unknown,
         forbidden=data.allow_forbidden,
+        recorded=recorded,
     )

@@ -102,7 +102,7 @@ def fit(
             at.images_seen += min(steps * config.batch_size, len(rows))
             entry: dict[str, float | None] = {
                 "epoch": epoch,
-                "lr": optimizer.param_groups[0]["lr"],
+                "lr": optimizer.param_groups[0]["lr"] / optimizer.param_groups[0]["lr_scale"],
                 **mean_loss,
             }
             candidate = ema.module if ema is not None else model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import timm.optim
@@ -14,9 +15,44 @@ from torch import nn
 
 from fusionbench.config.run_config import TrainingSettings
 from fusionbench.errors import UsageError
+from fusionbench.models.backbones import Backbone
+from fusionbench.plugin.fusion import Fusion
 from fusionbench.plugin.registry import unknown_name
 
 SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly", "plateau", "constant", "none")
+
+
+def parameter_groups(trained: nn.Module, config: TrainingSettings) -> list[dict[str, Any]]:
+    """All trainable parameters, by factor of the learning rate and by weight decay.
+
+    A backbone's have timm's layer-wise decay and its own list of what is not decayed; a fusion
+    may group its parameters (`Fusion.parameter_groups`). Vectors and biases are not decayed.
+    """
+    scaled: dict[int, tuple[float, float]] = {}  # id of a parameter -> factor, weight decay
+    for part in trained.modules():
+        if isinstance(part, Backbone):
+            factor = config.backbone_lr / config.lr if config.backbone_lr else 1.0
+            exempt: set[str] = getattr(part.net, "no_weight_decay", set)()
+            for group in timm.optim.param_groups_layer_decay(
+                part.net, config.weight_decay, exempt, layer_decay=config.layer_decay
+            ):
+                values = factor * group["lr_scale"], group["weight_decay"]
+                scaled |= {id(p): values for p in group["params"]}
+        elif isinstance(part, Fusion):
+            for group in part.parameter_groups():
+                for p in group["params"]:
+                    decay = group.get("weight_decay", config.weight_decay if p.ndim > 1 else 0.0)
+                    scaled[id(p)] = group.get("lr_scale", 1.0), decay
+    merged: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, p in trained.named_parameters():
+        if p.requires_grad:
+            vector = p.ndim <= 1 or name.endswith(".bias")
+            values = scaled.get(id(p), (1.0, 0.0 if vector else config.weight_decay))
+            merged.setdefault(values, []).append(p)
+    return [
+        {"params": params, "lr": config.lr * scale, "lr_scale": scale, "weight_decay": decay}
+        for (scale, decay), params in merged.items()
+    ]
 
 
 def make_optimizer(
@@ -34,6 +70,7 @@ def make_optimizer(
             opt=config.optimizer,
             lr=config.lr,
             weight_decay=config.weight_decay,
+            param_group_fn=partial(parameter_groups, config=config),
             **extra,
         )
 
@@ -61,6 +98,8 @@ def make_scheduler(
             "min_lr, threshold, threshold_mode, cooldown, eps.",
         ):
             return Plateau(optimizer, mode, warmup, **extra)
+    for group in optimizer.param_groups if config.schedule != "none" else ():
+        group["lr"] = config.lr  # timm's schedules apply `lr_scale`
     arguments: dict[str, Any] = {"warmup_epochs": warmup, "warmup_lr": config.lr * 0.01, **extra}
     with _settings_of(f"schedule {config.schedule}"):
         return timm.scheduler.create_scheduler_v2(

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fusionbench.plugin.fusion import Fusion, Spec, Stage
+from fusionbench.plugin.fusion import Fusion, Spec, Stage, chosen_stages
 
 
 class SGMC(Fusion):
@@ -36,10 +36,6 @@ class SGMC(Fusion):
         sem_sigmoid: bool = True,
     ) -> None:
         super().__init__(spec)
-        have = len(spec.stages)
-        chosen = stages or tuple(range(1, have + 1))
-        if bad := [s for s in chosen if not 1 <= s <= have]:
-            raise ValueError(f"stages={bad}: this backbone has stages 1 to {have}")
         if not (cf or sf):
             raise ValueError("cf and sf are both off: nothing is fused; use --fusion none")
         self.select = nn.Sequential(
@@ -47,8 +43,8 @@ class SGMC(Fusion):
         )
         self.blocks = nn.ModuleDict(
             {
-                str(s - 1): _CSF(spec.stages[s - 1], spec.metadata, cf, sf, fr, sem_sigmoid)
-                for s in chosen
+                str(k): _CSF(spec.stages[k], spec.metadata, cf, sf, fr, sem_sigmoid)
+                for k in chosen_stages(spec, stages)
             }
         )
 

@@ -15,6 +15,8 @@ from fusionbench.plugin.loss import Loss, Output
 class DeepSupervision(Loss):
     """weight * mean over stages of CE(Linear(mean over tokens), target)."""
 
+    reads_logits = False
+
     def __init__(self, spec: Spec, *, weight: float = 0.1) -> None:
         super().__init__(spec)
         self.weight = weight

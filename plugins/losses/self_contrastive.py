@@ -22,6 +22,8 @@ class SelfContrastive(Loss):
     per_positive: the printed 1/|P| inside the logarithm; adds log|P|, no gradient.
     """
 
+    reads_logits = False
+
     def __init__(
         self,
         spec: Spec,

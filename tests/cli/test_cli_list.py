@@ -85,7 +85,7 @@ def test_a_broken_card_is_listed_so(tmp_path: Path, cli) -> None:
     card.parent.mkdir(parents=True)
     card.write_text('name = "mine"\n')
     rows = {r["name"]: r for r in cli("list", "datasets", "--plugins", tmp_path, "--json").json}
-    assert "has 5 problems: title: is missing" in rows["mine"]["broken"]
+    assert "has 4 problems: title: is missing" in rows["mine"]["broken"]
     assert rows["synthetic"]["rows"] > 0
 
 

@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from copy import deepcopy
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from fusionbench.data.card import Column
 from fusionbench.data.choices import input_columns
-from fusionbench.data.encoder import ENCODINGS, MISSING, MetadataEncoder
+from fusionbench.data.encoder import BINS, ENCODINGS, MISSING, MetadataEncoder
 from fusionbench.errors import DataError, UsageError
 
 COLUMNS = (
@@ -147,9 +148,12 @@ def test_nothing_is_learnt_from_test_rows():
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("missing", MISSING)
-def test_groups_say_which_features_a_column_feeds(encoding, missing):
+def test_described_columns_say_which_features_a_column_feeds(encoding, missing):
     encoder, train, _ = encoded(encoding, missing)
-    groups = encoder.groups
+    groups = {
+        c.name: (*c.features, *(() if c.missing is None else (c.missing,)))
+        for c in encoder.described
+    }
     assert [i for positions in groups.values() for i in positions] == list(range(train.shape[1]))
     other = {"age": 99.0, "site": "leg", "sex": "m", "itch": "False", "hurt": "False"}
     for column in COLUMNS:
@@ -159,6 +163,35 @@ def test_groups_say_which_features_a_column_feeds(encoding, missing):
         assert moved.any()
         for i in groups[column.name]:
             assert encoder.feature_names[i].startswith(column.name)
+
+
+def test_piecewise_linear_numbers_fill_the_bins_below_them():
+    """Against the formula bin by bin, with quantiles by sorting."""
+    rng = np.random.default_rng(0)
+    values = np.round(rng.normal(50, 15, 400))
+    frame_ = pd.DataFrame({"age": [*values, np.nan]})
+    encoder = MetadataEncoder(COLUMNS[:1], encoding="ple").fit(frame_)
+    ordered = np.sort(values)
+    edges = []
+    for q in range(BINS + 1):
+        at = q / BINS * (len(ordered) - 1)
+        low = int(at)
+        high = min(low + 1, len(ordered) - 1)
+        edge = ordered[low] + (at - low) * (ordered[high] - ordered[low])
+        if not edges or not np.isclose(edge, edges[-1]):
+            edges.append(edge)
+    assert encoder.n_features == len(edges) - 1 and encoder.described[0].values == ()
+    probe = [*values[:50], 0.0, 200.0, edges[3]]
+    got = encoder.transform(pd.DataFrame({"age": probe}))
+    for row, value in zip(got, probe, strict=True):
+        for t, (low, high) in enumerate(pairwise(edges)):
+            want = (value - low) / (high - low)
+            if value < low and t > 0:
+                want = 0.0
+            elif value >= high and t < len(edges) - 2:
+                want = 1.0
+            assert row[t] == pytest.approx(want, abs=1e-5)
+    assert not encoder.transform(pd.DataFrame({"age": [np.nan]})).any()
 
 
 def test_what_was_learnt_is_of_the_training_rows():

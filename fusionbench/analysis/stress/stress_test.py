@@ -256,5 +256,5 @@ def _logits(
     with placement.autocast():
         if type(fusion).stage is not Fusion.stage:  # the backbone's own features depend on them
             return [model(image, meta).logits for meta in metadata]
-        features, _ = model.backbone(image, lambda k, tokens: tokens)
-        return [model.late(features, fusion.encode(meta))[0] for meta in metadata]
+        features = model.backbone(image, lambda k, tokens: tokens)
+        return [model.late(features, model.encode(meta)).logits for meta in metadata]
