@@ -20,9 +20,14 @@ from typing import Any
 import pytest
 import timm.optim
 import torch
+from safetensors import safe_open
 from thorough import times
 
+from fusionbench.analysis.stress.stress_test import stress
 from fusionbench.config.run_config import Execution, RunConfig
+from fusionbench.errors import RecordError
+from fusionbench.leaderboard import blocks
+from fusionbench.leaderboard.select import select_row
 from fusionbench.progress import Progress
 from fusionbench.records import Record, Store
 from fusionbench.records.leftovers import leftovers, remove
@@ -31,6 +36,7 @@ from fusionbench.runs import plan
 from fusionbench.runs.fold import open_experiment
 from fusionbench.runs.run import run
 from fusionbench.runs.study import Opened
+from fusionbench.runs.worker import ToldToStop
 from fusionbench.tables import read_table
 from fusionbench.training import checkpoints
 from fusionbench.training import loop as train
@@ -38,7 +44,7 @@ from fusionbench.training.checkpoints import CheckpointError, Keeper, State, rea
 from fusionbench.training.step import TrainingStep
 
 
-class Stopped(BaseException):
+class Stopped(ToldToStop):
     """Stands for whatever ends the process."""
 
 
@@ -468,12 +474,15 @@ def test_a_failed_run_leaves_no_checkpoint(
     path = tmp_path / "late.py"
     path.write_text(
         '"""Loses its mind in its second epoch."""\n'
+        "import torch\n"
         "from fusionbench.plugin.fusion import Fusion\n"
         "class Late(Fusion):\n"
-        "    steps = 0\n"
+        "    def __init__(self, spec):\n"
+        "        super().__init__(spec)\n"
+        '        self.register_buffer("steps", torch.zeros(()))\n'
         "    def fuse(self, image, meta):\n"
-        "        Late.steps += self.training\n"
-        '        return image * (float("nan") if Late.steps > 6 else 1.0)\n',
+        "        self.steps += self.training\n"
+        '        return image * torch.where(self.steps > 6, float("nan"), 1.0)\n',
         encoding="utf-8",
     )
     execution = replace(here, plugins=(path,))
@@ -688,3 +697,88 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_records(
     assert sum(len(found) - 1 for found in children.values()) >= times(
         8, 1
     )  # killed while training
+
+
+# ---- what a checkpoint does not hold
+
+KEEPS = '''
+"""Remembers in {name} what its next step depends on."""
+import collections, random
+import numpy as np
+import torch
+from fusionbench import Fusion
+
+STEPS = [0]
+
+def counter():
+    steps = 0
+    def step():
+        nonlocal steps
+        steps += 1
+        return steps
+    return step
+
+class Box:
+    def __init__(self):
+        self.inside = {{"steps": 0}}
+
+class Keeps(Fusion):
+    shared = {{"steps": 0}}
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.mix = torch.nn.Linear(spec.metadata, spec.width)
+        self.again, self.box, self.lock = [self.mix], Box(), __import__("threading").Lock()
+        self.register_buffer("seen", torch.zeros(()))
+        self.steps, self.plain, self.several = 0, torch.zeros(2), [torch.zeros(1)]
+        self.last, self.array, self.count = collections.deque(maxlen=2), np.zeros(2), counter()
+
+    def fuse(self, image, meta):
+        if self.training:
+            {change}
+        return image + self.mix(meta) + self.seen
+'''
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ("self.steps += 1", "fusion.steps"),
+        ("self.plain += 1", "fusion.plain"),
+        ("self.plain = meta.detach()[0]", "fusion.plain"),
+        ("self.several[0].add_(1)", "fusion.several"),
+        ("self.last.append(len(meta))", "fusion.last"),
+        ("self.array[0] += 1", "fusion.array"),
+        ("self.count()", "fusion.count"),
+        ("self.box.inside['steps'] += 1", "fusion.box"),
+        ("self.shared['steps'] += 1", "Keeps.shared"),
+        ("STEPS[0] += 1", "STEPS"),
+        ("random.random()", "Python's random numbers"),
+        ("np.random.rand()", "numpy's random numbers"),
+        ("self.seen += 1", ""),
+        ("torch.rand(2)", ""),
+    ],
+)
+def test_a_method_that_keeps_more_than_a_checkpoint_does_not_resume(
+    quick: RunConfig, here: Execution, tmp_path: Path, change: str, name: str
+) -> None:
+    plugin = tmp_path / "keeps.py"
+    plugin.write_text(KEEPS.format(name=name or "a buffer", change=change), encoding="utf-8")
+    here = replace(here, plugins=(plugin,), save_weights=True)
+    config, progress = quick.changed(fusion="keeps", loss="ce", epochs=2), Notes()
+    with stop_after(1), pytest.raises(Stopped):
+        run(config, here, progress)
+    assert checkpoint(config, here).exists() is not bool(name)
+    said = [note for note in progress.notes if "while it trains" in note]
+    assert len(said) == bool(name) and all(name in note for note in said)
+    record = only(run(config, here).records)
+    with safe_open(Store(here.store).path("weights", record.run_id), "pt") as file:
+        assert (file.metadata() or {}).get("unsaved", "").endswith(name)
+    store = Store(here.store)
+    block, row = select_row(blocks(store), "keeps")
+    if name:
+        with pytest.raises(RecordError, match="do not reproduce it"):
+            stress(store, block, row, here, dataset=quick.data.dataset)
+    else:
+        report = stress(store, block, row, here, mask_seeds=1, dataset=quick.data.dataset)
+        assert [one.difference for one in report.runs] == [0]

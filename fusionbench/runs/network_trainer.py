@@ -155,7 +155,7 @@ class NetworkTrainer:
             images_seen=fitted.images_seen,
             contract=contract,
             peak_memory=int(torch.cuda.max_memory_allocated()) if on_gpu else peak_memory(),
-            weights=partial(_serialised, model),
+            weights=partial(_serialised, model, fitted.unsaved),
         )
 
     def _step_for(self, model: FusionModel, loss: CombinedLoss, progress: Progress) -> TrainingStep:
@@ -170,8 +170,10 @@ class NetworkTrainer:
         return step
 
 
-def _serialised(model: FusionModel) -> bytes:
-    return safetensors.torch.save({k: v.cpu().contiguous() for k, v in model.state_dict().items()})
+def _serialised(model: FusionModel, unsaved: tuple[str, ...]) -> bytes:
+    """Of a safetensors file; it names what the method kept beside the weights."""
+    tensors = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
+    return safetensors.torch.save(tensors, {"unsaved": ", ".join(unsaved)} if unsaved else None)
 
 
 def _size(module: torch.nn.Module) -> int:

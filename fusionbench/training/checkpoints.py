@@ -34,7 +34,7 @@ from fusionbench.training.optimizers import Plateau
 
 Tensors = dict[str, Tensor]
 
-FORMAT = 3
+FORMAT = 4
 # What checkpoints may take of the time, unless the user says how often to write them: on a GPU an
 # epoch may be shorter than the writing of its checkpoint.
 SHARE = 0.02
@@ -61,6 +61,8 @@ class State:
     tensors: dict[str, Tensors] = field(default_factory=dict)  # of modules, and random states
     optimizer: dict[str, Any] = field(default_factory=dict)
     plateau: dict[str, Any] = field(default_factory=dict)
+    # What the method has changed beside all of that (training.unsaved_state).
+    unsaved: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,14 @@ class Keeper:
 
     def keep(self, state: State) -> None:
         """Replace the checkpoint, if it is time to. Where that fails training goes on, with a
-        note."""
+        note. The last one stays where the method has begun to keep state that would be lost."""
+        if state.unsaved:
+            self._complain(
+                f"the method changes {', '.join(state.unsaved[:5])} while it trains, which neither "
+                "checkpoints nor saved weights hold: a stopped fold does not resume from here. "
+                "Keep such state in buffers (register_buffer)"
+            )
+            return
         now = time.perf_counter()
         since = now - self._last
         if self.every is not None:
@@ -191,9 +200,12 @@ class Keeper:
             self._last = time.perf_counter()
             self.cost = self._last - now
         except FusionbenchError as error:
-            if not self._complained:
-                self.progress.note(f"no checkpoint of epoch {state.epoch}: {error}")
-                self._complained = True
+            self._complain(f"no checkpoint of epoch {state.epoch}: {error}")
+
+    def _complain(self, text: str) -> None:
+        if not self._complained:
+            self.progress.note(text)
+            self._complained = True
 
     def reject(self, error: Exception) -> None:
         """Say that a checkpoint cannot be used."""

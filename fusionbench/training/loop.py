@@ -33,6 +33,7 @@ from fusionbench.training.optimizers import (
 )
 from fusionbench.training.placement import Placement, by_rule
 from fusionbench.training.step import TrainingStep, as_float
+from fusionbench.training.unsaved_state import UnsavedState
 
 # Photographs of a batch in evaluation. A model's bits may depend on it.
 EVALUATED = 64
@@ -84,6 +85,7 @@ def fit(
     )
     ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
     parts = Parts(step.trained, optimizer, scheduler, ema, step.placement.device)
+    unsaved = UnsavedState(step)
     sign = 1 if watch is not None and higher_is_better(config) else -1
     at = resume or State()
     if resume is not None:
@@ -118,6 +120,7 @@ def fit(
                 scheduler.step(epoch, score)
             at.history.append(entry)
             at.epoch = epoch
+            at.unsaved = at.unsaved or unsaved.changed(epoch, config.epochs)
             task.advance(0, epoch=epoch, loss=mean_loss["loss"])
             if keep is not None:
                 keep(parts.capture(at))

@@ -66,7 +66,7 @@ class TrainingStep:
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.loss = loss.to(device)
         self.trained = nn.ModuleDict({"model": self.model, "loss": self.loss})
-        self._made = _made_for_a_fold(self.trained)
+        self._made = made_for_a_fold(self.trained)
         self.augment, self.placement, self.progress = augment, placement, progress
         self.path = path
         self._compiler, self._recorder = compiler, recorder
@@ -220,7 +220,7 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers()
 
 
-def _made_for_a_fold(trained: nn.ModuleDict) -> nn.ModuleDict:
+def made_for_a_fold(trained: nn.ModuleDict) -> nn.ModuleDict:
     """All but the backbone, whose settings are the run's."""
     parts = dict(trained["model"].named_children()) | {"loss": trained["loss"]}
     return nn.ModuleDict({name: part for name, part in parts.items() if name != "backbone"})
@@ -231,7 +231,7 @@ def _all_but_values(trained: nn.ModuleDict) -> tuple[Any, ...]:
     return (
         [(name, type(part)) for name, part in trained.named_modules()],
         [(name, t.shape, t.dtype, t.requires_grad) for name, t in _tensors(trained)],
-        plain_state(_made_for_a_fold(trained)),
+        plain_state(made_for_a_fold(trained)),
     )
 
 

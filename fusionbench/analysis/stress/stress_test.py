@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from fusionbench.analysis.reopen import reopen
 from fusionbench.analysis.row_facts import values_of
 from fusionbench.analysis.stress.scenarios import Cells, Scenario, scenarios
 from fusionbench.analysis.stress.stress_report import Run, StressedRun, StressReport, summarise
+from fusionbench.config.environment import describe_environment
 from fusionbench.config.run_config import Execution
 from fusionbench.data.blocks import recorded_together
 from fusionbench.data.encoder import MetadataEncoder
@@ -34,7 +35,7 @@ from fusionbench.runs.network_study import NetworkStudy, load_method
 from fusionbench.runs.study import FoldRows
 from fusionbench.training.feed import Arrays, batches
 from fusionbench.training.loop import EVALUATED, evaluated
-from fusionbench.training.placement import Placement, choose_device, choose_placement
+from fusionbench.training.placement import Placement, choose_device, choose_placement, prepare
 
 REDO = "Repeat the command that made it, with --save-weights --existing redo."
 # Largest difference to a recorded probability at which weights and data still are the record's:
@@ -82,6 +83,7 @@ def stress(
     ]
     folds = [fold_of(*pair) for pair in zip(studies, records, strict=True)]
     where = choose_device(execution.device)
+    prepare(where)
     # Of all rows, so that every fold withholds the same; no label is looked at.
     together = recorded_together(experiment.table.metadata.loc[experiment.keep, names])
     images = experiment.images(execution.workers, progress)
@@ -122,7 +124,7 @@ def _stressed(
     if [predictions.ids[i] for i in places] != table.ids[test].tolist():
         raise RecordError(f"The predictions of {record.run_id} are of other photographs.", REDO)
     difference = float(np.abs(predictions.probabilities[places] - found[0]).max())
-    if not difference <= ROUNDING[placement.precision]:
+    if not difference <= _rounding(record, placement):
         raise RecordError(
             f"The saved weights of {record.run_id} do not give its predictions: a probability "
             f"differs by {difference:.3g}.",
@@ -147,6 +149,18 @@ def _stressed(
         found.argmax(axis=2),
         frame,
     )
+
+
+def _rounding(record: Record, placement: Placement) -> float:
+    """How far probabilities may lie from those recorded: hardly on the CPU that gave them."""
+    here = describe_environment(
+        device_type=placement.device.type,
+        threads=torch.get_num_threads(),
+        precision=placement.precision,
+    )
+    names = ("fusionbench", "libraries", "device", "device_type", "threads", "precision")
+    alike = all(record.environment.get(name) == here[name] for name in names)
+    return 1e-6 if alike and placement.device.type == "cpu" else ROUNDING[placement.precision]
 
 
 def reopen_network(
@@ -206,10 +220,18 @@ def trained_model(
     backbone = experiment.backbone(loaded=False)
     model, _ = experiment.model(backbone, encoder, rows.train)
     try:
+        with safe_open(path, "pt") as file:
+            unsaved = (file.metadata() or {}).get("unsaved")
         model.load_state_dict(load_file(path))
     except (SafetensorError, OSError, RuntimeError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise RecordError(f"{path} does not hold the weights of its run: {first}", REDO) from None
+    if unsaved:
+        raise RecordError(
+            f"The saved weights of {record.run_id} do not reproduce it: its method also depends on "
+            f"{unsaved}, which changed in training and is not saved.",
+            "Keep such state in buffers (register_buffer), and run the plugin again.",
+        )
     used = str(record.environment.get("precision", ""))
     placement = (
         Placement(device, used)
