@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -438,7 +439,9 @@ def copied(finished, tmp_path: Path) -> tuple[Store, RunConfig]:
 def test_without_saved_weights_the_remedy_is_named(copied) -> None:
     store, config = copied
     store.path("weights", record_of(store, "concat", 1).run_id).unlink()
-    with pytest.raises(RecordError, match=r"_f1_.* no saved weights.*--save-weights --existing"):
+    with pytest.raises(
+        RecordError, match=r"has no saved weights of .*_f1_.*--save-weights --existing"
+    ):
         stressed(store, "concat", config)
     assert stressed(store, record_of(store, "concat", 0).run_id, config).runs
 
@@ -526,3 +529,24 @@ def test_files_hold_the_report(finished) -> None:
     assert FORMATS[".png"](report).startswith(b"\x89PNG")
     svg = FORMATS[".svg"](report)
     assert b"<svg" in svg and svg == FORMATS[".svg"](report)
+
+
+@pytest.mark.parametrize(
+    "name", ["$\\frac{1$ <b>&amp; \x1b]0;t\x07 \ud800, as long as names are" * 2, "a"]
+)
+def test_a_picture_shows_names_as_they_are_and_clips_none(finished, name: str) -> None:
+    """No formula, no markup; the outermost pixels are white."""
+    from matplotlib.image import imread
+
+    store, config = finished["concat"]
+    report = stressed(store, "concat", config)
+    columns = tuple(
+        replace(column, columns=(f"{i} {name}",)) for i, column in enumerate(report.columns)
+    )
+    report = replace(report, name=name, dataset=name, columns=columns)
+    texts = [e.text for e in ElementTree.fromstring(FORMATS[".svg"](report)).iter() if e.text]
+    shown = name.replace("\x1b", "?").replace("\x07", "?").replace("\ud800", "?")
+    assert [text for text in texts if text.startswith("3 ")] == [f"3 {shown}"]
+    pixels = imread(io.BytesIO(FORMATS[".png"](report)))[..., :3]
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert edge.min() == 1.0

@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     from fusionbench.config.run_config import Execution
 
 NOTE = (
-    "Withheld: the cell is set to not recorded and encoded as the run encodes such cells. Random "
-    "cells: each with that chance, those that hold nothing included. Recorded: share of cells that "
-    "hold anything. Area: the mean height of the curve over the withheld share, by trapezoids. "
-    "Standard deviations are of the sample (ddof=1), over mask seeds and over folds and seeds."
+    "A withheld cell is set to not recorded and encoded as the run encodes such cells. Of random "
+    "cells each is withheld with that chance, whether it holds anything or not. Recorded is the "
+    "share of cells that hold anything. The area is the mean height of the curve over the withheld "
+    "share, by trapezoids. Standard deviations are of the sample (ddof=1), over mask seeds and "
+    "over folds and seeds."
 )
 FLIPPED = (
-    "Share of the n rows whose predicted class changes; how a model reacts, not what would be true "
-    "of the patient."
+    "The table shows in what share of the n rows the predicted class changes. This is how the "
+    "model reacts; it does not say what would be true of the patient."
 )
 
 
@@ -42,9 +43,9 @@ FLIPPED = (
 @click.argument("run")
 @executed_with(store_option, data_option, device_options, plugins_option)
 @click.option("--metric", default="bacc", show_default=True, metavar="NAME",
-              help="What is followed (fusionbench list metrics).")  # fmt: skip
+              help="The metric that is followed (see fusionbench list metrics).")  # fmt: skip
 @click.option("--mask-seeds", default=3, show_default=True, type=click.IntRange(1), metavar="N",
-              help="How often random cells are drawn.")  # fmt: skip
+              help="The number of times that random cells are drawn.")  # fmt: skip
 @click.option(
     "--output",
     "outputs",
@@ -67,8 +68,8 @@ def stress_command(
     """Evaluate a finished run's saved weights again, with metadata withheld and inverted.
 
     RUN is a run id or part of one, or a row of the leaderboard with all its folds: a method
-    (concat), a method on a backbone (concat@resnet18), its key of 12 digits. Its weights must have
-    been kept: fusionbench run … --save-weights.
+    (concat), a method on a backbone (concat@resnet18), its key of 12 digits. The run must have
+    saved its weights: fusionbench run … --save-weights.
 
     A withheld cell is set to not recorded and encoded by the run's own encoder: random cells from
     0 to 100 %, each characteristic alone, columns that go unrecorded together, everything. Then

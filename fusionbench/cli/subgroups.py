@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from fusionbench.config.run_config import Execution
 
 NOTE = (
-    "Recall in percent, of the photographs with a recorded value, over all folds; below it the "
-    "number of photographs of the class, dim where it is too few to compare. Groups differ in "
-    "their classes: ACC and BACC describe a group and do not compare it. Intervals [low, high] are "
-    "95 %, count patients, and are widened for all the pairs of groups among which one was picked."
+    "Cells show the recall of a class in percent over all folds, and below it the number of "
+    "photographs of the class; both are dim where the number is too small to compare. Photographs "
+    "without a recorded value are left out. BACC is the mean recall over the classes that the "
+    "group has. Groups differ in their classes, so do not compare their ACC or BACC. Intervals "
+    "[low, high] are 95 % intervals that count patients; they are wider where one pair was picked "
+    "among several."
 )
 
 
@@ -123,13 +125,13 @@ def _findings(attribute: Attribute, min_n: int) -> Iterator[str]:
     """What the numbers say, in sentences."""
     common, mean = listed(attribute.common), attribute.mean
     if mean is None:
-        yield f"No two groups have {min_n} photographs of the same class: no comparison."
+        yield f"No two groups have {min_n} photographs of the same class, so none are compared."
     else:
         title = "Mean recall" if len(attribute.common) > 1 else "Recall"
         yield f"{title} of {common}: {_sentence(mean)}"
         left = [f"{g.value} (n {g.n:,})" for g in attribute.groups if g.mean is None]
         if left:
-            yield f"Not in it, too few of {common}: {', '.join(left)}."
+            yield f"These groups have too few photographs of {common}: {', '.join(left)}."
     rest = []
     for name, gap in attribute.by_class.items():
         if gap.findings:
@@ -138,7 +140,7 @@ def _findings(attribute: Attribute, min_n: int) -> Iterator[str]:
             rest.append(name)
     if rest:
         pairs = plural(attribute.by_class[rest[0]].pairs, "pair")
-        yield f"Class by class ({pairs}), no groups can be told apart in {listed(rest)}."
+        yield f"Class by class ({pairs}), no groups differ significantly in {listed(rest)}."
 
 
 def _sentence(gap: RecallGap) -> str:
@@ -157,11 +159,11 @@ def _sentence(gap: RecallGap) -> str:
     if gap.pairs > 1:
         text += f", corrected for {gap.pairs:,} pairs"
     if not gap.findings:
-        return f"{text}, not distinguishable from none."
+        return f"{text}, not significant."
     if gap.findings == (widest,):
         return f"{text}."
     others = "; ".join(f"{p.lower} below {p.higher} by {points(p)}" for p in gap.findings)
-    return f"{text}. Told apart: {others}."
+    return f"{text}. Groups that differ significantly: {others}."
 
 
 def _points(share: float) -> str:

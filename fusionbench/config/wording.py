@@ -29,6 +29,11 @@ def plain(text: object) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
+def shortened(text: str) -> str:
+    """A name for a picture: plain, and without its middle where it is very long."""
+    return plain(text if len(text) <= 120 else f"{text[:59]} … {text[-58:]}")
+
+
 def plural(count: int, noun: str, many: str = "") -> str:
     """`1 fold`, `1,200 folds`; `many` is the plural where it is not `noun` with an s."""
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fusionbench.config.wording import plain
+from fusionbench.config.wording import shortened
 from fusionbench.files import write_output
 
 if TYPE_CHECKING:
@@ -136,10 +136,10 @@ def figure_of(result: Friedman, title: str = "") -> Figure:
         words = axes.text(x, y, text, fontsize=9, va="center", parse_math=False, **how)
         return float(words.get_window_extent(renderer).width) / figure.dpi
 
-    width_of = {text: write(0, 0, text) for text in map(_shortened, (*result.ranks, title))}
+    width_of = {text: write(0, 0, text) for text in map(shortened, (*result.ranks, title))}
     for text in [*axes.texts]:
         text.remove()
-    names, ranks = [_shortened(name) for name in result.ranks], [*result.ranks.values()]
+    names, ranks = [shortened(name) for name in result.ranks], [*result.ranks.values()]
     room = 0.03 * (ranks[-1] - ranks[0]) or 0.5
     low, high = ranks[0] - room, ranks[-1] + room
     left = border + max(width_of[name] for name in names) + gap + 0.45
@@ -149,7 +149,7 @@ def figure_of(result: Friedman, title: str = "") -> Figure:
         return left + axis_width * (rank - low) / (high - low)
 
     top = border + line * bool(title)
-    write(border, border + line / 2, _shortened(title), ha="left")
+    write(border, border + line / 2, shortened(title), ha="left")
     critical = at(low + result.critical_difference)
     words = (
         f"critical difference {result.critical_difference:.2f} (Nemenyi, {result.alpha:g} level)"
@@ -175,13 +175,8 @@ def figure_of(result: Friedman, title: str = "") -> Figure:
     for i, group in enumerate(result.groups):
         ends = [at(result.ranks[group[0]]) - 0.03, at(result.ranks[group[-1]]) + 0.03]
         axes.plot(ends, [axis + bar * (i + 1)] * 2, color="#0072B2", linewidth=3)
-    width = max(right, border + width_of[_shortened(title)], left + 4) + border
+    width = max(right, border + width_of[shortened(title)], left + 4) + border
     height = first + line * len(names) + border
     figure.set_size_inches(width, height)
     axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
-
-
-def _shortened(name: str) -> str:
-    """On one line, a very long one without its middle."""
-    return plain(name if len(name) <= 120 else f"{name[:59]} … {name[-58:]}")

@@ -100,8 +100,8 @@ def test_what_is_told_apart_is_named_beside_the_widest_gap() -> None:
     text = _sentence(RecallGap(low, high, chance, (real,), 3, groups))
     assert text == (
         "lowest tiny 40.0 (n 20, 11 patients), highest FEMALE 71.0 (n 1,200, 900 patients): gap "
-        "31.0 points [-2.0, 55.0], corrected for 3 pairs. Told apart: MALE below FEMALE by 20.0 "
-        "points [12.0, 28.0]."
+        "31.0 points [-2.0, 55.0], corrected for 3 pairs. Groups that differ significantly: "
+        "MALE below FEMALE by 20.0 points [12.0, 28.0]."
     )
     none = _sentence(RecallGap(low, high, chance, (), 1, groups[1:]))
-    assert none.endswith("[-2.0, 55.0], not distinguishable from none.")
+    assert none.endswith("[-2.0, 55.0], not significant.")

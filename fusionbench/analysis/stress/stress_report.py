@@ -119,7 +119,8 @@ def summarise(
     stressed = [one for one in stressed if one not in undefined]
     if not stressed:
         raise UsageError(
-            f"{metric} is not defined in any of these runs.", "fusionbench list metrics names more."
+            f"{metric} is not defined in any of these runs.",
+            "`fusionbench list metrics` lists the others.",
         )
     runs, todo = tuple(one.run for one in stressed), stressed[0].scenarios
     part, keys = row.parts["test"], {(run.seed, run.fold) for run in runs}

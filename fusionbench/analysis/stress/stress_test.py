@@ -69,10 +69,10 @@ def stress(
     records = [store.read(run) for run in runs or row.run_ids]
     if not records[0].identity.method.uses_images:
         raise UsageError(
-            f"{row.name} is a control: no network, so no weights were kept.", "Name a fusion's row."
+            f"{row.name} is a control: it has no network and no weights.", "Name a fusion's row."
         )
     if lost := [r.run_id for r in records if not store.path("weights", r.run_id).is_file()]:
-        raise RecordError(f"{', '.join(lost)}: no saved weights in {store.folder}.", REDO)
+        raise RecordError(f"{store.folder} has no saved weights of {', '.join(lost)}.", REDO)
     experiment = reopen_network(records[0], execution, dataset, progress)
     names = [c.name for c in experiment.columns]
     if not names:

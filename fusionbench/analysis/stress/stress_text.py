@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fusionbench.analysis.row_facts import place
 from fusionbench.analysis.stress.stress_report import StressReport
-from fusionbench.config.wording import plural
+from fusionbench.config.wording import plain, plural, shortened
 from fusionbench.metrics.names import describe
 
 if TYPE_CHECKING:
@@ -61,16 +63,25 @@ def _picture(report: StressReport, format_: str) -> bytes:
 
     file = io.BytesIO()
     # A fixed salt and no date: the same report, the same bytes.
-    with mpl.rc_context({"svg.hashsalt": "fusionbench", "font.size": 9}):
+    style: dict[Any, Any] = {"svg.hashsalt": "fusionbench", "font.size": 9, "svg.fonttype": "none"}
+    style["text.parse_math"] = False  # a dollar sign in a name starts no formula
+    with mpl.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for it
         height = max(4.2, 1.2 + 0.2 * len(report.columns))
-        figure = Figure(figsize=(10, height), layout="constrained")
+        longest = max(len(shortened(column.columns[0])) for column in report.columns)
+        figure = Figure(figsize=(8.5 + 0.075 * longest, height), layout="constrained")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         _draw_curve(report, left)
         _draw_columns(report, right)
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)
-        figure.suptitle(f"{report.name}\n{basis(report)}", fontsize=9, x=0.01, ha="left")
+        figure.suptitle(
+            f"{shortened(report.name)}\n{fill(plain(basis(report)), 120)}",
+            fontsize=9,
+            x=0.01,
+            ha="left",
+        )
         metadata = {"Date": None} if format_ == "svg" else {"Software": None}
         figure.savefig(file, format=format_, dpi=150, metadata=metadata)
     return file.getvalue()
@@ -96,18 +107,22 @@ def _draw_curve(report: StressReport, axes: Axes) -> None:
     if report.reference is not None:
         axes.axhline(metric.scale * report.reference.value.mean, color=QUIET, linestyle="--",
                      linewidth=1, label="trained without metadata")  # fmt: skip
-    axes.set(xlabel="metadata cells withheld (%)", ylabel=metric.axis, xlim=(-2, 102))
+    axes.set(
+        xlabel="metadata cells withheld (%)", ylabel=fill(plain(metric.axis), 40), xlim=(-2, 102)
+    )
     axes.set_title(f"area under the curve {metric.scale * report.area.mean:.3g}", fontsize=9)
     axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
 
 
 def _draw_columns(report: StressReport, axes: Axes) -> None:
     metric = describe(report.metric)
-    worse = {e.columns[0]: metric.scale * e.worse.mean for e in report.columns[::-1]}
-    axes.barh(list(worse), list(worse.values()), color=INK, height=0.7)
+    columns = report.columns[::-1]
+    worse = [metric.scale * column.worse.mean for column in columns]
+    axes.barh(range(len(worse)), worse, color=INK, height=0.7)
+    axes.set_yticks(range(len(worse)), [shortened(column.columns[0]) for column in columns])
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_title("each characteristic withheld alone", fontsize=9)
-    axes.set_xlabel(f"{metric.axis}: worse by")
+    axes.set_xlabel(fill(f"{plain(metric.axis)}: worse by", 40))
     axes.margins(y=0.01)
 
 
