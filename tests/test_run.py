@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import balanced_accuracy_score
 
 from fusionbench.config.run_config import Execution, RunConfig
-from fusionbench.errors import UsageError
+from fusionbench.errors import FusionbenchError, UsageError
 from fusionbench.plugin.fusion import FusionRefused
 from fusionbench.progress import SILENT
 from fusionbench.records import Store
@@ -311,8 +311,12 @@ def test_every_schedule_and_the_averaged_weights_run(quick: RunConfig, here: Exe
 
 
 def test_refusals_name_the_reason_and_nothing_is_recorded(
-    quick: RunConfig, here: Execution
+    quick: RunConfig, here: Execution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Before photographs are decoded: that may take an hour."""
+    monkeypatch.setattr(
+        "fusionbench.runs.network_study.open_or_build", lambda *a, **k: pytest.fail("decoded")
+    )
     wrong = [
         ({"fusion": "metanet"}, FusionRefused, "no multiple of 64"),
         ({"loss": "ce+ce"}, UsageError, "twice"),
@@ -323,6 +327,9 @@ def test_refusals_name_the_reason_and_nothing_is_recorded(
         ({"columns": ("biopsed",)}, UsageError, "biopsed"),
         ({"optimizer": "adamv"}, UsageError, "Did you mean"),
         ({"schedule": "cosin"}, UsageError, "cosine"),
+        ({"params": {"optimizer.nothing": "1"}}, UsageError, "optimizer adamw does not take"),
+        ({"params": {"schedule.nothing": "1"}}, UsageError, "schedule cosine does not take"),
+        ({"params": {"fusion.hidden": "-1"}}, FusionbenchError, "cannot be built"),
         ({"view": "x-ray"}, UsageError, "no view"),
     ]
     for change, error, text in wrong:

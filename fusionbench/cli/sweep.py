@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from fusionbench.runs import Resources
     from fusionbench.tables import DeclaredTable
 
+# Options that make a grid.
+GRID = ("fusion", "loss", "set")
 SECTIONS = {
     "What runs": (
-        *("small", "dataset", "protocol", "data", "allow-missing-images"),
+        *("small", "dataset", "protocol", "seed", "fold", "data", "allow-missing-images"),
         *("backbone", "weights", "epochs", "image-size", "batch-size", "lr", "setting"),
     ),
-    "A grid, instead of TABLE": ("fusion", "loss", "seed", "fold", "set"),
+    "A grid, instead of TABLE": GRID,
     "How": (
         *("dry-run", "retry-failed", "device", "step", "workers", "folds-at-once", "store"),
         *("save-weights", "plugins", "json", "help"),
     ),
     "On a cluster": ("on", "gpus-per-run", "cpus-per-run", "memory-per-run"),
 }
-# Options that make a grid.
-GRID = ("fusion", "loss", "seed", "fold", "set")
 
 
 @click.command(
@@ -57,8 +57,6 @@ GRID = ("fusion", "loss", "seed", "fold", "set")
     help="Methods, each on every --backbone A,B,… (default: resnet50) under every --loss.",
 )
 @list_option("--loss", metavar="A,B,…", help="Default: each method's own loss.")
-@list_option("--seed", item=int, metavar="N,M,…", help="Seeds. Default: 0.")
-@list_option("--fold", item=int, or_all=True, metavar="K,L,…", help="Folds. Default: all.")
 @click.option(
     "--set",
     multiple=True,
@@ -172,14 +170,13 @@ def _grid(options: dict[str, Any], execution: Execution) -> DeclaredTable:
 
 
 def _resources(on: str, execution: Execution, options: dict[str, Any]) -> Resources | None:
-    if on != "here" and execution.folds_at_once > 1:
-        raise click.UsageError("--folds-at-once is of this machine: leave out --on.")
     flags = {f"--{name}-per-run": options[f"{name}_per_run"] for name in ("gpus", "cpus", "memory")}
     if on == "here":
         if stated := [flag for flag, value in flags.items() if value is not None]:
             raise click.UsageError(f"{stated[0]} is of a run on a cluster: add --on ray.")
         return None
-    from fusionbench.runs.ray_connection import Resources, parse_size
+    from fusionbench.runs.ray_connection import Resources, check_place, parse_size
 
+    check_place(on, execution)
     gpus, cpus, memory = flags.values()
     return Resources(gpus, cpus, None if memory is None else parse_size(memory))

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
+from fusionbench.cli.options import list_option
 from fusionbench.cli.setting_options import (
     OF_TABLES,
     parse_setting,
@@ -36,6 +38,16 @@ def table_options(command: F) -> F:
                 metavar="[OLD=]NEW",
                 help="For every row, or for the rows that have OLD; may be given several times.",
             ),
+            list_option(
+                "--seed", item=int, metavar="N,M,…", help="Seeds. Default: the table's, or 0."
+            ),
+            list_option(
+                "--fold",
+                item=int,
+                or_all=True,
+                metavar="K,L,…",
+                help="Folds, or all. Default: the table's, or all.",
+            ),
             setting_options(OF_TABLES, defaults=False),
             settings_option,
         )
@@ -54,10 +66,14 @@ def overrides_of(options: Mapping[str, Any]) -> Overrides:
         if not new.strip():
             raise click.UsageError(f"--backbone {item}: give NEW or OLD=NEW.")
         backbones[old.strip()] = new.strip()
+    # `all` is None, too.
+    stated = click.get_current_context().get_parameter_source("fold") is ParameterSource.COMMANDLINE
     return Overrides(
         small=options["small"],
         dataset=options["dataset"],
         protocol=options["protocol"],
+        seeds=options["seed"] or (),
+        folds=options["fold"] or (None if stated else ()),
         backbones=backbones,
         settings=table_settings(options),
     )

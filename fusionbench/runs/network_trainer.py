@@ -8,9 +8,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from torch import nn
 
 from fusionbench.config.environment import describe_environment, peak_memory
 from fusionbench.config.run_config import Execution, StepPath
+from fusionbench.errors import DataError, FusionbenchError
 from fusionbench.metrics.compute import balanced_nll, compute
 from fusionbench.models.fusion_model import FusionModel
 from fusionbench.plugin.loss import CombinedLoss
@@ -24,6 +26,7 @@ from fusionbench.training.checkpoints import CheckpointError, Keeper, place_of
 from fusionbench.training.feed import place
 from fusionbench.training.loop import fit, predict
 from fusionbench.training.metadata_dropout import MetadataDropout
+from fusionbench.training.optimizers import make_optimizer, make_scheduler
 from fusionbench.training.placement import choose_device, choose_path, choose_placement, prepare
 from fusionbench.training.step import TrainingStep
 
@@ -35,7 +38,8 @@ class NetworkTrainer:
     def __init__(
         self, experiment: NetworkStudy, execution: Execution, progress: Progress = SILENT
     ) -> None:
-        """Raises UsageError for a device that is not there."""
+        """Raises UsageError for a device that is not there, and for settings that a plugin, the
+        optimizer or the schedule refuses: before photographs are decoded."""
         device = choose_device(execution.device)
         path = choose_path(execution.step, device)
         method = experiment.config.method
@@ -45,12 +49,31 @@ class NetworkTrainer:
         self.execution = execution
         # Probed and, with pretrained weights, loaded once.
         self.backbone = experiment.backbone(progress)
-        self.images = place(experiment.images(execution.workers, progress), device)
         self.placement = choose_placement(
             device, experiment.config.training.precision, self.backbone
         )
+        self._try_out()
+        self.images = place(experiment.images(execution.workers, progress), device)
         self.path: StepPath = path  # that steps take, as far as is known
         self._step: TrainingStep | None = None
+
+    def _try_out(self) -> None:
+        """Build once what each fold builds. Any failure but a refusal is that of a fold."""
+        experiment, config = self.experiment, self.experiment.config.training
+        fold, method = experiment.protocol.folds[0], experiment.method
+        try:
+            rows = experiment.rows(fold)
+        except DataError:
+            return
+        try:
+            encoder = experiment.encoder(experiment.metadata(fold, rows), rows.train)
+            built = experiment.model(copy.deepcopy(self.backbone), encoder, rows.train)
+            optimizer = make_optimizer(nn.ModuleList(built), config, method.optimizer_args)
+            make_scheduler(optimizer, config, 1, method.schedule_args)
+        except FusionbenchError:
+            raise
+        except Exception:
+            pass
 
     @property
     def environment(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from fusionbench.config.run_config import Execution
 from fusionbench.errors import UsageError
 from fusionbench.progress import Progress
 
@@ -41,6 +42,17 @@ def parse_size(text: str) -> int:
     if size <= 0:
         raise UsageError(f"{text!r} is no amount of memory.", "Write it as in 8G or 512M.")
     return size
+
+
+def check_place(address: str, execution: Execution) -> None:
+    """Raises UsageError for an address that `connected` cannot take, and for options of this
+    machine."""
+    if execution.folds_at_once > 1:
+        raise UsageError(
+            "--folds-at-once is of this machine; Ray itself decides how many runs it computes.",
+            "Leave it out, or leave out --on; --gpus-per-run 0.25 lets four runs share a GPU.",
+        )
+    _host_and_port(address if address != LOCAL else "")
 
 
 @contextmanager
@@ -88,18 +100,23 @@ def connected(address: str, progress: Progress) -> Iterator[Any]:
         ray.shutdown()
 
 
+def _host_and_port(address: str) -> tuple[str, int] | None:
+    """None where Ray itself finds the cluster. Raises UsageError."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
+    if not found and address not in ("", "auto", "local"):
+        raise UsageError(
+            f"--on {address} is no place.", "It is here, ray, auto, HOST:PORT or ray://HOST:PORT."
+        )
+    return (found[1], int(found[2])) if found else None
+
+
 def _reachable(address: str) -> None:
     """Ray takes minutes to notice that nobody is there. Raises UsageError."""
-    found = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
-    if not found:
-        if address not in ("", "auto", "local"):
-            raise UsageError(
-                f"--on {address} is no place.",
-                "It is here, ray, auto, HOST:PORT or ray://HOST:PORT.",
-            )
+    place = _host_and_port(address)
+    if place is None:
         return
     try:
-        socket.create_connection((found[1], int(found[2])), timeout=10).close()
+        socket.create_connection(place, timeout=10).close()
     except (OSError, OverflowError) as error:
         raise UsageError(
             f"There is no Ray cluster to join at {address}: {error}.",

@@ -17,7 +17,7 @@ from fusionbench.runs.fold import open_experiment
 from fusionbench.runs.plan import Failed, Job, Plan, jobs_of
 from fusionbench.runs.process_engine import Processes
 from fusionbench.runs.queue import Engine, Here, Outcome, Queue
-from fusionbench.runs.ray_connection import Resources, connected
+from fusionbench.runs.ray_connection import Resources, check_place, connected
 from fusionbench.runs.study import Opened
 from fusionbench.tables import Declared
 
@@ -85,11 +85,7 @@ def carry_out(
         queue.failures += [_earlier(job, store) for job in plan.failed]
     if on == HERE:
         return queue.work_off(_engine(todo, execution, progress))
-    if execution.folds_at_once > 1:
-        raise UsageError(
-            "--folds-at-once is of this machine; Ray itself decides how many runs it computes.",
-            "Leave it out, or leave out --on; --gpus-per-run 0.25 lets four runs share a GPU.",
-        )
+    check_place(on, execution)
     if not todo:
         return Outcome(plan, failures=tuple(queue.failures))
     from fusionbench.runs.ray_engine import OnRay

@@ -97,6 +97,8 @@ class Overrides:
     small: bool = False
     dataset: str = ""
     protocol: str = ""
+    seeds: tuple[int, ...] = ()  # (): the table's
+    folds: tuple[int, ...] | None = ()  # (): the table's; None: all of the protocol's
     backbones: Mapping[str, str] = field(default_factory=dict)  # old -> new; "": every one -> new
     settings: Mapping[str, Any] = field(default_factory=dict)  # RunConfig fields
 

@@ -78,7 +78,8 @@ def expand(
     """
     changed = apply(table, overrides or Overrides())
     for where, text in _check_variant(changed, plugins):
-        raise UsageError(f"{table.name}, {where}: {text}.", "Check the options of the command.")
+        message = f"{table.name}, {where}: {text.rstrip('.')}."
+        raise UsageError(message, "Check the options of the command.")
     controls = discover("controls", plugins)
     return tuple(
         Declared(i, row.label, config_of(changed, row, seed, controls))

@@ -6,9 +6,13 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 from fusionbench.config.run_config import SETTINGS, RunConfig
+from fusionbench.config.wording import listed
 from fusionbench.errors import UsageError
 from fusionbench.plugin.registry import key_of
 from fusionbench.tables.schema import DeclaredTable, Overrides, TableRow
+
+# What a command states once for the whole table.
+STATED = ("protocol", "seeds", "folds")
 
 
 def apply(table: DeclaredTable, overrides: Overrides) -> DeclaredTable:
@@ -25,12 +29,15 @@ def apply(table: DeclaredTable, overrides: Overrides) -> DeclaredTable:
         table = _rewritten(table, small.dataset, small.backbones, small.settings)
         table = table.model_copy(update=own)
     table = _rewritten(table, overrides.dataset, overrides.backbones, overrides.settings)
-    return table.model_copy(update={"protocol": overrides.protocol or table.protocol})
+    own = {name: value for name in STATED if (value := getattr(overrides, name)) not in ("", ())}
+    return table.model_copy(update=own | ({"folds": ()} if overrides.folds is None else {}))
 
 
 def note_of(table: DeclaredTable, overrides: Overrides) -> str:
     """What a reader must know first: that it is the small version, what a command has changed."""
     changed = {name: getattr(overrides, name) for name in ("dataset", "protocol")}
+    folds = ("all",) if overrides.folds is None else overrides.folds
+    changed |= {"seeds": listed(map(str, overrides.seeds)), "folds": listed(map(str, folds))}
     changed |= {f"backbone {old}".strip(): new for old, new in overrides.backbones.items()}
     changed |= dict(overrides.settings)
     notes = [table.small.note] if overrides.small and table.small else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,42 @@ def test_a_sweep_and_its_table(cli, table: Path, tiny_run: list[str], tmp_path: 
     every = cli("leaderboard", "--store", store, "--json").json["tables"]
     assert sum(len(b["rows"]) for b in every) == 3
     assert {r["label"] for b in every for r in b["rows"]} == {""}
+
+
+def test_seeds_and_folds_of_a_table_may_be_chosen(
+    cli, table: Path, tiny_card: Path, tmp_path: Path
+) -> None:
+    """On a card that declares no protocols, as well: the usual ones are made for it."""
+    card = shutil.copytree(tiny_card.parent, tmp_path / "bare") / "dataset.toml"
+    text = card.read_text("utf-8")
+    assert "[[protocols]]" in text
+    text = text[: text.index("[[protocols]]")].replace("default_protocol =", "# ")
+    card.write_text(text, "utf-8")
+    text = TABLE.format(card=card).replace("columns =", "folds = [2]\ncolumns =")
+    table.write_text(text[: text.index("[settings]")] + CONTROLS, "utf-8")
+    where = (table, "--store", tmp_path / "store")
+    for words, runs in (
+        ((), {(0, 2)}),
+        (("--seed", "3,4", "--fold", "0"), {(3, 0), (4, 0)}),
+        (("--fold", "all"), {(0, k) for k in range(5)}),
+    ):
+        planned = cli("sweep", *where, "--dry-run", "--json", *words)
+        assert planned.code == 0, planned.err
+        assert {(r["seed"], r["fold"]) for r in planned.json["runs"]} == runs
+    assert cli("sweep", *where, "--seed", "3", "--fold", "0,1").code == 0
+    (shown,) = cli("leaderboard", *where, "--seed", "3", "--fold", "0,1", "--json").json["tables"]
+    assert [(r["seeds"], r["runs_done"]) for r in shown["rows"]] == [([3], 2)]
+    assert "Changed from what is declared: seeds 3, folds 0 and 1." in shown["notes"][-1]
+    # Neither the table's own seed nor its own fold has run.
+    (other,) = cli("leaderboard", *where, "--json").json["tables"]
+    assert other["rows"][0]["runs_done"] == 0
+
+
+CONTROLS = """
+[[rows]]
+label = "regression"
+fusion = "metadata-logistic"
+"""
 
 
 def test_a_generated_table_names_rows_and_command(cli, table: Path, tmp_path: Path) -> None:
