@@ -11,7 +11,7 @@ import click
 from fusionbench import __version__
 from fusionbench.cli.streams import guarded
 from fusionbench.config.wording import printable
-from fusionbench.errors import DataError, FusionbenchError
+from fusionbench.errors import DataError, FusionbenchError, PluginError
 
 # command -> (module, one line of help). Modules are imported when their command is asked for.
 COMMANDS = {
@@ -78,13 +78,15 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments  # accepted before and after the command's name
     arguments = [a for a in arguments if a != "--debug"] or ["--help"]
-    with guarded():
+    with guarded(json="--json" in arguments and not {"--help", "-h"} & {*arguments}):
         try:
             try:
                 # A command returns its exit code where finishing is not succeeding.
                 code = cli.main(args=arguments, prog_name="fusionbench", standalone_mode=False)
             except click.exceptions.Exit as error:
                 code = error.exit_code
+            except SystemExit as error:  # no command of ours does
+                raise PluginError("A plugin has ended the command by sys.exit.") from error
             sys.stdout.flush()
             sys.exit(code if isinstance(code, int) else 0)
         except BrokenPipeError:

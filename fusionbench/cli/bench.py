@@ -101,8 +101,11 @@ def bench_command(
     progress.note("loading PyTorch and timm")
     from fusionbench.bench import speed_table
     from fusionbench.bench.measure import bench
+    from fusionbench.cli.streams import write_result
+    from fusionbench.plugin.containment import contained
 
-    measured = bench(names, config, execution, steps=steps, rounds=rounds, progress=progress)
+    with contained(", ".join(names)):
+        measured = bench(names, config, execution, steps=steps, rounds=rounds, progress=progress)
     if output is not None:
         if ending == ".md":
             command = terminal.command_line(click.get_current_context())
@@ -111,7 +114,7 @@ def bench_command(
             text = (speed_table.csv if ending == ".csv" else speed_table.as_json)(measured)
         write_output(output, text)
     if as_json:
-        click.echo(speed_table.as_json(measured), nl=False)
+        write_result(speed_table.as_json(measured))
     else:
         print_speeds(measured, terminal.out())
     return 0

@@ -58,19 +58,40 @@ class Guarded:
                 raise FusionbenchError(f"Standard output cannot be written: {reason}.") from error
 
 
+_results: list[Any] = []  # standard output of a command with --json
+
+
+def write_result(text: str) -> None:
+    """The JSON of a command with --json."""
+    stream = _results[-1] if _results else sys.stdout
+    stream.write(text)
+    stream.flush()
+
+
 @contextmanager
-def guarded() -> Iterator[None]:
-    """Both streams are guarded in the block. One that was closed leads nowhere."""
+def guarded(*, json: bool = False) -> Iterator[None]:
+    """Both streams are guarded in the block. One that was closed leads nowhere. `json`: standard
+    output is for write_result alone, and what else is printed, by plugins and below Python, goes to
+    standard error."""
     codecs.register_error("spelled-out", _spell)
     before = sys.stdout, sys.stderr
     streams: list[Any] = [s or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w") for s in before]
     for stream in streams:
         with suppress(AttributeError):  # a stream that a caller made
             stream.reconfigure(errors="spelled-out")
+    if json and streams[0] is sys.__stdout__:
+        with suppress(OSError):
+            streams[0] = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="spelled-out")
+            os.dup2(2, 1)
     sys.stdout, sys.stderr = (Guarded(streams[i], is_error=bool(i)) for i in range(2))
+    if json:
+        _results.append(sys.stdout)
+        sys.stdout = sys.stderr
     try:
         yield
     finally:
+        if json:
+            sys.stdout = _results.pop()
         with suppress(BrokenPipeError, FusionbenchError):
             sys.stdout.flush()
         sys.stdout, sys.stderr = before

@@ -92,16 +92,19 @@ def stress_command(
     progress = terminal.progress()
     progress.note("loading PyTorch and timm")
     from fusionbench.analysis.stress.stress_test import stress
+    from fusionbench.cli.streams import write_result
+    from fusionbench.plugin.containment import contained
 
-    report = stress(
-        Store(execution.store), block, row, execution, runs=named if len(named) == 1 else (),
-        metric=metric, mask_seeds=mask_seeds, dataset=dataset, progress=progress,
-    )  # fmt: skip
+    with contained(row.name):
+        report = stress(
+            Store(execution.store), block, row, execution, runs=named if len(named) == 1 else (),
+            metric=metric, mask_seeds=mask_seeds, dataset=dataset, progress=progress,
+        )  # fmt: skip
     for path in outputs:
         write_output(path, FORMATS[path.suffix.lower()](report))
         progress.note(f"wrote {path}")
     if as_json:
-        click.echo(FORMATS[".json"](report).decode(), nl=False)
+        write_result(FORMATS[".json"](report).decode())
     else:
         _print(report)
     return 1 if reading.problems else 0

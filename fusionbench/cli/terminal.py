@@ -17,6 +17,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from fusionbench.cli.streams import write_result
 from fusionbench.config.wording import printable
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def print_json(data: Any) -> None:
     from pydantic_core import to_jsonable_python
 
     plain = to_jsonable_python(data, inf_nan_mode="null")
-    sys.stdout.write(json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    write_result(json.dumps(plain, indent=2, allow_nan=False) + "\n")
 
 
 def print_error(message: str, remedy: str = "") -> None:

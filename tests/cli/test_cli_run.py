@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -188,3 +190,51 @@ def test_checkpoints_may_be_left_out(
     assert cli(*tiny_run, "--fold", "1", "--checkpoint-every", "0").code == 0
     assert [run.split("_")[-3] for run in written] == ["f1"]
     assert cli(*tiny_run, "--checkpoint-every", "-1").code == 2
+
+
+PRINTS = """
+'''Prints wherever its code runs, in Python and below it.'''
+import atexit, os, sys
+from sklearn.dummy import DummyClassifier
+from fusionbench.plugin.control import Control
+
+def say():
+    print("printed")
+    os.write(1, b"written")
+    sys.__stdout__.write("kept")
+    atexit.register(print, "bye")
+
+say()
+
+class Prints(Control):
+    def __init__(self):
+        say()
+
+    def estimator(self, seed):
+        return Printing()
+
+class Printing(DummyClassifier):
+    def fit(self, x, y):
+        say()
+        return super().fit(x, y)
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "check", "list"])
+def test_what_a_plugin_prints_is_not_in_the_json(
+    command: str, tmp_path: Path, tiny_card: Path
+) -> None:
+    plugin = tmp_path / "prints.py"
+    plugin.write_text(PRINTS, encoding="utf-8")
+    words = {
+        "run": ["run", "--fusion", "prints", "--dataset", str(tiny_card), "--plugins", str(plugin),
+                "--fold", "0", "--store", str(tmp_path / "store")],
+        "check": ["check", str(plugin)],
+        "list": ["list", "controls", "--plugins", str(plugin)],
+    }[command]  # fmt: skip
+    process = subprocess.run(
+        [sys.executable, "-m", "fusionbench", *words, "--json"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert json.loads(process.stdout), process.stderr
+    assert ("printed" in process.stderr) is (command != "list")
