@@ -110,7 +110,7 @@ def _print(compared: Comparison) -> None:
     # p over folds is the corrected t-test's, p over patients the bootstrap's.
     differences = ("A - B,\nfolds", "A - B,\npooled", "95 % CI")
     headings = ("", "A", "B", *differences, "p,\nfolds", "p,\nmixed", "p,\npatients")
-    table = terminal.grid(headings, rows, right=headings[1:], fixed=headings)
+    table = terminal.grid(headings, rows, right=headings[1:], fixed=headings[1:])
     table.padding = (0, 1, 0, 0)
     console.print(table)
     for note in notes:
