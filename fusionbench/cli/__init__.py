@@ -28,7 +28,7 @@ COMMANDS = {
     "list": ("listing", "List methods, losses, backbones, datasets, protocols, tables, metrics."),
     "data": ("data", "Look at, prepare and verify a dataset."),
     "store": ("store", "Check, list, merge and tidy a folder of records."),
-    "check": ("plugins", "Check a plugin file against its contract."),
+    "check": ("plugins", "Check a plugin against its contract."),
     "new": ("plugins", "Write a working plugin and its test."),
 }
 

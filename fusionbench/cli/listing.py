@@ -54,7 +54,8 @@ def rows_of(topic: str, plugins: tuple[Path, ...] = ()) -> Rows:
     if topic in registry.KINDS:
         names = ("name", "summary", "origin", "broken")
         return [
-            {name: getattr(entry, name) for name in names} | {"parameters": dict(entry.parameters)}
+            {name: getattr(entry, name) for name in names}
+            | {"parameters": dict(entry.parameters), "choices": dict(entry.choices)}
             for entry in registry.discover(topic, plugins).values()
         ]
     if topic == "backbones":
@@ -154,7 +155,13 @@ def _print(topic: str, rows: Rows) -> None:
 def _describe(topic: str, row: dict[str, Any], *, alone: bool) -> str:
     if topic in registry.KINDS:
         origin = "" if row["origin"] == "built-in" else f" [{row['origin']}]"
-        settings = f"\nsettings: {_pairs(row['parameters'])}" if row["parameters"] else ""
+        parameters = {
+            name: f"{default} (or {', '.join(others)})"
+            if (others := [c for c in row["choices"].get(name, ()) if c != default.strip("'\"")])
+            else default
+            for name, default in row["parameters"].items()
+        }
+        settings = f"\nsettings: {_pairs(parameters)}" if parameters else ""
         return str(row["summary"] + origin + settings)
     if topic == "datasets":
         size = f"{plural(row['rows'], 'photograph')}; " if row["rows"] else ""

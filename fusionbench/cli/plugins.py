@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusionbench.cli.options import json_option
+from fusionbench.cli.options import json_option, plugins_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,13 +19,15 @@ STYLES = {"fail": "bold red", "skip": "yellow", "pass": "green"}  # the worst fi
 
 
 @click.command("check")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("plugin")
+@plugins_option
 @click.option("--thorough", is_flag=True, help="Compile on every backbone, not only on one.")
 @json_option
-def check_command(file: Path, thorough: bool, as_json: bool) -> int:
-    """Check a plugin FILE against the contract of its kind: fusion, loss or control.
+def check_command(plugin: str, plugins: tuple[Path, ...], thorough: bool, as_json: bool) -> int:
+    """Check a PLUGIN against the contract of its kind: fusion, loss or control.
 
-    Its code is run. Exit code 1 when a check fails.
+    PLUGIN is a file, or a name that `fusionbench list` shows: sgmc, or loss:focal where several
+    kinds have one. Its code is run. Exit code 1 when a check fails.
     """
     from fusionbench.cli import terminal
 
@@ -33,7 +35,7 @@ def check_command(file: Path, thorough: bool, as_json: bool) -> int:
     progress.note("loading PyTorch and timm")
     from fusionbench.contract import check_file
 
-    checks = check_file(file, thorough=thorough, progress=progress)
+    checks = check_file(plugin, plugins=plugins, thorough=thorough, progress=progress)
     count = Counter(check.status for check in checks)
     if as_json:
         terminal.print_json(checks)

@@ -12,12 +12,14 @@ import difflib
 import hashlib
 import importlib.util
 import os
+import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -25,12 +27,17 @@ from typing import Any, TypeVar, cast
 
 from fusionbench.errors import PluginError, UsageError, plain
 from fusionbench.plugin.containment import contained
-from fusionbench.plugin.imports import file_version, imported_files
+from fusionbench.plugin.imports import (
+    KINDS as KINDS,
+)
+from fusionbench.plugin.imports import (
+    builtin_root as builtin_root,
+)
+from fusionbench.plugin.imports import declared_in, described, imported_files, roots_of
+from fusionbench.plugin.source import read_source
 
 T = TypeVar("T")
 
-# Plugin kind -> name of the base class that its plugins derive from.
-KINDS = {"fusions": "Fusion", "losses": "Loss", "controls": "Control"}
 # What `--fusion NAME` may name: a fusion, or a control that never sees the photograph.
 METHODS = ("fusions", "controls")
 # Plugins that do not come with fusionbench and whose code has run in this process. What they have
@@ -48,6 +55,7 @@ class Entry:
     path: Path | None = None
     summary: str = ""
     parameters: tuple[tuple[str, str], ...] = ()  # (name, default as source text)
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of a setting
     broken: str = ""  # why it cannot be used; "" where nothing is known against it
     entry_point: EntryPoint | None = None
 
@@ -76,14 +84,6 @@ class Entry:
         return values
 
 
-def builtin_root() -> Path:
-    """The folder that holds `plugins/` and `datasets/`: in a wheel inside the package, else the
-    checkout."""
-    package = Path(__file__).parent.parent
-    inside = package / "builtin"
-    return inside if inside.is_dir() else package.parent
-
-
 def key_of(stem: str) -> str:
     """The registry key of a file stem or of what a user typed."""
     return stem.strip().lower().replace("_", "-")
@@ -110,7 +110,7 @@ def discover(kind: str, extra: Sequence[str | Path] = ()) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for entry in _candidates(kind, plugin_paths(extra)):
         other = entries.setdefault(entry.name, entry)
-        if other is not entry and not (other.path and other.path == entry.path):
+        if other is not entry and not (other.path and other.path == _file_of(entry)):
             raise PluginError(
                 f"Two {kind} are called {entry.name!r}: {other.place} and {entry.place}.",
                 "Rename one of the files.",
@@ -123,6 +123,7 @@ def find(kind: str, name: str, extra: Sequence[str | Path] = ()) -> Entry:
     entries = discover(kind, extra)
     key = key_of(name)
     if key not in entries:
+        _explain_passed_over(key, extra)
         raise UsageError(*unknown_name(KINDS[kind].lower(), name, entries))
     return entries[key]
 
@@ -135,6 +136,7 @@ def find_method(name: str, extra: Sequence[str | Path] = ()) -> Entry:
     methods = [entry for kind in METHODS for entry in discover(kind, extra).values()]
     claims = [entry for entry in methods if entry.name == key_of(name)]
     if not claims:
+        _explain_passed_over(key_of(name), extra)
         raise UsageError(*unknown_name("fusion", name, [entry.name for entry in methods]))
     if len(claims) > 1:
         places = " and ".join(entry.place for entry in claims)
@@ -142,6 +144,25 @@ def find_method(name: str, extra: Sequence[str | Path] = ()) -> Entry:
             f"A fusion and a control are called {claims[0].name!r}: {places}.", "Rename one."
         )
     return claims[0]
+
+
+def _explain_passed_over(key: str, extra: Sequence[str | Path]) -> None:
+    """Raises PluginError where a file of that name is no plugin, as far as its text tells."""
+    for root in plugin_paths(extra):
+        for path in (root, *root.glob("*.py")):
+            if path.suffix == ".py" and key_of(path.stem) == key and path.is_file():
+                raise PluginError(f"{path} is not such a plugin: {_no_plugin(path)}.")
+
+
+def _no_plugin(path: Path) -> str:
+    """Why a file that can be read is no plugin."""
+    have = described(path)
+    return (
+        "no class derived from Fusion, Loss or Control is found in its text"
+        + (f", which has {have}" if have else "")
+        + "; write `class NAME(BASE)` at the top of the file, where BASE comes from fusionbench, "
+        "from a built-in plugin (fusionbench.plugins.fusions.sgmc) or from a file beside this one"
+    )
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> tuple[str, str]:
@@ -158,6 +179,8 @@ def load(entry: Entry, base: type[T]) -> type[T]:
     Raises PluginError with the plugin's own traceback where the import fails.
     """
     point = entry.entry_point
+    if entry.broken:
+        raise PluginError(f"{entry.place} is not a plugin: {entry.broken}")
     try:
         with contained(entry.name) if entry.foreign else nullcontext():
             if entry.foreign:
@@ -167,7 +190,7 @@ def load(entry: Entry, base: type[T]) -> type[T]:
         trace = plain("".join(traceback.format_exception(error)[-3:]).strip())
         raise PluginError(
             f"The plugin {entry.name!r} ({entry.place}) fails to import:\n{trace}\n",
-            "Mend the file, or leave it out of --plugins.",
+            _remedy(entry, error),
         ) from error
     if point is not None:
         if isinstance(loaded, type) and issubclass(loaded, base):
@@ -175,22 +198,35 @@ def load(entry: Entry, base: type[T]) -> type[T]:
         raise PluginError(
             f"The entry point {entry.name!r} of {entry.origin} is not a {base.__name__} class."
         )
-    classes = [
-        value
+    classes = {
+        value: None
         for value in vars(loaded).values()
         if isinstance(value, type)
         and issubclass(value, base)
         and value.__module__ == loaded.__name__
         and not value.__name__.startswith("_")
-    ]
+    }
     if len(classes) != 1:
-        have = ", ".join(c.__name__ for c in classes) or "none"
-        raise PluginError(
-            f"{entry.path} must define exactly one public class derived from "
-            f"fusionbench {base.__name__}; it has {have}.",
-            "Put one method in one file; give helper classes another base or a leading underscore.",
-        )
-    return classes[0]
+        raise PluginError(f"{entry.path}: {_not_one(base.__name__, [c.__name__ for c in classes])}")
+    return next(iter(classes))
+
+
+def _remedy(entry: Entry, error: Exception) -> str:
+    """What to do about an import that fails."""
+    if isinstance(error, ModuleNotFoundError) and error.name and entry.path:
+        top = error.name.partition(".")[0]
+        for dots, folder in zip((".", ".."), roots_of(entry.path), strict=False):
+            if (folder / top).is_dir() or (folder / f"{top}.py").is_file():
+                return f"{top} lies beside the plugin: write `from {dots}{top} import …`."
+    return "Mend the file, or leave it out of --plugins."
+
+
+def _not_one(base: str, names: Sequence[str]) -> str:
+    return (
+        f"a plugin has exactly one public class derived from fusionbench's {base}; it has "
+        f"{', '.join(names) or 'none'}. Put one method in one file; give helper classes another "
+        "base or a leading underscore."
+    )
 
 
 def class_copy(entry: Entry, cls: type[T]) -> type[T]:
@@ -207,16 +243,16 @@ def class_copy(entry: Entry, cls: type[T]) -> type[T]:
 def source_hash(entry: Entry) -> str:
     """16 hex digits of the sha256 of the plugin's source file (of the module's for an entry point)
     and of every file that it imports: from below its folder, or from its installed package."""
-    path = _module_file(entry.entry_point) if entry.entry_point else entry.path
-    if path is None:
+    path = _file_of(entry)
+    if path is None or entry.broken:
         return "unknown"
-    path, package = path.resolve(), ""
+    package = ""
     if entry.entry_point is not None:
         package = entry.entry_point.module.split(".")[0]
         inside = next((p for p in path.parents if p.name == package), path)
         roots = [inside.parent]
     else:
-        roots = [path.parent, *([path.parent.parent] if path.parent.name in KINDS else [])]
+        roots = roots_of(path)
     digest = hashlib.sha256(_normalised(path))
     for file in imported_files(path, roots, package):
         root = next((r for r in roots if file.is_relative_to(r)), file.parent)
@@ -247,6 +283,12 @@ def dataset_cards(extra: Sequence[str | Path] = ()) -> dict[str, Path]:
     return cards
 
 
+def _file_of(entry: Entry) -> Path | None:
+    """The file of the plugin's class; None where a package does not tell."""
+    path = _module_file(entry.entry_point) if entry.entry_point else entry.path
+    return path and Path(os.path.realpath(path))
+
+
 def _module_file(point: EntryPoint) -> Path | None:
     spec = importlib.util.find_spec(point.module)
     return Path(spec.origin) if spec and spec.origin else None
@@ -263,66 +305,74 @@ def _candidates(kind: str, extra: list[Path]) -> Iterator[Entry]:
     roots = [(builtin_root() / "plugins", "built-in"), *((root, str(root)) for root in extra)]
     for root, origin in roots:
         files = [*sorted(root.glob("*.py")), *sorted((root / kind).glob("*.py"))]
-        for path in [root] if root.is_file() else files:
+        for path in files if root.is_dir() else [root]:
             if path.name.startswith(("_", "test_")) or path.suffix != ".py":
                 continue
-            entry = _parsed(path, file_version(path))
-            parameters = entry.parameters if entry.kind == kind else ()
-            broken = entry.broken
-            if path.parent.name != kind and entry.kind != kind:
-                if path != root or kind != "fusions" or entry.kind:
-                    continue
-                # Named explicitly, and of no kind: say why rather than pass it over.
-                broken = broken or "no class derived from Fusion, Loss or Control"
-            yield replace(entry, kind=kind, origin=origin, parameters=parameters, broken=broken)
+            real = path.resolve() if path.exists() else path.absolute()
+            source, declared = read_source(real), declared_in(real, roots_of(real))
+            mine = [one for one in declared if one.kind == kind]
+            entry = Entry(key_of(path.stem), kind, origin, real, source.summary)
+            # Of no kind: it is named explicitly, or lies in a folder for plugins of the kind.
+            alone = path == root and kind == "fusions" and not declared
+            if len(mine) == 1:
+                parameters, choices = mine[0].parameters, mine[0].choices
+                yield replace(entry, parameters=parameters, choices=choices)
+            elif mine:
+                yield replace(entry, broken=_not_one(KINDS[kind], [one.name for one in mine]))
+            elif source.broken and (path.parent.name == kind or kind == "fusions"):
+                yield replace(entry, broken=source.broken)
+            elif path.parent.name == kind or alone:
+                yield replace(entry, broken=_no_plugin(real))
     for point in _installed(f"fusionbench.{kind}"):
         dist = point.dist.name if point.dist else "installed package"
         yield Entry(key_of(point.name), kind, dist, summary=point.value, entry_point=point)
 
 
-@lru_cache(maxsize=4096)
-def _parsed(path: Path, version: tuple[int, ...]) -> Entry:
-    """What a plugin file says without being run; `kind` is that of its base class, or "". Each
-    version of a file is parsed once."""
-    entry = Entry(key_of(path.stem), "", "", path.resolve())
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    except (SyntaxError, UnicodeDecodeError, ValueError):
-        return replace(entry, broken=traceback.format_exc(limit=0).strip())
-    summary = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
-    kinds = {base: kind for kind, base in KINDS.items()}
-    declared = ""
-    parameters: tuple[tuple[str, str], ...] = ()
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef):
-            bases = [getattr(b, "attr", getattr(b, "id", "")) for b in node.bases]
-            kind = next((kinds[base] for base in bases if base in kinds), "")
-            declared = declared or kind
-            if kind and not node.name.startswith("_"):
-                parameters = _keywords(node)
-    return replace(entry, kind=declared, summary=summary, parameters=parameters)
-
-
-def _keywords(node: ast.ClassDef) -> tuple[tuple[str, str], ...]:
-    for item in node.body:
-        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            pairs = zip(item.args.kwonlyargs, item.args.kw_defaults, strict=True)
-            return tuple((arg.arg, ast.unparse(default)) for arg, default in pairs if default)
-    return ()
-
-
 def _import_file(entry: Entry, copy: str = "") -> ModuleType:
-    """Import a plugin file under a name of its own; the same source is imported once per `copy`."""
-    assert entry.path is not None
-    digest = hashlib.sha256(str(entry.path).encode() + entry.path.read_bytes()).hexdigest()[:12]
-    name = f"fusionbench_plugins.{entry.kind}.{entry.name.replace('-', '_')}_{digest}{copy}"
+    """Import a plugin file, in a package of its own: `from .beside import x` finds the file beside
+    it, and no other plugin's. The same source, with all that it imports, is imported once per
+    `copy`."""
+    path = entry.path
+    assert path is not None
+    digest = hashlib.sha256(f"{path} {source_hash(entry)}".encode()).hexdigest()[:12]
+    package = f"fusionbench_plugins.{entry.kind}_{digest}{copy}"
+    folders = {package: roots_of(path)[-1]}
+    name = re.sub(r"\W", "_", path.stem)
+    if path.parent != folders[package]:  # plugins/fusions/mine.py
+        package += f".{path.parent.name}"
+        folders[package] = path.parent
+    name = f"{package}.{name}"
+    if name in sys.modules:
+        return sys.modules[name]
+    before, quiet = set(sys.modules), sys.dont_write_bytecode
+    importlib.invalidate_caches()
+    sys.dont_write_bytecode = True  # an edited neighbour must not be read from an older copy
+    try:
+        relative = any(level for level, _ in read_source(path).modules)
+        _module("fusionbench_plugins", None, [])
+        for inner, folder in folders.items():
+            init = folder / "__init__.py"
+            _module(inner, init if relative and init.is_file() else None, [str(folder)])
+        return _module(name, path)
+    except BaseException:
+        for added in set(sys.modules) - before:
+            if added.startswith(min(folders)):
+                del sys.modules[added]
+        raise
+    finally:
+        sys.dont_write_bytecode = quiet
+
+
+def _module(name: str, file: Path | None, folders: list[str] | None = None) -> ModuleType:
+    """The module of that name, made of the file where it is not there yet; a package where it has
+    `folders`, in which its modules lie."""
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, entry.path)
-        assert spec is not None and spec.loader is not None
+        spec = ModuleSpec(name, None, is_package=True)
+        if file is not None:
+            spec = importlib.util.spec_from_file_location(name, file)  # type: ignore[assignment]
+        if folders is not None:
+            spec.submodule_search_locations = folders
         sys.modules[name] = importlib.util.module_from_spec(spec)
-        try:
+        if spec.loader is not None:
             spec.loader.exec_module(sys.modules[name])
-        except BaseException:
-            del sys.modules[name]
-            raise
     return sys.modules[name]

@@ -21,6 +21,8 @@ from typing import Any
 from fusionbench.config.run_config import Execution
 from fusionbench.data.table import Table
 from fusionbench.plugin import registry
+from fusionbench.plugin.imports import builtin_root, imported_files, roots_of
+from fusionbench.plugin.source import read_source
 from fusionbench.progress import Progress
 from fusionbench.protocols import Split
 from fusionbench.runs.fold import Computed, LastRow, Order
@@ -130,14 +132,22 @@ def starting_weights(study: Study) -> Weights | None:
 
 
 def plugin_sources(plugins: Sequence[Path]) -> Sources:
-    """Of what `--plugins` and $FUSIONBENCH_PLUGINS name, the files that the registry would read."""
+    """Of what `--plugins` and $FUSIONBENCH_PLUGINS name, the files that the registry would read,
+    and those beside them that they import."""
     found = []
     for root in registry.plugin_paths(plugins):
         paths = [root]
         if root.is_dir():
             folders = [root, *(root / kind for kind in registry.KINDS)]
             paths = sorted(path for folder in folders for path in folder.glob("*.py"))
-        files = tuple((str(path.relative_to(root)), path.read_bytes()) for path in paths)
+        paths = [path for path in paths if not read_source(path).broken]
+        ours = builtin_root() / "plugins"
+        for path in [*paths]:
+            beside = imported_files(path, roots_of(path))
+            paths += [file for file in beside if not file.is_relative_to(ours)]
+        files = tuple(
+            (os.path.relpath(path, root), path.read_bytes()) for path in dict.fromkeys(paths)
+        )
         if files:
             found.append((f"{root.parent.name or 'plugins'}/{root.name}", files))
     return tuple(found)
@@ -148,7 +158,7 @@ def unfold(sources: Sources, folder: Path) -> tuple[Path, ...]:
     roots = [folder / str(i) / name for i, (name, _) in enumerate(sources)]
     for root, (_, files) in zip(roots, sources, strict=True):
         for inside, source in files:
-            path = root / inside
+            path = Path(os.path.normpath(root / inside))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(source)
     return tuple(roots)
