@@ -6,7 +6,9 @@ and the synthetic one are described the same way, so nothing below knows a datas
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +26,7 @@ from pydantic import (
 )
 
 from fusionbench.config.problems import bad_file, problems_of, read_toml
+from fusionbench.config.wording import listed
 from fusionbench.data.paths import is_file, unsafe_path
 from fusionbench.errors import UsageError
 from fusionbench.plugin.registry import unknown_name
@@ -33,6 +36,12 @@ def _inside(path: str) -> str:
     if path not in (".", "./") and (reason := unsafe_path(path)):
         raise ValueError(reason)
     return path
+
+
+def _plain(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+        raise ValueError(f"must be lower-case letters, digits, '.', '_' and '-', not {name!r}")
+    return name
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -87,9 +96,9 @@ class Label(_CardPart):
     def _known(self) -> Label:
         unknown = (set(self.patterns) | set(self.malignant)) - set(self.classes)
         if unknown:
-            raise ValueError(f"not in classes: {', '.join(sorted(unknown))}")
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes repeat")
+            raise ValueError(f"patterns or malignant name no class: {', '.join(sorted(unknown))}")
+        if twice := _twice(self.classes):
+            raise ValueError(f"classes has {twice} twice")
         patterns = {pattern for patterns in self.patterns.values() for pattern in patterns}
         if both := sorted(set(self.ignore) & {*self.classes, *patterns}):
             raise ValueError(f"ignored, and of a class: {', '.join(both)}")
@@ -129,6 +138,19 @@ class Column(_CardPart):
     # the label; by name only, and the row says so. forbidden: gives the label away.
     role: Literal["input", "optional", "proxy", "forbidden"] = "input"
     note: str = ""
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Column:
+        bounds = [bound for bound in (self.minimum, self.maximum) if bound is not None]
+        if self.kind != "numeric" and bounds:
+            raise ValueError(f"{self.name}: minimum and maximum are for numeric columns")
+        if self.kind == "numeric" and self.values:
+            raise ValueError(f"{self.name}: values are for categorical columns")
+        if len(bounds) > 1 and bounds[0] > bounds[1]:
+            raise ValueError(f"{self.name}: minimum {bounds[0]:g} is above maximum {bounds[1]:g}")
+        if twice := _twice(self.values):
+            raise ValueError(f"{self.name}: values has {twice} twice")
+        return self
 
 
 class Subgroup(_CardPart):
@@ -234,15 +256,15 @@ Part = TypeVar("Part", View, ProtocolSpec)
 class Expect(_CardPart):
     """What the complete, published dataset looks like; `data verify` compares."""
 
-    rows: int | None = None
-    groups: int | None = None
+    rows: Annotated[int, Field(ge=0)] | None = None
+    groups: Annotated[int, Field(ge=0)] | None = None
     classes: dict[str, int] = {}
 
 
 class DatasetCard(_CardPart):
     """`dataset.toml`, checked. `folder` is where it was read from (not part of the file)."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    name: Annotated[str, AfterValidator(_plain)]
     title: Text
     description: str = ""
     source: DataSource = DataSource()
@@ -253,11 +275,11 @@ class DatasetCard(_CardPart):
     label: Label
     # Columns that together identify the patient: what a grouped split keeps together.
     # Empty: every row is its own group.
-    group: tuple[str, ...] = ()
+    group: tuple[Text, ...] = ()
     # Where a cell of `group` is empty: "" refuses the row, "own" reads it as a group by itself.
     group_missing: Literal["", "own"] = ""
     # Columns that together identify a lesion (several photographs of one lesion).
-    lesion: tuple[str, ...] = ()
+    lesion: tuple[Text, ...] = ()
     # Texts that mean "asked, not known": a value of its own. An empty cell is "not recorded".
     unknown: tuple[str, ...] = ("UNK",)
     columns: tuple[Column, ...] = ()
@@ -292,12 +314,19 @@ class DatasetCard(_CardPart):
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetCard:
-        for what in ("columns", "views", "subgroups"):
-            names = [part.name for part in getattr(self, what)]
-            if len(set(names)) != len(names):
-                raise ValueError(f"{what} repeat")
-        if self.label.column in {c.name for c in self.columns}:
+        for what in ("columns", "views", "subgroups", "protocols"):
+            if twice := _twice(part.name for part in getattr(self, what)):
+                raise ValueError(f"{what}: the name {twice} is there twice")
+        metadata = {c.name for c in self.columns}
+        if self.label.column in metadata:
             raise ValueError(f"the label column {self.label.column!r} is also a metadata column")
+        for name in (self.id_column, *(view.column for view in self.views)):
+            if name in metadata:
+                raise ValueError(f"columns: {name!r} names a sample or its photograph, no metadata")
+        if both := sorted(metadata & {*self.ignore}):
+            raise ValueError(f"ignored, and among the columns: {', '.join(both)}")
+        if unknown := sorted({*self.expect.classes} - {*self.classes}):
+            raise ValueError(f"expect.classes names no class: {', '.join(unknown)}")
         known = {p.name for p in self.protocols}
         if self.default_protocol and self.default_protocol not in known:
             raise ValueError(f"default_protocol {self.default_protocol!r} is not declared")
@@ -336,6 +365,11 @@ class DatasetCard(_CardPart):
         return _named(f"view of {self.name}", self.views, name or self.views[0].name)
 
 
+def _twice(names: Iterable[str]) -> str:
+    """The names that come twice, quoted."""
+    return listed(repr(name) for name, n in Counter(names).items() if n > 1)
+
+
 def _named(what: str, parts: tuple[Part, ...], name: str) -> Part:
     by_name = {part.name: part for part in parts}
     if name not in by_name:
@@ -354,4 +388,6 @@ def read_card(path: Path) -> DatasetCard:
     try:
         return DatasetCard.model_validate({**read_toml(path), "folder": path.resolve().parent})
     except ValidationError as error:
-        raise bad_file(path, problems_of(error), "See datasets/README.md for the format.") from None
+        raise bad_file(
+            path, problems_of(error, DatasetCard), "See datasets/README.md for the format."
+        ) from None
