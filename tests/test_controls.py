@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from made_up_records import identity
 from sklearn.linear_model import LogisticRegression
 
+from fusionbench.analysis.reopen import reopen
 from fusionbench.config.identity import Expected, Identity, RowIdentity
 from fusionbench.config.run_config import Execution, RunConfig
-from fusionbench.errors import PluginError, UsageError
+from fusionbench.data.locate import find_data
+from fusionbench.errors import DataError, PluginError, UsageError
 from fusionbench.plugin import registry
 from fusionbench.progress import SILENT
 from fusionbench.records import Store
@@ -152,10 +154,38 @@ def test_a_control_runs_without_torch(tiny_card: Path, tmp_path: Path) -> None:
     )
     command = ["run", "--fusion", "missingness", "--dataset", str(tiny_card), "--fold", "0"]
     ran = subprocess.run(
-        [sys.executable, "-c", code, *command, "--store", str(tmp_path), "--json"],
+        [sys.executable, "-c", code, *command, "--store", str(tmp_path)],
         capture_output=True, text=True,
     )  # fmt: skip
     assert ran.stdout.splitlines()[-2:] == ["code 0", "False False"], ran.stderr
+
+
+def test_a_control_needs_no_photographs(
+    control: RunConfig, here: Execution, tmp_path: Path
+) -> None:
+    """With the photographs it is the row beside networks; without, a row on the same cells."""
+    experiment = open_experiment(control, Opened(here))
+    card = experiment.table.card
+    metadata = find_data(card) / card.files.metadata
+    bare = tmp_path / "bare" / metadata.name
+    bare.parent.mkdir()
+    bare.write_bytes(metadata.read_bytes())
+    apart = replace(here, data=bare.parent, store=tmp_path / "apart")
+    with pytest.raises(DataError, match="are missing"):
+        run(control.changed(fusion="concat"), apart)
+    whole, alone = run(control, here).records[0], run(control, apart).records[0]
+    assert whole.result and alone.result and whole.result.parts == alone.result.parts
+    assert whole.identity.data.fingerprint != alone.identity.data.fingerprint
+    assert whole.result.cohort != alone.result.cohort  # never ranked together
+    assert alone.result.complete_data
+    # One opened dataset serves both kinds where nothing is missing.
+    opened = Opened(here)
+    table, _ = opened.of(control.data, pictured=False)
+    assert opened.of(control.data)[0] is table is opened.of(control.data, pictured=False)[0]
+    assert (
+        reopen(alone, apart, control.data.dataset).table.fingerprint
+        == alone.identity.data.fingerprint
+    )
 
 
 def test_options_that_do_nothing_for_a_control_are_named(tiny_card: Path, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def reopen(
             f"This fusionbench does not have the settings of {run}: {where}.",
             "Use the version that made it.",
         ) from None
-    study = open_study(config, Opened(execution, progress))
+    pictured = record.identity.method.uses_images
+    study = open_study(config, Opened(execution, progress), pictured=pictured)
     if (here := study.table.fingerprint) != on.fingerprint:
         raise DataError(
             f"The data of {card.name} here is not what the run was made on: fingerprint {here}, "

@@ -112,5 +112,5 @@ def setup(config: RunConfig, opened: Opened) -> ControlStudy:
     control = loaded_plugin(entry, registry.load(entry, Control), settings)
     with control.building():
         control.build().estimator(0)
-    study = open_study(config.changed(fusion=entry.name, params=own), opened)
+    study = open_study(config.changed(fusion=entry.name, params=own), opened, pictured=False)
     return ControlStudy(**study.resolved, control=control)

@@ -49,7 +49,7 @@ class Shipped(Opened):
         super().__init__(execution)
         self.data = data
 
-    def of(self, *_: object) -> tuple[Table, Split]:
+    def of(self, *_: object, **__: object) -> tuple[Table, Split]:
         return self.data
 
 

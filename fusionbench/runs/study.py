@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -28,12 +28,12 @@ from fusionbench.config.identity import (
 )
 from fusionbench.config.plugin_settings import plugin_params
 from fusionbench.config.run_config import DataSettings, Execution, Param, RunConfig
-from fusionbench.config.wording import listed
+from fusionbench.config.wording import listed, plural
 from fusionbench.data.card import Column
 from fusionbench.data.choices import input_columns, named
 from fusionbench.data.encoder import MetadataEncoder
 from fusionbench.data.locate import find_data, open_card
-from fusionbench.data.table import Table, load_table
+from fusionbench.data.table import Table, load_table, read_dataset
 from fusionbench.errors import DataError, FusionbenchError, PluginError, UsageError, message_of
 from fusionbench.plugin import registry
 from fusionbench.plugin.containment import contained
@@ -318,28 +318,45 @@ class Opened:
         self.execution, self.progress = execution, progress
         self._read: dict[tuple[str | bool, ...], tuple[Table, Split]] = {}
 
-    def of(self, data: DataSettings) -> tuple[Table, Split]:
-        """As read now, or earlier for a configuration on the same data under the same protocol."""
-        key = (data.dataset, data.view, data.protocol, data.allow_missing_images)
+    def of(self, data: DataSettings, *, pictured: bool = True) -> tuple[Table, Split]:
+        """As read now, or earlier for a configuration on the same data under the same protocol.
+
+        `pictured=False`: for a method that sees no photograph. It has every row, also where
+        photographs are missing, unless those rows are to be left out; the fingerprint says so.
+        """
+        named = (data.dataset, data.view, data.protocol, data.allow_missing_images)
+        key = (*named, pictured or (*named, True) in self._read)
         if key not in self._read:
             card = open_card(data.dataset, plugins=self.execution.plugins)
             root = find_data(card, self.execution.data)
+            view = card.view(data.view).name
+            needed: Literal["required", "optional"] = "required"
+            if not (pictured or data.allow_missing_images):
+                reading = read_dataset(card, root, [view])
+                if not reading.problems and (missing := len(reading.missing([view]))):
+                    needed = "optional"
+                    self.progress.note(
+                        f"{plural(missing, 'photograph')} missing, which this method does not see: "
+                        "all rows are used, and stand apart from those of networks"
+                    )
             table = load_table(
                 card,
                 root,
-                view=data.view or None,
+                view=view,
                 allow_missing_images=data.allow_missing_images,
+                photographs=needed,
                 progress=self.progress,
             )
             split = split_of(table, data.protocol, root=root, progress=self.progress)
+            key = (*named, needed == "required")
             self._read[key] = table, split
         return self._read[key]
 
 
-def open_study(config: RunConfig, opened: Opened) -> Study:
+def open_study(config: RunConfig, opened: Opened, *, pictured: bool = True) -> Study:
     """Resolve and check data, columns and split. Raises UsageError or DataError."""
     data = config.data
-    table, protocol = opened.of(data)
+    table, protocol = opened.of(data, pictured=pictured)
     columns = input_columns(table.card, data.columns or None, forbidden=data.allow_forbidden)
     keep = _encoder(data, table, columns).keeps(table.metadata)
     return Study(config, table, columns, protocol, keep)
