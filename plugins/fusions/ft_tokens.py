@@ -19,9 +19,7 @@ class FTTokens(Fusion):
 
     takes_recorded = True
 
-    def __init__(
-        self, spec: Spec, *, width: int = FTTransformer.WIDTH, blocks: int = 3, heads: int = 8
-    ) -> None:
+    def __init__(self, spec: Spec, *, width: int = 192, blocks: int = 3, heads: int = 8) -> None:
         super().__init__(spec)
         self.encoder = FTTransformer(spec, width, blocks, heads)
 
