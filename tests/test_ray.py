@@ -395,3 +395,21 @@ def test_the_slurm_script_asks_for_what_it_says(tmp_path: Path) -> None:
 
     shown = CliRunner().invoke(sweep_command, ["--help"]).output
     assert all(word in shown for word in ("--store", "--on", "--gpus-per-run"))
+
+
+def test_its_workers_import_nothing_from_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ray puts the folder that it is started from first on their path."""
+    started: list[Path] = []
+    ray = SimpleNamespace(
+        is_initialized=lambda: False,
+        init=lambda **_: started.append(Path.cwd()),
+        shutdown=lambda: None,
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with connected("ray", SILENT):
+        assert Path.cwd() == tmp_path
+    assert started == [Path(__file__).parents[1]]

@@ -11,7 +11,7 @@ import click
 from fusionbench import __version__
 from fusionbench.cli.streams import guarded
 from fusionbench.config.wording import printable
-from fusionbench.errors import DataError, FusionbenchError, PluginError
+from fusionbench.errors import DataError, FusionbenchError, PluginError, message_of
 
 # command -> (module, one line of help). Modules are imported when their command is asked for.
 COMMANDS = {
@@ -114,6 +114,13 @@ def _report(error: BaseException, debug: bool, arguments: list[str]) -> int:
             print_problems(error.problems)
         print_error(error.message, error.remedy)
         return error.exit_code
+    if isinstance(error, ImportError | MemoryError):
+        print_error(
+            f"A library cannot be loaded, or memory is exhausted: {message_of(error)}.",
+            "Raise the limit of memory (ulimit -v, --memory of a container); where there is none, "
+            "install the library again.",
+        )
+        return 1
     print_error(
         f"Internal error, {type(error).__name__}: {error}.",
         "" if debug else "Run again with --debug for the traceback.",

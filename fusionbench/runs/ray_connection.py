@@ -7,9 +7,10 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
@@ -81,10 +82,12 @@ def connected(address: str, progress: Progress) -> Iterator[Any]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     progress.note(f"joining Ray at {joined}" if joined else "starting Ray on this machine")
     try:
-        if joined:
-            ray.init(address=joined, **quiet)
-        else:
-            ray.init(address="local", include_dashboard=False, **quiet)
+        # Its workers look for modules in the current folder first: in that of fusionbench instead.
+        with chdir(Path(__file__).parents[2]):
+            if joined:
+                ray.init(address=joined, **quiet)
+            else:
+                ray.init(address="local", include_dashboard=False, **quiet)
     except (ConnectionError, ValueError, RuntimeError, ImportError) as error:
         reason = first_line(error)
         raise UsageError(

@@ -174,3 +174,15 @@ def test_a_long_list_of_problems_is_short(capsys: pytest.CaptureFixture[str]) ->
     kinds = [{"problem": "abcdefghijklmnopqrstuvwxyz"[:i] + "!"} for i in range(1, 26)]
     terminal.print_problems(kinds)
     assert "and 5 problems of other kinds" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits its address space")
+def test_too_little_memory_for_pytorch_is_no_internal_error(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fusionbench", "run", "--fusion", "concat", "--dataset",
+               "synthetic", "--weights", "none", "--store", str(tmp_path)]  # fmt: skip
+    process = subprocess.run(
+        ["bash", "-c", 'ulimit -v 700000; exec "$@"', "-", *command],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert process.returncode == 1 and "ulimit -v" in process.stderr, process.stderr
+    assert "Internal" not in process.stderr and "Traceback" not in process.stderr
