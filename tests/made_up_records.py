@@ -144,6 +144,14 @@ def record(
     )
 
 
+# What `identity` takes.
+_OF_IDENTITY = {
+    "dataset", "data_fingerprint", "protocol", "split_hash", "fold", "seed", "fusion",
+    "fusion_params", "fusion_source", "backbone", "weights", "loss", "loss_params", "loss_sources",
+    "settings",
+}  # fmt: skip
+
+
 def control(
     name: str = "metadata-forest", settings: Mapping[str, Any] | None = None, **changes: Any
 ) -> dict[str, Any]:
@@ -167,6 +175,18 @@ def failed(**changes: Any) -> Record:
 
 def finished(n: int = 12, seed: int = 0, **changes: Any) -> tuple[Record, Predictions]:
     """A record with the predictions that it was computed from."""
+    ids = [f"PAT_{i}.png" for i in range(n)]
+    ident = identity(**{k: v for k, v in changes.items() if k in _OF_IDENTITY})
+    epochs = ident.training.epochs if ident.training else 0
+    consistent = {
+        "cohort": cohort(ident.data.fingerprint, ident.data.split_hash, {"test": ids}),
+        "history": tuple({"epoch": i + 1, "lr": 1e-4, "loss": 1.0} for i in range(epochs)),
+        "best_epoch": epochs or None,
+        "epochs_run": epochs,
+        "n_rows_dataset": max(50, 40 + n),
+        "n_rows_used": max(50, 40 + n),
+    }
+    changes["result"] = consistent | dict(changes.get("result") or {})
     rng = np.random.default_rng(seed)
     y = rng.integers(0, len(CLASSES), n)
     p = rng.dirichlet(np.ones(len(CLASSES)), n)
@@ -176,7 +196,7 @@ def finished(n: int = 12, seed: int = 0, **changes: Any) -> tuple[Record, Predic
     part = structs.replace(made.result.parts["test"], confusion=table)
     made = structs.replace(made, result=structs.replace(made.result, parts={"test": part}))
     predictions = Predictions(
-        ids=tuple(f"PAT_{i}.png" for i in range(n)),
+        ids=tuple(ids),
         parts=("test",) * n,
         fold=made.identity.fold,
         labels=tuple(CLASSES[c] for c in y),

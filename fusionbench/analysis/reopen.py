@@ -13,9 +13,13 @@ from fusionbench.runs.study import Opened, Study, open_study
 
 
 def reopen(
-    record: Record, execution: Execution, dataset: str = "", progress: Progress = SILENT
+    record: Record,
+    execution: Execution,
+    dataset: str = "",
+    progress: Progress = SILENT,
+    opened: Opened | None = None,
 ) -> Study:
-    """The study of a finished run, on the data that it was made on.
+    """The study of a finished run, on the data that it was made on, which `opened` may hold.
 
     `dataset`: path of the card, where the record's dataset is not known here by name. Raises
     UsageError for another dataset's card, DataError where the data are not here or have another
@@ -45,7 +49,7 @@ def reopen(
             "Use the version that made it.",
         ) from None
     pictured = record.identity.method.uses_images
-    study = open_study(config, Opened(execution, progress), pictured=pictured)
+    study = open_study(config, opened or Opened(execution, progress), pictured=pictured)
     if (here := study.table.fingerprint) != on.fingerprint:
         raise DataError(
             f"The data of {card.name} here is not what the run was made on: fingerprint {here}, "

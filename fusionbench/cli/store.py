@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fusionbench.cli.options import json_option, store_option
+from fusionbench.cli.options import (
+    card_option,
+    data_option,
+    executed_with,
+    json_option,
+    plugins_option,
+    store_option,
+)
 from fusionbench.cli.reading import existing
 from fusionbench.config.wording import plural
+
+if TYPE_CHECKING:
+    from fusionbench.config.run_config import Execution
 
 
 @click.group("store", no_args_is_help=False)
@@ -18,22 +28,28 @@ def store_command() -> None:
 
 
 @store_command.command("verify")
-@store_option
 @click.option(
-    "--recompute", is_flag=True, help="Compute the metrics again from the predictions, and compare."
+    "--recompute",
+    is_flag=True,
+    help="Compute everything again that follows from predictions, split and data, and compare. "
+    "The data are used where they are here.",
 )
+@executed_with(store_option, data_option, plugins_option)
+@card_option
 @json_option
-def verify_command(store: Path, recompute: bool, as_json: bool) -> int:
+def verify_command(execution: Execution, recompute: bool, dataset: str, as_json: bool) -> int:
     """Read every file strictly. Exit code 1 where something is wrong.
 
     Checked are records, their predictions and weights; named, too, is what an interrupted run left
-    behind. Nothing is written.
+    behind. Nothing in the store is written.
     """
+    from fusionbench.analysis.against_data import AgainstData
     from fusionbench.cli import store_output, terminal
     from fusionbench.records.verify import verify
 
-    folder = existing(store)
-    found = verify(folder, recompute=recompute, progress=terminal.progress())
+    folder, progress = existing(execution.store), terminal.progress()
+    against = AgainstData(execution, dataset, progress) if recompute else None
+    found = verify(folder, recompute=recompute, against_data=against, progress=progress)
     if as_json:
         terminal.print_json({"ok": found.ok, **vars(found)})
     else:

@@ -41,6 +41,11 @@ def print_verified(found: Verified, store: Path) -> None:
         "weights": plural(found.weights, "file") if found.weights else "",
         "recomputed": f"{found.numbers:,} numbers from predictions" if found.numbers else "",
         "running now": ", ".join(found.busy),
+        "not checked": "\n".join(
+            f"labels, rows, counts, flags and verdict of {plural(count, 'record')}, for want of "
+            f"their data: {reason}"
+            for reason, count in found.unchecked.items()
+        ),
     }
     n = len(found.problems)
     console = terminal.out()

@@ -29,7 +29,7 @@ from fusionbench.records.predictions import Predictions
 from fusionbench.records.schema import SCHEMA_VERSION, Record, decode
 
 # A record holds an epoch a line, predictions a photograph a line: far below these, in bytes.
-MOST_RECORD = 64 << 20
+MOST_RECORD = 16 << 20
 MOST_PREDICTIONS = 1 << 30
 
 # The folder of second results of a run, which `merge` keeps. Nothing that counts runs looks there.

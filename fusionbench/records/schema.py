@@ -21,7 +21,14 @@ from fusionbench.errors import RecordError
 SCHEMA_VERSION = 2
 NOT_CHECKED = "not checked"
 
-Numbers = dict[str, float | None]
+# What a file may hold: far more than any run leaves, and not without bound.
+LONGEST, MOST_BYTES, DEEPEST = 100_000, 1 << 20, 20  # of a text; of identity or environment
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Amount = Annotated[float, msgspec.Meta(ge=0)]
+Text = Annotated[str, msgspec.Meta(max_length=2_000)]
+LongText = Annotated[str, msgspec.Meta(max_length=LONGEST)]
+Numbers = Annotated[dict[Text, float | None], msgspec.Meta(max_length=20_000)]
 _encode = msgspec.json.Encoder().encode
 
 
@@ -38,9 +45,9 @@ def cohort(data_fingerprint: str, split_hash: str, ids: Mapping[str, Iterable[st
 class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Metrics over `n` photographs or lesions, by exact name; null where undefined (NaN given)."""
 
-    n: Annotated[int, msgspec.Meta(ge=1)]
+    n: Positive
     metrics: Numbers
-    confusion: tuple[tuple[int, ...], ...]  # rows true class, columns prediction
+    confusion: tuple[tuple[Count, ...], ...]  # rows true class, columns prediction
 
 
 class PartResult(Level, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -53,29 +60,33 @@ class PartResult(Level, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the run found. Nothing in here depends on when or where it ran."""
 
-    classes: tuple[str, ...]
-    parts: dict[str, PartResult]  # "test" always; e.g. "holdout" where the protocol keeps one
-    n_train: int
-    n_test: int
-    best_epoch: int | None  # the epoch whose weights were evaluated, from 1
-    epochs_run: int
-    folds_expected: Annotated[int, msgspec.Meta(ge=1)]  # of the protocol; fewer are not ranked
-    cohort: str
+    classes: tuple[Text, ...]
+    parts: Annotated[
+        dict[Text, PartResult], msgspec.Meta(max_length=100)
+    ]  # "test" always; e.g. "holdout" where the protocol keeps one
+    n_train: Positive
+    n_test: Positive
+    best_epoch: Positive | None  # the epoch whose weights were evaluated, from 1
+    epochs_run: Count
+    folds_expected: Positive  # of the protocol; fewer are not ranked
+    cohort: Text
     complete_data: bool  # False when photographs of the dataset were missing
-    n_rows_dataset: int  # photographs that the dataset has
-    n_rows_used: int  # photographs that were there to use
+    n_rows_dataset: Positive  # photographs that the dataset has
+    n_rows_used: Positive  # photographs that were there to use
     # Shown on the row: "leaky: patients", "optimistic: test-best", "images missing", ...
-    flags: tuple[str, ...] = ()
+    flags: Annotated[tuple[Text, ...], msgspec.Meta(max_length=100)] = ()
     # Of the audit of this data under this protocol: "clean", "leaky: patients 54 %", ...; several
     # are joined by "; ". "": not audited.
-    verdict: str = ""
+    verdict: Text = ""
     # Of the quick part of the plugins' contract: "passed", "failed: batch mates", or this.
-    contract: str = NOT_CHECKED
+    contract: Text = NOT_CHECKED
     # Fitted on inner validation rows: probabilities are softmax(logits / temperature) for the
     # metrics that end in "_scaled". None: there were no such rows.
     temperature: float | None = None
-    parameters: dict[str, int]  # backbone, fusion, total; what only the loss owns under "loss"
-    history: tuple[Numbers, ...] = ()  # one dict per epoch
+    # backbone, fusion, total; what only the loss owns under "loss"
+    parameters: Annotated[dict[Text, Count], msgspec.Meta(max_length=100)]
+    # one dict per epoch
+    history: Annotated[tuple[Numbers, ...], msgspec.Meta(max_length=LONGEST)] = ()
 
     def __post_init__(self) -> None:
         if "test" not in self.parts:
@@ -90,30 +101,31 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What differs from one run of the same command to the next."""
 
-    durations: dict[str, float] = {}  # seconds, by phase
-    images_per_s: float | None = None  # in training
-    started: str = ""  # ISO 8601, UTC
-    peak_memory_bytes: int | None = None
+    # seconds, by phase
+    durations: Annotated[dict[Text, Amount], msgspec.Meta(max_length=100)] = {}
+    images_per_s: Amount | None = None  # in training
+    started: Text = ""  # ISO 8601, UTC
+    peak_memory_bytes: Count | None = None
 
 
 class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Why a run has no result."""
 
-    type: str
-    message: str
-    traceback: str = ""
+    type: Text
+    message: LongText
+    traceback: LongText = ""
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
     """One (method, fold, seed). See the package's docstring for which lines are reproducible."""
 
     schema_version: Literal[2] = 2
-    run_id: str
+    run_id: Text
     status: Literal["ok", "failed"]
     identity_text: msgspec.Raw = msgspec.field(name="identity")  # Identity.spelled
     result: Result | None = None
     error: Failure | None = None
-    predictions_sha256: str | None = None  # set by Store.write
+    predictions_sha256: Text | None = None  # set by Store.write
     # Library versions, python, platform, device, resolved precision, name of the fast path.
     environment: dict[str, Any] = {}
     measured: Measured = Measured()
@@ -155,11 +167,18 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ValueError(
                 f"run_id does not belong to the identity, which gives {self.identity.run_id}"
             )
+        text = _encode(self.environment)
+        nests = text.count(b"{") + text.count(b"[")
+        if len(text) > MOST_BYTES or (nests > DEEPEST and _is_deep(self.environment, DEEPEST)):
+            raise ValueError("environment is larger, or nested deeper, than any that is written")
 
     @cached_property
     def identity(self) -> Identity:
         """What ran. Raises ValueError for a text that is not the one spelling of an identity."""
-        return Identity.read(bytes(self.identity_text).decode())
+        text = bytes(self.identity_text)
+        if len(text) > MOST_BYTES:
+            raise ValueError(f"identity has {len(text):,} bytes")
+        return Identity.read(text.decode())
 
     def to_json(self) -> str:
         """The file's text: one section a line, floats in their shortest exact form."""
@@ -170,6 +189,11 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def reproducible(self) -> str:
         """The file's text without `environment` and `measured`: equal for equal commands."""
         return replace(self, environment={}, measured=Measured()).to_json()
+
+
+def _is_deep(value: Any, deepest: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(not deepest or _is_deep(one, deepest - 1) for one in inner)
 
 
 decode = msgspec.json.Decoder(Record).decode

@@ -5,16 +5,13 @@ verify(store) -> Verified       every problem, each with its file and what to do
 
 from __future__ import annotations
 
-import math
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fusionbench.errors import RecordError
-from fusionbench.metrics.compute import compute, confusion
-from fusionbench.metrics.lesions import by_lesion
+from fusionbench.errors import DataError, RecordError
 from fusionbench.progress import SILENT, Progress
+from fusionbench.records.contradictions import contradictions
 from fusionbench.records.leftovers import leftovers
 from fusionbench.records.predictions import Predictions
 from fusionbench.records.reading import (
@@ -24,11 +21,12 @@ from fusionbench.records.reading import (
     read_record,
     unfit,
 )
-from fusionbench.records.schema import Level, Result
+from fusionbench.records.schema import Record
 from fusionbench.records.store import KINDS, Store, is_run_name
 
-# How far a number may be from the one that its predictions give.
-TOLERANCE = 1e-12
+# What contradicts the data of a run; DataError where they are not at hand.
+AgainstData = Callable[[Record, Predictions], list[str]]
+SHOWN = 4  # contradictions of a record that are spelled out
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,7 @@ class Verified:
     failures: int
     weights: int
     numbers: int  # that were computed again from predictions
+    unchecked: dict[str, int]  # why it was not held against its data -> of how many records
     problems: tuple[Problem, ...]
     busy: tuple[str, ...]  # runs that are computed now; what only they can explain is passed over
 
@@ -47,9 +46,17 @@ class Verified:
         return not self.problems
 
 
-def verify(store: Store, *, recompute: bool = False, progress: Progress = SILENT) -> Verified:
-    """Read every file of the store. `recompute`: the metrics, too, are computed again from the
-    predictions; those of the same name must agree to TOLERANCE, counts exactly."""
+def verify(
+    store: Store,
+    *,
+    recompute: bool = False,
+    against_data: AgainstData | None = None,
+    progress: Progress = SILENT,
+) -> Verified:
+    """Read every file of the store. `recompute`: everything in a record that follows from its
+    predictions and its identity must be so, numbers to contradictions.TOLERANCE; and what follows
+    from its data, where `against_data` says that."""
+    unchecked: Counter[str] = Counter()
     running = store.busy()
     problems: list[Problem] = []
     records = failures = numbers = 0
@@ -63,9 +70,17 @@ def verify(store: Store, *, recompute: bool = False, progress: Progress = SILENT
                     predictions = store.predictions(record)
                     records += 1
                     if recompute and record.result is not None:
-                        count, wrong = _recomputed(record.result, predictions)
+                        count, wrong = contradictions(record, predictions)
                         numbers += count
-                        problems += [Problem(path, f"{path}, {text}", _REDO) for text in wrong]
+                        if against_data is not None:
+                            try:
+                                wrong += against_data(record, predictions)
+                            except DataError as error:
+                                unchecked[error.message.partition("\n")[0]] += 1
+                        if wrong:
+                            more = f"; {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+                            text = f"{path} cannot be true: {'; '.join(wrong[:SHOWN])}{more}."
+                            problems.append(Problem(path, text, _REDO))
     for path in store.files("failed"):
         with noted(problems, path):
             read_record(path)
@@ -93,7 +108,7 @@ def verify(store: Store, *, recompute: bool = False, progress: Progress = SILENT
     ]
     weights = sum(path.stem not in running for path in store.files("weights"))
     busy = tuple(sorted(running))
-    return Verified(records, failures, weights, numbers, tuple(problems), busy)
+    return Verified(records, failures, weights, numbers, dict(unchecked), tuple(problems), busy)
 
 
 _REDO = "Do not trust it: compute the run again with --existing redo."
@@ -101,52 +116,3 @@ _SETTLE = (
     "Find out which is right. Delete this file and the .csv beside it, or put both in the place of "
     "the record and its predictions."
 )
-
-
-def _recomputed(result: Result, predictions: Predictions) -> tuple[int, list[str]]:
-    """How many numbers were computed again, and what is wrong with those of each part."""
-    position = {name: k for k, name in enumerate(predictions.classes)}
-    every_label = np.array([position[name] for name in predictions.labels], dtype=np.int64)
-    count, wrong = 0, []
-    for name, part in result.parts.items():
-        rows = np.array([p == name for p in predictions.parts])
-        labels, probabilities = every_label[rows], predictions.probabilities[rows]
-        levels: list[tuple[str, Level, NDArray, NDArray]] = [(name, part, labels, probabilities)]
-        if part.lesions is not None:
-            of_lesions = by_lesion(labels, probabilities, np.array(predictions.lesions)[rows])
-            levels.append((f"{name} by lesion", part.lesions, *of_lesions[:2]))
-        for title, level, labels, probabilities in levels:
-            again, differences = _differences(level, labels, probabilities, result.classes)
-            count += again
-            if differences:
-                more = f" (and {len(differences) - 4} more)" if len(differences) > 4 else ""
-                text = "; ".join(differences[:4])
-                wrong.append(f"{title}: its predictions give other numbers: {text}{more}.")
-    return count, wrong
-
-
-def _differences(
-    level: Level,
-    labels: NDArray[np.int64],
-    probabilities: NDArray[np.float64],
-    classes: tuple[str, ...],
-) -> tuple[int, list[str]]:
-    """How many metrics were compared, and where what is stored and what is computed differ."""
-    differences = []
-    if level.n != len(labels):
-        differences.append(f"n {level.n} in the record, {len(labels)} computed")
-    try:
-        computed = compute(labels, probabilities, classes)
-        counts = confusion(labels, probabilities, len(classes)).tolist()
-    except ValueError as error:  # probabilities that do not sum to one, say
-        return 0, [*differences, str(error).rstrip(".")]
-    if level.confusion != tuple(map(tuple, counts)):
-        differences.append("the confusion matrix")
-    stored = {m: math.nan if x is None else x for m, x in level.metrics.items() if m in computed}
-    differences += [
-        f"{metric} {value:.6g} in the record, {computed[metric]:.6g} computed"
-        for metric, value in stored.items()
-        if not math.isclose(value, computed[metric], rel_tol=TOLERANCE, abs_tol=TOLERANCE)
-        and not (math.isnan(value) and math.isnan(computed[metric]))
-    ]
-    return len(stored), differences

@@ -3,14 +3,14 @@ predictions themselves."""
 
 from __future__ import annotations
 
-import numpy as np
-from msgspec import structs
+from typing import Any
 
-from fusionbench.metrics.calibration import fit_temperature, scaled
-from fusionbench.metrics.compute import compute, confusion
-from fusionbench.metrics.lesions import by_lesion
+import numpy as np
+
+from fusionbench.metrics.calibration import fit_temperature
 from fusionbench.protocols import Fold
-from fusionbench.records import Level, PartResult, Predictions, Result
+from fusionbench.records import PartResult, Predictions, Result
+from fusionbench.records.contradictions import part_of
 from fusionbench.runs.study import FoldRows, Study, Trained
 
 
@@ -26,22 +26,30 @@ def result_of(study: Study, rows: FoldRows, trained: Trained, verdict: str = "")
             name: _part(study, part, trained.probabilities[name], temperature)
             for name, part in rows.parts.items()
         },
-        n_train=len(rows.train),
-        n_test=len(rows.parts["test"]),
         best_epoch=trained.best_epoch,
         epochs_run=len(trained.history),
-        folds_expected=len(study.protocol.folds),
-        cohort=study.cohort(rows),
-        complete_data=table.complete,
-        n_rows_dataset=table.card.expect.rows or len(table) + len(table.missing_images),
-        n_rows_used=int(study.keep.sum()),
-        flags=study.flags(),
+        **of_data(study, rows),
         verdict=verdict,
         contract=trained.contract,
         temperature=temperature,
         parameters=trained.parameters,
         history=trained.history,
     )
+
+
+def of_data(study: Study, rows: FoldRows) -> dict[str, Any]:
+    """The fields of a Result that data, split and settings decide before anything is trained."""
+    table = study.table
+    return {
+        "n_train": len(rows.train),
+        "n_test": len(rows.parts["test"]),
+        "folds_expected": len(study.protocol.folds),
+        "cohort": study.cohort(rows),
+        "complete_data": table.complete,
+        "n_rows_dataset": table.card.expect.rows or len(table) + len(table.missing_images),
+        "n_rows_used": int(study.keep.sum()),
+        "flags": study.flags(),
+    }
 
 
 def predictions_of(study: Study, fold: Fold, rows: FoldRows, trained: Trained) -> Predictions:
@@ -63,22 +71,5 @@ def _part(
     study: Study, part: np.ndarray, probabilities: np.ndarray, temperature: float | None
 ) -> PartResult:
     table = study.table
-    whole = _level(table.labels[part], probabilities, table.card.classes, temperature)
-    lesions = None
-    if table.card.lesion:
-        labels, averaged, _ = by_lesion(table.labels[part], probabilities, table.lesions[part])
-        lesions = _level(labels, averaged, table.card.classes, temperature)
-    return PartResult(**structs.asdict(whole), lesions=lesions)
-
-
-def _level(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    classes: tuple[str, ...],
-    temperature: float | None,
-) -> Level:
-    metrics: dict[str, float | None] = dict(compute(labels, probabilities, classes))
-    if temperature is not None:
-        metrics |= scaled(labels, probabilities, temperature)
-    counts = confusion(labels, probabilities, len(classes))
-    return Level(n=len(labels), metrics=metrics, confusion=tuple(map(tuple, counts.tolist())))
+    lesions = table.lesions[part] if table.card.lesion else None
+    return part_of(table.labels[part], probabilities, lesions, table.card.classes, temperature)
