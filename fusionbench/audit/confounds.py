@@ -1,8 +1,8 @@
 """Can the class be told from a photograph without looking at the lesion?
 
-From its size, its file, its border. Mean colour, sharpness and the size of the file are partly the
-lesion's own (a naevus is brown, a scaly lesion is rough, and what is rough compresses badly), so
-they are reported and never held against a dataset.
+From its size, its file, its border, its corners, a mark (ink, a ruler) at its edge. Mean colour,
+sharpness and the size of the file are partly the lesion's own (a naevus is brown, a scaly lesion is
+rough, and what is rough compresses badly), so they are reported and never held against a dataset.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ FACTS = {
     "width": ("width",),
     "height": ("height",),
     "format": ("format",),
-    "border": ("border",),
+    "border": ("border", "frame"),
+    "corners": ("corners",),
+    "mark at the edge": ("edge_colour", "edge_sharpness"),
+    "camera": ("camera",),
     "mean colour": ("red", "green", "blue"),
     "sharpness": ("sharpness",),
     "file size": ("bytes",),
@@ -32,6 +35,7 @@ LESION_TOO = ("mean colour", "sharpness", "file size")
 ALL_BUT = "all but these three"
 ALL = "all together"
 THERE = "photograph is here"
+QUALITY = "JPEG quality"  # among the JPEG files
 
 
 def find_confounds(facts: Sequence[PhotoFacts | None], labels: Labels) -> Confounds | None:
@@ -42,7 +46,7 @@ def find_confounds(facts: Sequence[PhotoFacts | None], labels: Labels) -> Confou
     own = labels.take(rows)
     there = pd.DataFrame([fact for fact in facts if fact is not None])
     codes = {
-        field: codes_of(there[field], numeric=field != "format")
+        field: codes_of(there[field], numeric=field not in ("format", "camera"))
         for field in chain.from_iterable(FACTS.values())
     }
     apart = tuple(f for name, fields in FACTS.items() if name not in LESION_TOO for f in fields)
@@ -50,6 +54,11 @@ def find_confounds(facts: Sequence[PhotoFacts | None], labels: Labels) -> Confou
     looks: dict[str, Looks] = {
         name: look([codes[f] for f in fields], own) for name, fields in told_by.items()
     }
+    jpeg = (there.quantisation > 0).to_numpy()
+    if jpeg.any():
+        told_by[QUALITY] = ()
+        quality = codes_of(there.quantisation[jpeg], numeric=True)
+        looks[QUALITY] = look([quality], own.take(jpeg))
     if not rows.all():
         # Are the photographs that are here a random part, as far as the class shows?
         here = look([rows.astype(np.int64)], labels, flag=True)

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -73,6 +73,9 @@ class Estimate:
     error: float
     p: float
     chance: float  # its value where nothing is known
+    part: np.ndarray = field(repr=False)  # each row's share in what the error is made of
+    patient: np.ndarray = field(repr=False)  # of each of these rows
+    fewest: int  # patients of the smallest class
 
 
 # "auc" (malignant against benign), "bacc" (the classes) and "auc/<class>" (against the rest).
@@ -126,22 +129,44 @@ def log_shares(codes: np.ndarray, target: np.ndarray, k: int, fold: np.ndarray) 
     return np.asarray(logs[fold, code])
 
 
-def look(codes: Sequence[np.ndarray], labels: Labels, *, flag: bool = False) -> Looks:
-    """What codes (n,) say, taken as independent given the class: see Looks.
+def look(
+    codes: Sequence[np.ndarray], labels: Labels, *, flag: bool = False, each: bool = True
+) -> Looks:
+    """What codes (n,) say, taken as independent given the class: see Looks. `each`: of every class.
 
     A `flag` of 0 and 1 is a score as it is; nothing is learnt, and it may go with either side.
     """
+
+    def score(side: Labels) -> np.ndarray:
+        every = codes[0] if flag else np.sum([malignancy_score(c, side) for c in codes], axis=0)
+        return np.asarray(every, dtype=np.float64)
+
+    by_class = np.sum([class_scores(c, labels) for c in codes], axis=0)
+    return looks_of(score, by_class, labels, one_sided=not flag, each=each)
+
+
+def looks_of(
+    score: Callable[[Labels], np.ndarray],
+    by_class: np.ndarray,
+    labels: Labels,
+    *,
+    one_sided: bool = True,
+    each: bool = True,
+) -> Looks:
+    """What scores say: `score` (n,) of a side, `by_class` (n, K)."""
     sides = {} if labels.malignant is None else {"auc": labels}
-    if len(labels.classes) > 2:  # of two, each says the same as malignancy
+    if each and len(labels.classes) > 2:  # of two, each says the same as malignancy
         for k in enough(labels).tolist():
             sides[f"auc/{labels.classes[k]}"] = replace(labels, malignant=labels.y == k)
-    looks = {}
-    for kind, side in sides.items():
-        score = codes[0] if flag else np.sum([malignancy_score(c, side) for c in codes], axis=0)
-        looks[kind] = auc(score.astype(np.float64), side, one_sided=not flag)
-    by_class = np.sum([class_scores(c, labels) for c in codes], axis=0)
+    looks = {kind: auc(score(side), side, one_sided=one_sided) for kind, side in sides.items()}
     looks["bacc"] = balanced_accuracy(by_class, labels)
     return {kind: estimate for kind, estimate in looks.items() if estimate is not None}
+
+
+def beyond(more: Estimate, known: Estimate) -> Estimate:
+    """What one estimate is beyond another of the same rows, whose value takes chance's place."""
+    part = more.part - known.part
+    return _tested(more.value, known.value, part, more.patient, more.fewest, True)
 
 
 def balanced_accuracy(scores: np.ndarray, labels: Labels) -> Estimate | None:
@@ -242,4 +267,4 @@ def _tested(
         p = float(t.sf(off / error, fewest - 1))
     else:
         p = 2 * float(t.sf(abs(off) / error, fewest - 1))
-    return Estimate(value, error, p, chance)
+    return Estimate(value, error, p, chance, part, patient, fewest)

@@ -18,6 +18,7 @@ from fusionbench.audit.leak_value import find_leak_value
 from fusionbench.audit.missingness import find_missingness
 from fusionbench.audit.overlap import find_overlap, find_pairs, find_views_alike
 from fusionbench.audit.proxies import find_proxies
+from fusionbench.audit.together import find_together
 from fusionbench.audit.verdict import verdict_text
 from fusionbench.data.card import Column
 from fusionbench.data.choices import input_columns
@@ -109,6 +110,7 @@ def _findings(
         "overlap": find_overlap(table, protocol, pairs, _pictured(table), find_views_alike(facts)),
         "missingness": find_missingness(table, labels, columns),
         "proxies": find_proxies(table, labels),
+        "together": find_together(table, labels, columns),
         "confounds": find_confounds(facts[table.views[0]], labels),
     }
 
@@ -143,6 +145,7 @@ def _verdict_key(table: Table, protocol: Split, columns: Sequence[Column]) -> st
         table.card.label.malignant,
         table.card.group,
         table.card.lesion,
+        table.others.to_csv(),
         hashlib.sha256("\n".join(table.ids.tolist()).encode()).hexdigest(),
     ]
     return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:24]

@@ -1,7 +1,7 @@
 """What an audit finds, as it is written down.
 
-The top level of the JSON is `dataset, protocol, overlap, missingness, proxies, leak_value,
-confounds, classes, verdict`. Shares are 0..1, errors are standard errors over patients.
+The top level of the JSON is `dataset, protocol, overlap, missingness, proxies, together,
+leak_value, confounds, classes, verdict`. Shares are 0..1, errors are standard errors over patients.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-VERSION = 4  # of rules and of the JSON's form; part of what a remembered verdict is keyed by
+VERSION = 5  # of rules and of the JSON's form; part of what a remembered verdict is keyed by
 
 
 class AuditPart(BaseModel):
@@ -171,7 +171,7 @@ class ProxyColumn(Signs):
     """One column, over the rows where it was recorded; out of fold."""
 
     name: str
-    role: str  # as the card has it
+    role: str  # as the card has it; "not read" of a column that the card leaves out
     rows: int
     information: float  # share of the class's entropy that it takes away
     # Rows whose value goes with malignant only, or with benign only, as a share; which values.
@@ -185,7 +185,24 @@ class Proxies(AuditPart):
     columns: tuple[ProxyColumn, ...]
     found: tuple[str, ...]
     unlisted: tuple[str, ...]  # found, and an input or optional on the card
+    # Optional on the card or not read by it: tell the class strongly, so that a photograph which
+    # shows them (a hospital's lamp) does, too.
+    confounds: tuple[str, ...]
     unconfirmed: tuple[str, ...]  # forbidden or proxy on the card, and not found
+
+
+class JointSigns(Signs):
+    """What inputs tell together; each measure is held against what they tell apart."""
+
+    columns: tuple[str, ...]  # none: all inputs
+    auc_apart: float | None
+    bacc_apart: float | None
+
+
+class Together(AuditPart):
+    pairs: tuple[JointSigns, ...]  # that tell more together than apart
+    looked_at: int  # how many pairs there were
+    forest: JointSigns  # of all inputs
 
 
 class FoldScores(AuditPart):
@@ -249,6 +266,7 @@ class Audit(AuditPart):
     overlap: Overlap
     missingness: Missingness
     proxies: Proxies
+    together: Together | None  # None: fewer than two inputs
     leak_value: LeakValue | None
     confounds: Confounds | None
     classes: Classes

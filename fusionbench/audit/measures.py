@@ -57,7 +57,8 @@ def _signs(measures: Mapping[str, Measure]) -> Signs:
 
 def _measure(estimate: Estimate, kind: str, p: float) -> Measure:
     value, chance = estimate.value, estimate.chance
-    effect = 2 * abs(value - chance) if kind == "auc" else (value - chance) / (1 - chance)
+    off = abs(value - chance) if kind == "auc" else value - chance
+    effect = off / max(1 - chance, 1e-9)
     return Measure(
         value=value,
         error=estimate.error,

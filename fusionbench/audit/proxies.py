@@ -24,7 +24,6 @@ from fusionbench.audit.evidence import Labels, Looks, codes_of, information, loo
 from fusionbench.audit.findings import Proxies, ProxyColumn, Signs
 from fusionbench.audit.measures import judge
 from fusionbench.config.wording import percent
-from fusionbench.data.card import Column
 from fusionbench.data.table import Table
 
 INFORMATION = 0.5
@@ -34,39 +33,47 @@ EXCEPTIONS = 1 / 200
 MANY_PATIENTS = 100  # without exception in so many: at most 3 % are, at 95 % confidence
 MIN_ROWS = 20
 SHOWN_VALUES = 5
+FEW_VALUES = 50  # of a column that the card does not read; more are names, not groups
+NOT_READ = "not read"
 
 
 def find_proxies(table: Table, labels: Labels) -> Proxies:
-    """Every column of the card, whatever its role."""
+    """Every column of the card, whatever its role, and others of few values."""
     looks: dict[str, Looks] = {}
     recorded: dict[str, tuple[Labels, np.ndarray, pd.Series]] = {}
-    for column in table.card.columns:
-        cells = table.metadata[column.name]
+    columns: list[tuple[str, str, bool, pd.Series]] = [
+        (c.name, c.role, c.kind == "numeric", table.metadata[c.name]) for c in table.card.columns
+    ]
+    for name in table.others:
+        cells = table.others[name].replace("", None)
+        if 2 <= cells.nunique() <= FEW_VALUES:
+            columns.append((str(name), NOT_READ, False, cells))
+    roles = {name: role for name, role, *_ in columns}
+    for name, _, numeric, cells in columns:
         rows = cells.notna().to_numpy(dtype=bool)
         if rows.sum() < MIN_ROWS:
             continue
         own, cells = labels.take(rows), cells[rows].reset_index(drop=True)
-        codes = codes_of(cells, numeric=column.kind == "numeric")
-        looks[column.name] = look([codes], own)
-        recorded[column.name] = own, codes, cells
+        codes = codes_of(cells, numeric=numeric)
+        looks[name] = look([codes], own)
+        recorded[name] = own, codes, cells
     signs = judge(looks)
-    columns = tuple(
-        _column(column, *recorded[column.name], signs[column.name])
-        for column in table.card.columns
-        if column.name in recorded
-    )
-    found = tuple(c.name for c in columns if c.proxy)
+    told = tuple(_column(name, roles[name], *recorded[name], signs[name]) for name in recorded)
+    found = tuple(c.name for c in told if c.proxy)
     named = {c.name for c in table.card.columns if c.role in ("forbidden", "proxy")}
     return Proxies(
-        columns=columns,
+        columns=told,
         found=found,
-        unlisted=tuple(n for n in found if n not in named),
-        unconfirmed=tuple(c.name for c in columns if c.name in named and not c.proxy),
+        unlisted=tuple(n for n in found if n not in named and roles[n] != NOT_READ),
+        confounds=tuple(
+            c.name for c in told if c.role in ("optional", NOT_READ) and c.strong and not c.proxy
+        ),
+        unconfirmed=tuple(c.name for c in told if c.name in named and not c.proxy),
     )
 
 
 def _column(
-    column: Column, labels: Labels, codes: np.ndarray, cells: pd.Series, signs: Signs
+    name: str, role: str, labels: Labels, codes: np.ndarray, cells: pd.Series, signs: Signs
 ) -> ProxyColumn:
     share, values = _certain(labels, codes, cells)
     known = information(codes, labels)
@@ -87,8 +94,8 @@ def _column(
         why.append(f"{', '.join(values)}: without exception, {percent(share, 0)} of the rows")
     return ProxyColumn(
         **dict(signs),
-        name=column.name,
-        role=column.role,
+        name=name,
+        role=role,
         rows=len(labels),
         information=known,
         certain=share,

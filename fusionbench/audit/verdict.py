@@ -23,8 +23,13 @@ shortcut: missingness  what was not recorded among the inputs, one column, a blo
 shortcut: unknown marks    the same for answers that are marked unknown.
 shortcut: <column>     an input that nearly determines the label (proxies.py), or that the card
                        forbids or calls a proxy.
-shortcut: image <fact>     width, height, format or border of the photographs tells the class as
-                       strongly as that. Never colour, sharpness and file size.
+shortcut: <column> with <column>   two inputs tell the class together, far beyond what they tell
+                       apart (together.py).
+shortcut: inputs together    all of them do, though no two.
+shortcut: image <fact>     width, height, format, JPEG quality, camera, border, corners or a mark at
+                       the edge of the photographs tells the class as strongly as that. Never
+                       colour, sharpness and file size.
+confound: <column>     a column of few values that is no input tells the class as strongly.
 
 Shares are rounded to whole percents, below 1 % to a tenth.
 """
@@ -33,9 +38,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fusionbench.audit.findings import BothSides, Confounds, Missingness, Overlap, Proxies
+from fusionbench.audit.findings import (
+    BothSides,
+    Confounds,
+    Missingness,
+    Overlap,
+    Proxies,
+    Together,
+)
 from fusionbench.config.wording import percent
 from fusionbench.data.card import Column
+
+SHOWN_PAIRS = 3
 
 
 def verdict_text(
@@ -43,6 +57,7 @@ def verdict_text(
     overlap: Overlap,
     missingness: Missingness,
     proxies: Proxies,
+    together: Together | None,
     confounds: Confounds | None,
 ) -> str:
     """The verdict on a split with these inputs. `missingness` is that of these columns."""
@@ -68,7 +83,16 @@ def verdict_text(
     for column in columns:
         named = column.name in proxies.found or column.role in ("forbidden", "proxy")
         parts.append((f"shortcut: {column.name}", named))
-    for fact in confounds.facts if confounds is not None else ():
+    if together is not None:
+        pairs = [" with ".join(pair.columns) for pair in together.pairs if pair.strong]
+        parts += [(f"shortcut: {pair}", True) for pair in pairs[:SHOWN_PAIRS]]
+        parts.append(("shortcut: inputs together", together.forest.strong and not pairs))
+    parts += [(f"confound: {name}", True) for name in proxies.confounds]
+    facts = {fact.fact: fact for fact in (confounds.facts if confounds is not None else ())}
+    # A border changes what lies along the edge.
+    border = "border" in facts and facts["border"].strong
+    for fact in facts.values():
         own = fact.strong and not fact.lesion_too and not fact.fact.startswith("all ")
+        own &= not (border and fact.fact in ("corners", "mark at the edge"))
         parts.append((f"shortcut: image {fact.fact}", own))
     return "; ".join(text for text, holds in parts if holds) or "clean"

@@ -19,7 +19,7 @@ from fusionbench.data.threads import remembered
 from fusionbench.files import Memory, cache_folder, reading
 from fusionbench.progress import SILENT, Progress
 
-VERSION = 2  # of the facts; a change reads the photographs again
+VERSION = 3  # of the facts; a change reads the photographs again
 SIDE = 256  # pixels; colour, sharpness, border and hash are of the photograph squashed to this
 HASH_BITS = 256
 # A picture without structure (one colour, a plain gradient) sets few bits of a hash that compares
@@ -114,7 +114,7 @@ def facts_of(path: Path) -> PhotoFacts:
         sharpness=round(float(np.log10(1 + _laplacian(grey).var())), 4),
         border=round(_border(pixels), 4),
         frame=round(1 - (bottom - top) * (right - left) / SIDE**2, 4),
-        **_along_edge(picture, grey),
+        **_along_edge(picture.crop(inside).resize((SIDE, SIDE))),
         quantisation=round(float(np.mean(tables[min(tables)])), 2),
         camera=" ".join(str(exif.get(tag, "")).strip("\0 ") for tag in (0x010F, 0x0110)).strip(),
         hash=np.packbits(bits).tobytes().hex() if structured else "",
@@ -154,8 +154,9 @@ def _inside(grey: np.ndarray) -> tuple[int, int, int, int]:
     return box[2], box[0], box[3], box[1]
 
 
-def _along_edge(picture: Image.Image, grey: np.ndarray) -> dict[str, float]:
-    """`corners`, `edge_colour` and `edge_sharpness`."""
+def _along_edge(picture: Image.Image) -> dict[str, float]:
+    """`corners`, `edge_colour` and `edge_sharpness`, of a picture without its frame."""
+    grey = np.asarray(picture.convert("L"), dtype=np.float32)
     colour = np.asarray(picture.reduce(_CELL), dtype=np.float32)
     ring = np.ones((8, 8), dtype=bool)
     ring[1:-1, 1:-1] = False

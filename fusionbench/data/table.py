@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -51,6 +51,8 @@ class Table:
     fingerprint: str  # 16 hex digits; changes with anything that may change a result
     complete: bool  # every row of the file, and as many as card.expect says
     missing_images: tuple[str, ...] = ()  # file names in the csv that have no file that opens
+    # Columns of the csv that the card does not read, as text.
+    others: pd.DataFrame = field(default_factory=pd.DataFrame)
     left_out: tuple[str, ...] = ()  # ids of the rows that the card's label.ignore leaves out
 
     def __len__(self) -> int:
@@ -69,6 +71,7 @@ class Table:
             self,
             **{name: getattr(self, name)[chosen] for name in arrays},
             metadata=self.metadata.iloc[chosen].reset_index(drop=True),
+            others=self.others.iloc[chosen] if len(self.others) else self.others,
             images={view: tuple(paths[i] for i in chosen) for view, paths in self.images.items()},
             digests={view: tuple(all_[i] for i in chosen) for view, all_ in self.digests.items()},
         )
@@ -164,6 +167,7 @@ def table_of(
         fingerprint="",
         complete=(optional or not missing) and card.expect.rows in (None, len(frame)),
         missing_images=tuple(dict.fromkeys(name for _, name in missing)),
+        others=used[[c for c in (*extra, *card.ignore) if c in used]],
         left_out=reading.left_out,
     )
     return replace(table, fingerprint=_fingerprint(table, photographs))

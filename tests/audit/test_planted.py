@@ -6,11 +6,19 @@ import random
 import unicodedata
 from collections import Counter
 
+import numpy as np
+import pandas as pd
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageOps
 
+from fusionbench.audit.evidence import labels_of
 from fusionbench.audit.findings import Audit
+from fusionbench.audit.proxies import find_proxies
+from fusionbench.audit.together import find_together
 from fusionbench.data.card import Column
+from fusionbench.data.choices import input_columns
+from fusionbench.data.locate import open_card
+from fusionbench.data.table import Table
 
 MALIGNANT = ("BCC", "SCC", "MEL")
 
@@ -283,3 +291,131 @@ def test_what_was_done_follows_from_the_diagnosis(plot):
     column = next(c for c in found.proxies.columns if c.name == "management")
     assert column.auc.value < 0.8 and column.certain > 0.34
     assert found.verdict == "shortcut: management"
+
+
+@pytest.mark.parametrize("values", [("False", "True"), ("a", "b", "c", "d")], ids=["two", "four"])
+def test_two_inputs_that_tell_the_class_together(plot, values):
+    """Each alone says nothing: the second is the class, shifted by the first."""
+    ground = plot(patients=150)
+    draw = random.Random(0)
+    n = len(values)
+    for row in ground.rows:
+        first = draw.randrange(n)
+        sure = row["diagnostic"] in MALIGNANT
+        second = (first + (n // 2) * sure) % n
+        row["one"], row["two"] = values[first], values[second]
+        row["elevation"] = row["bleed"] = row["itch"] = row["hurt"] = "UNK"
+    ground.columns += [Column(name=name, kind="categorical") for name in ("one", "two")]
+    found = ground.audit()
+    assert found.verdict == "shortcut: one with two"
+    (pair,) = (p for p in found.together.pairs if p.strong)
+    assert pair.auc.value > 0.95 and pair.auc_apart < 0.6
+    assert found.together.forest.auc.value > found.together.forest.auc_apart
+
+
+def test_three_inputs_whose_parity_is_the_class(plot):
+    ground = plot(patients=240)
+    draw = random.Random(0)
+    for row in ground.rows:
+        one, two = draw.random() < 0.5, draw.random() < 0.5
+        three = one ^ two ^ (row["diagnostic"] in MALIGNANT)
+        kept = {name: row[name] for name in ("patient_id", "lesion_id", "img_id", "diagnostic")}
+        row |= {name: "" for name in row if name not in kept}
+        row |= {"one": str(one), "two": str(two), "three": str(three)}
+    ground.columns += [Column(name=name, kind="boolean") for name in ("one", "two", "three")]
+    assert ground.audit().verdict == "shortcut: inputs together"
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_a_hospital_that_goes_with_the_class(plot, declared):
+    ground = plot()
+    draw = random.Random(0)
+    for row in ground.rows:
+        sure = row["diagnostic"] in MALIGNANT
+        row["hospital"] = "north" if (draw.random() < 0.85) == sure else draw.choice("abc")
+        row["nurse"] = draw.choice("abcd")
+    if declared:
+        column = Column(name="hospital", kind="categorical", role="optional")
+        ground.columns.append(column)
+    assert ground.audit().verdict == "confound: hospital"
+
+
+@pytest.mark.parametrize("plant", ["ink", "ruler", "frame", "JPEG quality", "camera", "corners"])
+def test_what_was_done_to_the_photograph(plot, plant):
+    ground = plot()
+    draw = random.Random(0)
+    for row in ground.rows:
+        sure = row["diagnostic"] in MALIGNANT
+        marked = (draw.random() < 0.85) == sure
+        with Image.open(ground.file(row)) as opened:
+            picture = opened.convert("RGB")
+        w, h = picture.size
+        pen, extra = ImageDraw.Draw(picture), {"quality": 90}
+        if marked and plant == "ink":
+            pen.ellipse((0.87 * w, 0.85 * h, 0.99 * w, 0.99 * h), fill=(70, 50, 160))
+        elif marked and plant == "ruler":
+            for x in range(0, w // 3, 4):
+                pen.line((x, h - 8, x, h), fill=(20, 20, 20))
+        elif marked and plant == "frame":
+            picture = ImageOps.expand(picture, 5, (110, 120, 140))
+        elif marked and plant == "corners":
+            dark = Image.new("L", (w, h), 110)
+            ImageDraw.Draw(dark).ellipse((-0.15 * w, -0.15 * h, 1.15 * w, 1.15 * h), fill=255)
+            picture = ImageChops.multiply(picture, dark.convert("RGB"))
+        elif plant == "camera":
+            extra["exif"] = Image.Exif()
+            extra["exif"][0x0110] = "one" if marked else "two"
+        elif plant == "JPEG quality":
+            extra["quality"] = 60 if marked else 90
+        picture.save(ground.replace(row), format="JPEG", **extra)
+    # A ruler along the edge is dark there: border or mark.
+    names = {"ink": ("mark at the edge",), "ruler": ("border", "mark at the edge"),
+             "frame": ("border",)}  # fmt: skip
+    told = {f"shortcut: image {name}" for name in names.get(plant, (plant,))}
+    assert told & set(ground.audit().verdict.split("; "))
+
+
+def test_null_tables_are_clean(monkeypatch):
+    """Labels that depend on nothing: no rule of the audit speaks, in tables of several sizes,
+    numbers of classes, balances and photographs a patient."""
+    monkeypatch.setattr("fusionbench.audit.together.TREES", 20)
+    said = []
+    for seed in range(9):
+        table = null_table(seed)
+        labels = labels_of(table)
+        columns = input_columns(table.card)
+        together, proxies = find_together(table, labels, columns), find_proxies(table, labels)
+        assert together is not None
+        said += [p.columns for p in together.pairs if p.strong]
+        said += ["forest"] * together.forest.strong + [*proxies.found, *proxies.confounds]
+    assert said == []
+
+
+def null_table(seed: int) -> Table:
+    rng = np.random.default_rng(seed)
+    k = (2, 3, 6)[seed % 3]
+    patients = (60, 150, 300)[seed // 3 % 3]
+    patient = np.repeat(np.arange(patients), rng.integers(1, 4, patients))
+    n = len(patient)
+    weights = np.ones(k) if seed % 2 else 0.6 ** np.arange(k)
+    own = rng.choice(k, patients, p=weights / weights.sum())
+    labels = np.where(rng.random(n) < 0.7, own[patient], rng.choice(k, n))
+    card = open_card("synthetic")
+    names = tuple("abcdef"[:k])
+    label = card.label.model_copy(update={"classes": names, "malignant": names[: k // 2]})
+    columns = tuple(
+        Column(name=f"c{j}", kind="numeric" if j < 3 else "categorical") for j in range(8)
+    )
+    cells = {
+        c.name: rng.normal(size=patients)[patient] if c.kind == "numeric"
+        else rng.choice([*"uvwxyz"], patients)[patient].astype(object)
+        for c in columns
+    }  # fmt: skip
+    keys = patient.astype(str)
+    ids = np.arange(n).astype(str)
+    return Table(
+        card=card.model_copy(update={"label": label, "columns": columns}), views=("clinical",),
+        ids=ids, labels=labels, groups=keys, lesions=ids, rows=np.arange(n), lines=np.arange(n) + 2,
+        metadata=pd.DataFrame(cells), images={}, digests={}, fingerprint=f"{seed}", complete=True,
+        others=pd.DataFrame({"site": rng.choice([*"pqr"], patients)[patient]}),
+    )  # fmt: skip

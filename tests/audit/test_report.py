@@ -26,6 +26,7 @@ TOP = [
     "overlap",
     "missingness",
     "proxies",
+    "together",
     "leak_value",
     "confounds",
     "classes",
@@ -64,7 +65,7 @@ def test_markdown_says_the_verdict_and_every_section(leaky):
     found = audit(table, protocol, leak_value=False)
     text = to_markdown(found, command="fusionbench audit x")
     assert f"**{found.verdict}**" in text.replace("&lt;", "<")
-    assert text.count("\n## ") == 6 and "`fusionbench audit x`" in text
+    assert text.count("\n## ") == 7 and "`fusionbench audit x`" in text
     for line in text.splitlines():
         if line.startswith("|"):  # each table has as many cells in every row
             assert line.endswith("|")
