@@ -80,6 +80,8 @@ def altered_pairs(
     if len(small) < 2:
         return []
     i, j, form, window = _candidates(small, progress)
+    if not len(i):
+        return []
     boxes = np.array([[*y, *x] for y, x in _windows()])[window]
     found: dict[tuple[int, int], str] = {}
     with progress.task("comparing photographs", total=len(i), unit="pair") as task:

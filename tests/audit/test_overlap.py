@@ -121,3 +121,13 @@ def test_blocks_of_columns(plot):
     blocks = recorded_together(ground.table().metadata)
     assert len(blocks[0]) == 13 and blocks[1:] == (("itch", "hurt"),)
     assert recorded_together(ground.table().metadata[["grew", "age"]]) == ()
+
+
+def test_few_photographs_of_which_no_two_are_alike_have_no_copies(tmp_path):
+    from made_up_data import photo
+
+    from fusionbench.audit.altered import altered_pairs
+    from fusionbench.data.photo_facts import facts_of
+
+    looks = [facts_of(photo(tmp_path / f"{i}.png", i, (40, 40))).look for i in range(3)]
+    assert altered_pairs(looks, lambda numbers: None) == []
