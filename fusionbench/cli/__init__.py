@@ -121,6 +121,12 @@ def _report(error: BaseException, debug: bool, arguments: list[str]) -> int:
             "install the library again.",
         )
         return 1
+    if isinstance(error, OSError):  # of a file or a machine, which nothing nearer has explained
+        where = f"{error.filename}: " if error.filename else ""
+        print_error(
+            f"{where}{error.strerror or error}.", "Check the file, its folder and the disk."
+        )
+        return 1
     print_error(
         f"Internal error, {type(error).__name__}: {error}.",
         "" if debug else "Run again with --debug for the traceback.",

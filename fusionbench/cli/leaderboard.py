@@ -95,6 +95,7 @@ def leaderboard_command(
     """
     from fusionbench.cli import terminal
     from fusionbench.cli.reading import Reading
+    from fusionbench.cli.streams import write_result
     from fusionbench.files import write_output
     from fusionbench.leaderboard import Terminal, check_held, chosen, render, without_controls
 
@@ -122,7 +123,7 @@ def leaderboard_command(
     command = f"{terminal.command_line(context)} --format {format_}"
     text = render(blocks, format_, metrics=names, command=command, published=below)
     if output is None:
-        click.echo(text, nl=False)
+        write_result(text)
     else:
         write_output(output, text)
     return 1 if reading.problems else 0

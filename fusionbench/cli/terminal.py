@@ -37,6 +37,9 @@ class Literal(Console):
             text, style, control = segment
             yield segment if control else Segment(printable(text), style)
 
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # which ends the command quietly; rich would raise SystemExit
+
 
 def out() -> Console:
     """Standard output, for results."""

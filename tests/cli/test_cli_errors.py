@@ -186,3 +186,13 @@ def test_too_little_memory_for_pytorch_is_no_internal_error(tmp_path: Path) -> N
     )  # fmt: skip
     assert process.returncode == 1 and "ulimit -v" in process.stderr, process.stderr
     assert "Internal" not in process.stderr and "Traceback" not in process.stderr
+
+
+def test_what_a_file_or_machine_refuses_is_no_mistake_of_ours(cli, monkeypatch) -> None:
+    def broken(*args: object) -> None:
+        raise OSError(24, "Too many open files", "some.csv")
+
+    monkeypatch.setattr("fusionbench.cli.listing.rows_of", broken)
+    answer = cli("list")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.startswith("Error: some.csv: Too many open files. Check the file")
