@@ -68,7 +68,7 @@ def cli(debug: bool) -> None:
     """Benchmark of image + patient-metadata fusion for skin-lesion classification.
 
     \b
-    fusionbench run --fusion sgmc --backbone resnet18 --dataset synthetic --weights none
+    fusionbench run --fusion sgmc --backbone resnet18 --quick
     fusionbench leaderboard
     """
 

@@ -95,5 +95,5 @@ def new_command(kind: str, name: str, folder: Path, as_json: bool) -> None:
     click.echo(f"  fusionbench check {plugin}")
     click.echo(
         f"  fusionbench run {option} {plugin.stem.replace('_', '-')} --plugins {plugin} "
-        "--dataset synthetic --backbone resnet18 --weights none"
+        "--backbone resnet18 --quick"
     )

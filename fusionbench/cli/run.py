@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -33,10 +34,22 @@ if TYPE_CHECKING:
     from fusionbench.progress import Progress
     from fusionbench.runs import Outcome
 
+# Of a trial; one fold of five is never ranked.
+QUICK = {"dataset": "synthetic", "weights": "none", "epochs": 2, "image_size": 64}
 SECTIONS = {
     **help_sections(),
     "Where, and what is kept": (
-        *("data", "fold", "device", "step", "workers", "folds-at-once", "store", "existing"),
+        *(
+            "quick",
+            "data",
+            "fold",
+            "device",
+            "step",
+            "workers",
+            "folds-at-once",
+            "store",
+            "existing",
+        ),
         *("save-weights", "checkpoint-every", "plugins", "json", "help"),
     ),
 }
@@ -64,9 +77,15 @@ SECTIONS = {
     help="Least time between two checkpoints, from which a stopped run goes on; 0: one after every "
     "epoch, inf: none. Default: after every epoch, where that takes at most 2 % of the time.",
 )
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="A trial of about a minute on drawn lesions: fold 0, two epochs of 64 pixels, random "
+    "weights. Options given beside it take precedence.",
+)
 @json_option
 @execution_options
-def run_command(execution: Execution, as_json: bool, **settings: Any) -> int:
+def run_command(execution: Execution, quick: bool, as_json: bool, **settings: Any) -> int:
     """Train and evaluate one method over the folds of a protocol.
 
     Every fold becomes one record in the store. A fold that is there already is not computed again.
@@ -77,10 +96,13 @@ def run_command(execution: Execution, as_json: bool, **settings: Any) -> int:
 
     # Of the settings that a recipe states, those that were typed take precedence.
     typed = settings_given(click.get_current_context(), settings)
-    config = config_of(typed)
+    config = config_of(QUICK | typed if quick else typed)
     network = names_a_network(config.method.fusion, config.method.loss, execution.plugins)
     open_card(config.data.dataset, plugins=execution.plugins)
     progress = terminal.progress()
+    if quick:
+        execution = replace(execution, folds=execution.folds or (0,))
+        progress.note("a trial: it shows that the method runs, not how good it is")
     recipe = config.training.recipe
     if recipe != default_of("recipe") and (changed := changes(config)):
         departures = ", ".join(f"{k}={'unset' if v is None else v}" for k, v in changed.items())

@@ -238,3 +238,18 @@ def test_what_a_plugin_prints_is_not_in_the_json(
     )  # fmt: skip
     assert json.loads(process.stdout), process.stderr
     assert ("printed" in process.stderr) is (command != "list")
+
+
+def test_a_quick_run_is_one_small_fold_and_says_so(
+    cli, tiny_run: list[str], tmp_path: Path
+) -> None:
+    place = ["--store", tmp_path / "store", "--dataset", tiny_run[tiny_run.index("--dataset") + 1]]
+    answer = cli(
+        "run", "--fusion", "none", "--backbone", "test_resnet", "--quick", *place, "--json"
+    )
+    config = answer.json["config"]
+    assert (config["epochs"], config["image_size"], config["weights"]) == (2, 64, "none")
+    assert [fold["fold"] for fold in answer.json["folds"]] == [0]
+    assert "a trial" in answer.err
+    plain = cli("run", "--help").out
+    assert "--quick" in plain and "--quick" in cli("--help").out
