@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 from fusionbench.errors import DataError, FusionbenchError, UsageError
 from fusionbench.progress import SILENT, Progress
 
+MOST_HEADER = 8 << 20  # bytes, of a safetensors file: tens of thousands of tensors
 Contents = str | bytes | Iterable[bytes | memoryview]
 T = TypeVar("T")
 _NOTED: set[str] = set()  # what this process has said of the cache folder
@@ -124,6 +125,15 @@ def sha256_of(path: Path) -> str:
     """64 hex digits of what is in a file. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_header(path: Path) -> None:
+    """Raise ValueError where the header of a safetensors file is too large to be parsed in a
+    moment. Raises OSError."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > MOST_HEADER:
+        raise ValueError(f"its header would have {size:,} bytes, above {MOST_HEADER:,}")
 
 
 @contextmanager

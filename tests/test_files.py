@@ -22,6 +22,7 @@ from fusionbench.files import (
     write_output,
 )
 from fusionbench.progress import SILENT, Progress
+from fusionbench.records.reading import unfit
 
 
 @dataclass(frozen=True)
@@ -208,3 +209,9 @@ def test_a_cache_that_cannot_be_written_is_noted_once(
         Memory(cache_folder() / name / "x.json", int).add({"one": 1}, notes)
     (note,) = notes.lines
     assert "file cannot be written to (Not a directory)" in note and "FUSIONBENCH_CACHE" in note
+
+
+def test_the_header_of_a_weight_file_is_bounded_before_it_is_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes((9 << 20).to_bytes(8, "little"))
+    assert "header" in unfit(path) and "above" in unfit(path)

@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from fusionbench.config.identity import Identity
 from fusionbench.config.problems import problems_of
 from fusionbench.errors import RecordError
+from fusionbench.files import check_header
 from fusionbench.records.predictions import Predictions
 from fusionbench.records.schema import SCHEMA_VERSION, Record, decode
 
@@ -193,6 +194,7 @@ def unfit(path: Path) -> str:
         return "it is not a plain file"
     try:
         if path.suffix == ".safetensors":
+            check_header(path)
             with safe_open(path, framework="numpy"):
                 return ""
         with zipfile.ZipFile(path) as archive:
