@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fusionbench.cli.options import ending_of, json_option, listed, plugins_option, store_option
+from fusionbench.cli.options import (
+    ending_of,
+    json_option,
+    list_option,
+    listed,
+    plugins_option,
+    store_option,
+)
 from fusionbench.cli.table_options import overrides_of, table_options
 
 if TYPE_CHECKING:
@@ -17,6 +24,11 @@ if TYPE_CHECKING:
     from fusionbench.records import Record
     from fusionbench.tables import DeclaredTable, Overrides
 
+# Of a printed table, beside the metrics and what names a row (leaderboard.own_table).
+COLUMNS = (
+    *("fusion", "backbone", "loss", "settings", "vs_image", "vs_shuffled", "n"),
+    *("parameters", "images_per_s", "audit", "notes"),
+)
 SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
 
 
@@ -52,6 +64,29 @@ SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
     metavar="A,B,…",
     help="Exact metric names (fusionbench list metrics). Default: those of the papers' tables.",
 )
+@list_option(
+    "--columns",
+    metavar="A,B,…",
+    help=f"These columns beside the rows' names, and no others: {', '.join(COLUMNS)}, or metrics. "
+    "For printed tables; csv and JSON hold them all.",
+)
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="ROW=TEXT",
+    help="What the table calls a row: a method, method@backbone, the row's key or part of a run id.",
+)
+@click.option(
+    "--digits",
+    type=click.IntRange(0, 6),
+    default=1,
+    show_default=True,
+    help="Decimals of a percentage, in printed tables.",
+)
+@click.option(
+    "--two-column", is_flag=True, help="LaTeX as wide as a two-column page, with more columns."
+)
 @click.option(
     "--sort",
     default="bacc",
@@ -80,6 +115,10 @@ def leaderboard_command(
     level: LevelName,
     controls: bool,
     published: bool | None,
+    columns: tuple[str, ...] | None,
+    labels: tuple[str, ...],
+    digits: int,
+    two_column: bool,
     plugins: tuple[Path, ...],
     as_json: bool,
     **options: Any,
@@ -98,11 +137,25 @@ def leaderboard_command(
     from fusionbench.cli.streams import write_result
     from fusionbench.files import write_output
     from fusionbench.leaderboard import Terminal, check_held, chosen, render, without_controls
+    from fusionbench.leaderboard.select import relabelled
 
     names = tuple(listed(metrics)) or None
+    beside = [name for name in columns or () if name in COLUMNS]
+    if columns:
+        if names:
+            raise click.UsageError("--columns names metrics, too: leave out --metrics.")
+        names = tuple(name for name in columns if name not in beside)
     chosen([sort, *(names or ())])
     if as_json or output is not None:
         format_ = _format_of(output, "json" if as_json else format_)
+    if two_column and format_ != "latex":
+        raise click.UsageError("--two-column is for --format latex.")
+    if columns and format_ in ("csv", "json"):
+        raise click.UsageError(f"{format_} holds every column: leave out --columns.")
+    renamed = [text.rpartition("=") for text in labels]
+    for text, (row, _, label) in zip(labels, renamed, strict=True):
+        if not (row.strip() and label.strip()):
+            raise click.UsageError(f"--label {text}: write ROW=TEXT.")
     declared = _declared(table, options, plugins)
     # A declared table names its dataset and protocol itself.
     wanted = [options[name] if declared is None else "" for name in ("dataset", "protocol")]
@@ -113,15 +166,20 @@ def leaderboard_command(
     reading.report_failures()
     reading.report(some=declared is None)
     blocks = blocks if controls else without_controls(blocks)
+    for row, _, label in renamed:
+        blocks = relabelled(blocks, row, label.strip())
     check_held([sort, *(names or ())], blocks)
     below = _published(blocks, published, declared)
-    if declared is not None and format_ not in ("csv", "json"):
-        names = names or declared.columns or None
+    if declared is not None and format_ not in ("csv", "json") and names is None:
+        names = declared.columns or None
+    # Metrics alone, where no other column is named.
+    drawn: dict[str, Any] = {"columns": beside or ["-"] if columns else (), "digits": digits}
     if format_ == "terminal":
-        terminal.out().print(Terminal(blocks, names, below))
+        terminal.out().print(Terminal(blocks, names, below, **drawn))
         return 1 if reading.problems else 0
     command = f"{terminal.command_line(context)} --format {format_}"
-    text = render(blocks, format_, metrics=names, command=command, published=below)
+    drawn |= {"metrics": names, "published": below, "two_column": two_column}
+    text = render(blocks, format_, command=command, **drawn)
     if output is None:
         write_result(text)
     else:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fusionbench.config.identity import MethodIdentity
+    from fusionbench.leaderboard.block import Block, PartStats, Row
     from fusionbench.records import Level, Measured, PartResult, Record, Store
 
 
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
 @store_option
 @json_option
 def show_command(run: str, store: Path, as_json: bool) -> None:
-    """Show one record, finished or failed; without RUN, which ones there are (as `store list`).
+    """Show a row or one record; without RUN, which records there are (as `store list`).
 
-    RUN is a run id, or any part of one that no other has.
+    RUN is a run id, or any part of one that no other has: one fold, finished or failed. A method
+    (sgmc), a method on a backbone (sgmc@resnet50) or a key of `compare` is a row: mean ± standard
+    deviation over its runs, for each class too, the confusion matrix of all, and a line a fold.
     """
     from fusionbench.cli import store_output, terminal
     from fusionbench.cli.reading import existing
@@ -38,11 +41,108 @@ def show_command(run: str, store: Path, as_json: bool) -> None:
         lines = store_output.lines_of(found)
         terminal.print_json(lines) if as_json else store_output.print_runs(lines)
         return
+    if not found.has(run) and (row := _row(found, run)) is not None:
+        _print_row(*row, found, as_json)
+        return
     record = found.read(found.find(run))
     if as_json:
         terminal.print_json(json.loads(record.to_json()))
     else:
         _print(record, found)
+
+
+def _row(store: Store, text: str) -> tuple[Block, Row] | None:
+    """The row that is meant; None where the text is part of just one run id, or of no row."""
+    from fusionbench.cli.reading import Reading
+    from fusionbench.leaderboard.select import select_row
+
+    names = {p.stem for kind in ("records", "failed") for p in store.files(kind)}
+    if sum(text in name for name in names) == 1:
+        return None
+    blocks = Reading(store.folder).blocks()
+    if not any(text == row.key or text in row.name for block in blocks for row in block.rows):
+        return None
+    return select_row(blocks, text)
+
+
+def _print_row(block: Block, row: Row, store: Store, as_json: bool) -> None:
+    from fusionbench.cli import terminal
+    from fusionbench.metrics.names import METRICS, PER_CLASS
+
+    records = [store.read(run_id) for run_id in row.run_ids]
+    results = [(record, result) for record in records if (result := record.result) is not None]
+    classes = results[0][1].classes
+    matrices = {
+        part: [
+            [sum(cells) for cells in zip(*lines, strict=True)]
+            for lines in zip(*(r.parts[part].confusion for _, r in results), strict=True)
+        ]
+        for part in row.parts
+    }
+    if as_json:
+        data = {"key": row.key, "name": row.name, "dataset": block.dataset}
+        data |= {"protocol": block.protocol, "runs_expected": row.runs_expected, "classes": classes}
+        parts = {
+            name: {"n": part.n, "confusion": matrices[name], "metrics": {
+                metric: vars(part.metrics[metric]) for metric in part.metrics}}
+            for name, part in row.parts.items()
+        }  # fmt: skip
+        folds = [{"run_id": r.run_id, "fold": r.identity.fold, "seed": r.identity.seed,
+                  "metrics": result.metrics} for r, result in results]  # fmt: skip
+        terminal.print_json(data | {"parts": parts, "runs": folds})
+        return
+    console = terminal.out()
+    identity = results[0][0].identity
+    console.print(terminal.facts({
+        "row": f"{row.name} ({row.key})",
+        "method": _method(identity.method),
+        "data": f"{block.place} ({block.data_fingerprint})",
+        "fusion settings": _pairs(identity.method.fusion.params),
+        "settings": _pairs(identity.settings),
+        "runs": f"{row.runs_done} of {row.runs_expected}, mean ± standard deviation over them",
+        "audit": row.verdict or "not audited",
+        "remarks": "; ".join(row.remarks) or "none",
+    }))  # fmt: skip
+    for name, part in row.parts.items():
+
+        def mean(metric: str, digits: int = 4, part: PartStats = part) -> str:
+            stat = part.metrics.get(metric)
+            if stat is None:
+                return "-"
+            spread = "" if stat.std is None else f" ± {stat.std:.{digits}f}"
+            fewer = f" (n={stat.n})" if stat.n < row.runs_done else ""
+            return f"{stat.mean:.{digits}f}{spread}{fewer}"
+
+        families = [f for f in PER_CLASS if any(f"{f}{label}" in part.metrics for label in classes)]
+        families = [f for f in families if not f.startswith("sens")]
+        headings = ["n", *(f.rstrip("/") for f in families)]
+        console.print()
+        names = [metric for metric in part.metrics if "/" not in metric]
+        title = f"{name}, {part.n:,} photographs"
+        console.print(terminal.grid(["", ""], ([m, mean(m)] for m in names), title=title,
+                                    style="cyan"))  # fmt: skip
+        matrix = matrices[name]
+        console.print(terminal.grid(
+            ["", *headings],
+            ([label, sum(counts), *(mean(f"{f}{label}", 3) for f in families)]
+             for label, counts in zip(classes, matrix, strict=True)),
+            right=headings, title="by class", style="cyan",
+        ))  # fmt: skip
+        console.print(terminal.grid(
+            ["", *classes],
+            ([label, *line] for label, line in zip(classes, matrix, strict=True)),
+            right=classes, title=f"true \\ predicted, sum over {len(results)} runs", style="cyan",
+        ))  # fmt: skip
+    shown = ("acc", "precision_weighted", "bacc", "f1_weighted", "auc_ovr_macro")
+    titles = [METRICS[m].title for m in shown]
+    console.print(terminal.grid(
+        ["fold", "seed", *titles, "run"],
+        ([r.identity.fold, r.identity.seed,
+          *("-" if (v := result.metrics.get(m)) is None else f"{v:.3f}" for m in shown),
+          r.run_id.rpartition("_")[2]]
+         for r, result in results),
+        right=["seed", *titles], title="test, fold by fold",
+    ))  # fmt: skip
 
 
 def _print(record: Record, store: Store) -> None:

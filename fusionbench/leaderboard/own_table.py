@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ from fusionbench.config.wording import percent, plain, subset
 from fusionbench.leaderboard.block import ALPHA, Block, PartStats, Row
 from fusionbench.leaderboard.table_model import (
     BACKBONE,
+    BOLD,
     METHOD,
     SIGN,
     Cell,
@@ -48,8 +49,11 @@ def _numbers(part: PartStats, names: Sequence[str] | None) -> dict[str, dict[str
     return numbers
 
 
-def own_sheet(block: Block, metrics: Sequence[Metric]) -> Sheet:
-    """The block's rows in order, each on its parts."""
+def own_sheet(
+    block: Block, metrics: Sequence[Metric], columns: Sequence[str] = (), digits: int = 1
+) -> Sheet:
+    """The block's rows in order, each on its parts. `columns`: keys of those to show beside the
+    rows' names and the metrics; (): all, without what is said once or a label stands for."""
     # (metric, part) -> keys of the best rows, and of those not significantly different from them.
     best = {(m.name, part): block.best(m.name, part) for m in metrics for part in block.parts}
     like = {(m.name, "test"): block.alike(m.name) for m in metrics}
@@ -63,17 +67,28 @@ def own_sheet(block: Block, metrics: Sequence[Metric]) -> Sheet:
                 cells[m.name] = metric_cell(
                     m,
                     stats.metrics.get(m.name),
+                    digits,
                     best=row.key in best[m.name, part],
                     alike=row.key in like.get((m.name, part), ()),
-                    split=_split(m, stats),
+                    split=_split(m, stats, digits),
                 )
             kind: Kind = "incomplete" if not row.ranked else "control" if row.control else "own"
             rows.append(SheetRow(kind, cells, facts, partial(_numbers, stats)))
-    columns = shown((*before, *metric_columns(metrics), *after), rows)
+    said, shared = _said_once(block, (*before, *after), rows)
+    labels = [row.label for row in block.rows]
+    if all(labels) and len({*labels}) == len(labels):
+        said |= {"fusion", "backbone", "loss", "settings"}
+    if columns:
+        keys = {"label", "part", *columns} | ({"fusion"} if not all(labels) else set())
+        said, shared = {c.key for c in (*before, *after)} - keys, []
+    kept = [c for c in (*before, *metric_columns(metrics), *after) if c.key not in said]
+    drawn = shown([replace(c, spare=c.spare and not columns) for c in kept], rows)
     notes = []
     if block.verdict is not None:
         text = f"Audit: {plain(block.verdict)}" if block.verdict else "Not audited"
         notes.append(Cell(text, tone=_tone(block.verdict)))
+    if shared:
+        notes.append(Cell(f"All rows: {', '.join(shared)}"))
     if block.contract:
         tone: Tone = "good" if block.contract == "passed" else "quiet"
         notes.append(Cell(plain(f"Contract: {block.contract}"), tone=tone))
@@ -87,11 +102,32 @@ def own_sheet(block: Block, metrics: Sequence[Metric]) -> Sheet:
     level = ", by lesion" if block.level == "lesion" else ""
     return Sheet(
         heading=plain(f"{title}{block.place}{level}"),
-        columns=columns,
+        columns=drawn,
         rows=tuple(rows),
-        caption=_caption(block, metrics, rows) + _about_gains(block, columns, rows),
+        caption=_caption(block, metrics, rows) + _about_gains(block, drawn, rows),
+        brief=_caption(block, metrics, rows, brief=True),
         notes=tuple(notes),
     )
+
+
+def _said_once(
+    block: Block, columns: Sequence[SheetColumn], rows: Sequence[SheetRow]
+) -> tuple[set[str], list[str]]:
+    """Keys of the columns in which all rows say the same, and what they say."""
+    keys, words = set(), []
+    for column in columns:
+        texts = {row.cells[column.key].text for row in rows}
+        texts -= {"-"}  # of a method without a network, or of a row without runs
+        if len(rows) < 2 or len(texts) != 1 or not (text := texts.pop()):
+            continue
+        if column.key in ("backbone", "loss", "notes"):
+            words.append(text if column.key == "notes" else f"{column.key} {text}")
+        elif column.key == "n" and all(row.ranked for row in block.rows):
+            words.append(f"n {text}")
+        elif column.key != "audit" or block.verdict is None:
+            continue
+        keys.add(column.key)
+    return keys, words
 
 
 def _columns(block: Block) -> tuple[list[SheetColumn], list[SheetColumn]]:
@@ -110,8 +146,10 @@ def _columns(block: Block) -> tuple[list[SheetColumn], list[SheetColumn]]:
     after = [
         *GAINS,
         SheetColumn("n", "n", "count", _n, right=True),
-        SheetColumn("parameters", "Params (M)", "count", _millions, right=True, short="M par."),
-        SheetColumn("images_per_s", "images/s", "count", _speed, right=True, short="img/s"),
+        SheetColumn("parameters", "Params (M)", "count", _millions, right=True, short="M par.",
+                    spare=True),
+        SheetColumn("images_per_s", "images/s", "count", _speed, right=True, short="img/s",
+                    spare=True),
         SheetColumn("audit", "Audit", "remark", lambda f: _badge(f, block.verdict is not None)),
         SheetColumn(
             "notes",
@@ -207,6 +245,7 @@ GAINS = {
         "accent",
         right=True,
         optional=True,
+        spare=True,
     ): over
     for name, over in (
         ("image", "over the same network without metadata"),
@@ -215,7 +254,9 @@ GAINS = {
 }
 
 
-def _caption(block: Block, metrics: Sequence[Metric], rows: Sequence[SheetRow]) -> str:
+def _caption(
+    block: Block, metrics: Sequence[Metric], rows: Sequence[SheetRow], *, brief: bool = False
+) -> str:
     """Which exact metrics the columns are, how they were averaged, and what each sign means."""
     names = ", ".join(
         plain(f"{m.title} = {m.name}{'' if m.better == 'high' else ' (lower is better)'}")
@@ -229,23 +270,27 @@ def _caption(block: Block, metrics: Sequence[Metric], rows: Sequence[SheetRow]) 
         if block.level == "lesion"
         else "n photographs over all folds"
     )
+    over = "folds x seeds" if seeds else "folds"
+    more = (
+        f"; {counted}; parameters of the model at inference; images/s in training, on the machine "
+        "that each row ran on"
+    )
     text = (
-        f"{names}; {scale}. Mean ± sample standard deviation (ddof=1) over "
-        f"{'folds x seeds' if seeds else 'folds'}; {counted}; parameters of the "
-        f"model at inference; images/s in training, on the machine that each row ran on. "
-        f"Data {plain(block.data_fingerprint)[:12]}, split {plain(block.split_hash)[:12]}."
+        f"{names}; {scale}. Mean ± sample standard deviation (ddof=1) over {over}"
+        f"{'' if brief else more}. Data {plain(block.data_fingerprint)[:12]}, split {plain(block.split_hash)[:12]}."
     )
     text += means_over_fewer(block.rows, metrics)
     if any(not row.ranked for row in block.rows):
         text += " Rows with n=done/expected are incomplete and not ranked."
     if len({row.optimistic for row in block.rows if row.ranked}) == 2:
         text += " Optimistic rows do not compete for the best value."
+    if any(cell.best for row in rows for cell in row.cells.values()):
+        text += f" {BOLD}: the best mean of its column."
     if any(cell.alike for row in rows for cell in row.cells.values()):
-        text += (
-            f" {SIGN}: not significantly different from the best of its column (corrected "
-            f"resampled t-test over folds, Nadeau and Bengio 2003; Holm over the rows; alpha "
-            f"{ALPHA:.2f})."
-        )
+        text += f" {SIGN}: not significantly different from the best of its column"
+        test = "corrected resampled t-test"
+        text += f" ({test}{'' if brief else ' over folds, Nadeau and Bengio 2003'}; Holm over the "
+        text += f"rows; alpha {ALPHA:.2f})."
     if any(cell.split for row in rows for cell in row.cells.values()):
         text += (
             " Folds, seeds: the parts of the spread, between folds and between trainings of one "
@@ -272,8 +317,9 @@ def _about_gains(block: Block, columns: Sequence[SheetColumn], rows: Sequence[Sh
     return text
 
 
-def _split(metric: Metric, stats: PartStats) -> str:
+def _split(metric: Metric, stats: PartStats, digits: int) -> str:
     spread = stats.spread(metric.name)
     if spread is None or spread.fold is None or spread.rerun is None:
         return ""
-    return f"folds {metric.text(spread.fold)}, seeds {metric.text(spread.rerun)}"
+    fold, seed = (metric.text(v, digits=digits) for v in (spread.fold, spread.rerun))
+    return f"folds {fold}, seeds {seed}"

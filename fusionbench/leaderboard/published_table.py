@@ -27,9 +27,9 @@ from fusionbench.leaderboard.table_model import (
 from fusionbench.metrics.names import Metric, describe
 from fusionbench.plugin.registry import key_of
 
-COUNT = SheetColumn("n", "n", "count", lambda f: f"{f['n']:,}" if f["n"] else "-", right=True)
+COUNT = SheetColumn("n", "n", "count", lambda f: f"{f['n']:,}" if f["n"] else "-", right=True, spare=True)
 # Their cells are no facts: they depend on the metrics shown, and on the rows above.
-DIFFERENCE = SheetColumn("delta", "Ours minus published", "gain")
+DIFFERENCE = SheetColumn("delta", "Ours minus published", "gain", spare=True)
 SOURCE = SheetColumn("source", "Source", "count")
 
 
@@ -112,7 +112,7 @@ def _compared(row: PublishedRow, blocks: Sequence[Block]) -> PublishedRow:
 
 
 def published_sheet(
-    block: PublishedBlock, metrics: Sequence[Metric], *, every: bool = False
+    block: PublishedBlock, metrics: Sequence[Metric], *, every: bool = False, digits: int = 1
 ) -> Sheet | None:
     """The rows that report one of `metrics`, or `every` row; None where there is none."""
     wanted = None if every else {m.name for m in metrics}
@@ -123,7 +123,7 @@ def published_sheet(
             continue
         grades |= {value.grade for value in values.values()}
         source = numbers.setdefault(_source(row, values), len(numbers) + 1)
-        rows.append(_row(row, values, metrics, source))
+        rows.append(_row(row, values, metrics, source, digits))
     if not rows:
         return None
     changes = [c for c in block.changes if wanted is None or c.metric in wanted]
@@ -148,6 +148,7 @@ def published_sheet(
         columns=(METHOD, BACKBONE, *metric_columns(metrics), *last),
         rows=tuple(rows),
         caption=caption,
+        brief=caption,
         notes=(warning,) if block.subset else (),
         sources=tuple(numbers),
         remarks=tuple(_change(c, (c.source, c.url) in sources) for c in changes),
@@ -155,7 +156,7 @@ def published_sheet(
 
 
 def _row(
-    row: PublishedRow, values: Mapping[str, Value], metrics: Sequence[Metric], source: int
+    row: PublishedRow, values: Mapping[str, Value], metrics: Sequence[Metric], source: int, digits: int
 ) -> SheetRow:
     facts = {
         "dataset": row.dataset,
@@ -179,7 +180,7 @@ def _row(
     cells["source"] = Cell(str(source))
     for m in metrics:
         value = values.get(m.name)
-        cells[m.name] = metric_cell(m, Stat(value.value, value.std, 1) if value else None)
+        cells[m.name] = metric_cell(m, Stat(value.value, value.std, 1) if value else None, digits)
 
     def numbers(names: Sequence[str] | None) -> dict[str, dict[str, Any]]:
         return {

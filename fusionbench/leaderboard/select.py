@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from fusionbench.errors import UsageError
 from fusionbench.leaderboard.block import Block, Row
@@ -44,6 +45,18 @@ def select_row(blocks: Sequence[Block], text: str) -> tuple[Block, Row]:
         raise UsageError(f"There is no finished run to take {name!r} from.", "See --store.")
     known = list(dict.fromkeys(n for _, row in rows for n in (row.name, row.fusion)))
     raise UsageError(*unknown_name("row", name, known))
+
+
+def relabelled(blocks: Sequence[Block], text: str, label: str) -> list[Block]:
+    """The blocks, with that label for the one row that `text` means. Raises UsageError."""
+    _, chosen = select_row(blocks, text)
+    return [
+        replace(
+            block,
+            rows=tuple(replace(r, label=label) if r is chosen else r for r in block.rows),
+        )
+        for block in blocks
+    ]
 
 
 def _several(text: str, found: Sequence[tuple[Block, Row]]) -> str:

@@ -20,6 +20,8 @@ from fusionbench.plugin.registry import unknown_name
 
 # Behind a value that does not differ significantly from the best one of its column.
 SIGN = "°"
+# What a caption calls a best value's mark; text without bold letters has a * instead.
+BOLD, STAR = "Bold", "*"
 # A mean over classes leaves a class out where the class's number of this family is not defined.
 OVER_CLASSES = {
     "bacc": RECALL,
@@ -48,9 +50,10 @@ class Cell:
     split: str = ""  # the spread's parts, where there are several seeds
     tone: Tone = ""
 
-    def joined(self, sign: str = " ± ", *, split: bool = False) -> str:
+    def joined(self, sign: str = " ± ", *, split: bool = False, best: str = "") -> str:
+        """`best`: what marks a best value."""
         text = f"{self.text}{sign}{self.spread}" if self.spread else self.text
-        text += SIGN if self.alike else ""
+        text += SIGN if self.alike else best if self.best else ""
         return f"{text} ({self.split})" if split and self.split else text
 
 
@@ -67,6 +70,7 @@ class SheetColumn:
     right: bool = False  # how it is aligned
     optional: bool = False  # left out where every cell is empty
     short: str = ""  # the title where there is little room
+    spare: bool = False  # left out where there is little room
 
     def cell(self, facts: Mapping[str, Any]) -> Cell:
         text = self.text(facts) if self.text else facts[self.key] or "-"
@@ -89,6 +93,7 @@ class Sheet:
     columns: tuple[SheetColumn, ...]
     rows: tuple[SheetRow, ...]
     caption: str
+    brief: str = ""  # the caption where there is little room
     notes: tuple[Cell, ...] = ()  # between the heading and the rows
     sources: tuple[str, ...] = ()  # below the rows, numbered from 1
     remarks: tuple[str, ...] = ()  # below those
@@ -97,8 +102,27 @@ class Sheet:
     def published(self) -> bool:
         return all(row.kind == "published" for row in self.rows)
 
+    def named(self) -> tuple[list[str], dict[str, str]]:
+        """What names each row, in one line, with a letter for each of its remarks; and the letters
+        with the remarks that they stand for."""
+        names, letters = [], dict[str, str]()
+        for row in self.rows:
+            cells = [(c, row.cells[c.key].text) for c in self.of_role("name", "remark")]
+            cells = [(c, text) for c, text in cells if text not in ("", "-")]
+            first = ", ".join(text for c, text in cells if c.role == "name" or c.key == "settings")
+            for column, text in cells:
+                if column.role == "remark" and column.key != "settings":
+                    letters.setdefault(text, f"[{_letter(len(letters))}]")
+                    first += f" {letters[text]}"
+            names.append(first)
+        return names, {letter: text for text, letter in letters.items()}
+
     def of_role(self, *roles: str) -> list[SheetColumn]:
         return [column for column in self.columns if column.role in roles]
+
+
+def _letter(i: int) -> str:
+    return (_letter(i // 26 - 1) if i >= 26 else "") + "abcdefghijklmnopqrstuvwxyz"[i % 26]
 
 
 METHOD = SheetColumn("fusion", "Method", "name")
@@ -114,12 +138,12 @@ def shown(columns: Iterable[SheetColumn], rows: Sequence[SheetRow]) -> tuple[She
     return tuple(c for c in columns if not c.optional or any(r.cells[c.key].text for r in rows))
 
 
-def metric_cell(metric: Metric, stat: Stat | None, **marks: Any) -> Cell:
-    """Percent with one decimal for fractions, three decimals for the rest."""
+def metric_cell(metric: Metric, stat: Stat | None, digits: int = 1, **marks: Any) -> Cell:
+    """Percent with `digits` decimals for fractions, two more for the rest."""
     if stat is None:
         return Cell("-")
-    spread = "" if stat.std is None else metric.text(stat.std)
-    return Cell(metric.text(stat.mean), spread, **marks)
+    spread = "" if stat.std is None else metric.text(stat.std, digits=digits)
+    return Cell(metric.text(stat.mean, digits=digits), spread, **marks)
 
 
 def chosen(metrics: Sequence[str] | None) -> tuple[Metric, ...]:
@@ -133,7 +157,7 @@ def chosen(metrics: Sequence[str] | None) -> tuple[Metric, ...]:
         exact += [known for known in every if known.startswith(f"{name.rstrip('/').lower()}/<")]
         message, remedy = unknown_name("metric", name, exact or every)
         raise UsageError(message, f"Did you mean {' or '.join(exact)}?" if exact else remedy)
-    return tuple(map(describe, metrics or PAPER))
+    return tuple(map(describe, PAPER if metrics is None else metrics))
 
 
 def check_held(metrics: Iterable[str], blocks: Iterable[Block]) -> None:

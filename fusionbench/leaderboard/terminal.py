@@ -1,8 +1,9 @@
-"""Sheets -> rich tables that read at 80 columns and use more where there are more."""
+"""Sheets -> rich tables: a line a row at 80 columns, more columns where there is room."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -12,121 +13,125 @@ from rich.text import Text
 from fusionbench.leaderboard.block import Block
 from fusionbench.leaderboard.published_table import PublishedBlock
 from fusionbench.leaderboard.render import EMPTY, sheets
-from fusionbench.leaderboard.table_model import SIGN, Sheet, SheetColumn, SheetRow
+from fusionbench.leaderboard.table_model import BOLD, SIGN, STAR, Sheet, SheetColumn
 
-NAMES = 17  # the fewest characters for what names a row
-GAP = 2  # between two columns
+# Characters for what names a row: the fewest that numbers leave to it, and spare columns.
+NAMES = 22, 30
+# Between mean and deviation, by preference, and the gaps between columns then.
+GAPS = {" ± ": 2, "±": 1, "\n±": 2}
 STYLES = {"good": "green", "bad": "red", "warning": "yellow", "accent": "cyan", "quiet": "dim"}
 
 
 class Terminal:
-    """`console.print(Terminal(blocks))`. Raises UsageError at once for an unknown metric."""
+    """`console.print(Terminal(blocks))`. Raises UsageError at once for an unknown metric.
+    `options`: those of `sheets`."""
 
     def __init__(
         self,
         blocks: Sequence[Block],
         metrics: Sequence[str] | None = None,
         published: Sequence[PublishedBlock] = (),
+        **options: Any,
     ) -> None:
-        self.sheets = sheets(blocks, metrics, published)
+        self.sheets = sheets(blocks, metrics, published, **options)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        best = STAR if console.color_system is None else ""  # without bold letters
         if not self.sheets:
             yield Text(EMPTY)
         for i, sheet in enumerate(self.sheets):
             if i:
                 yield Text()
             yield Text(sheet.heading, style="bold")
+            quiet = [note for note in sheet.notes if note.tone != "warning"]
+            if quiet:
+                parts = [Text(f"{note.text}.", STYLES.get(note.tone, "")) for note in quiet]
+                yield Text(" ").join(parts)
             for note in sheet.notes:
-                yield Text(note.text, "bold yellow" if note.tone == "warning" else STYLES.get(
-                    note.tone, ""))  # fmt: skip
-            yield from _tables(sheet, options.max_width)
+                if note.tone == "warning":
+                    yield Text(note.text, style="bold yellow")
+            names, letters = sheet.named()
+            tables, absent = _layout(sheet, names, options.max_width, best)
+            yield from tables
             for number, source in enumerate(sheet.sources, 1):
                 yield Text(f"{number}: {source}", style="dim")
-            for text in (*sheet.remarks, sheet.caption):
-                yield Text(text, style="dim")
+            notes = [", ".join(f"{letter} {text}" for letter, text in letters.items())]
+            if absent:
+                titles = ", ".join(column.title for column in absent)
+                notes.append(f"Not shown, for lack of room: {titles} (or name them: --columns).")
+            text = sheet.brief.replace(f" {BOLD}:", f" {best}:") if best else sheet.brief
+            for text in (*sheet.remarks, *notes, text):
+                if text:
+                    yield Text(text, style="dim")
 
 
-def _tables(sheet: Sheet, width: int) -> Iterator[Table]:
-    """One table where the metrics fit, with mean and spread on one line where that fits, too; else
-    several. Gains have columns where that leaves one table, and stand below the names elsewhere."""
-    metrics, gains = sheet.of_role("metric"), sheet.of_role("gain")
-    counts = sheet.of_role("count")
-    room = width - NAMES - GAP - _width(sheet, counts, one_line=True)
-    beside = room - _width(sheet, gains, one_line=True)
-    groups = _fitting(sheet, metrics, beside)
-    below = gains if len(groups) > 1 else []
-    if below:
-        groups = _fitting(sheet, metrics, room)
-    limit = room if below else beside
-    one_line = len(groups) == 1 and _width(sheet, metrics, one_line=True) <= limit
-    for group in groups:
-        columns = [*group, *(c for c in gains if c not in below), *counts]
-        yield _table(sheet, columns, below if group is groups[0] else [], one_line=one_line)
+def _layout(
+    sheet: Sheet, names: Sequence[str], width: int, best: str
+) -> tuple[list[Table], list[SheetColumn]]:
+    """One table where the numbers fit, with as many of the spare columns as fit, too; else several.
+    And the columns that are left out."""
+    columns = [c for c in sheet.columns if c.role in ("metric", "gain", "count")]
+    spare = [column for column in columns if column.spare]
+    needed = [column for column in columns if not column.spare]
+    longest = max(map(len, [*names, "Method"]))
+    few, many = (min(longest, at_most) for at_most in NAMES)
 
+    def fits(some: Sequence[SheetColumn], sign: str, name: int) -> bool:
+        return name + sum(_width(sheet, column, sign, best) for column in some) <= width - 1
 
-def _fitting(sheet: Sheet, metrics: Sequence[SheetColumn], room: int) -> list[list[SheetColumn]]:
-    """The metrics of each table."""
+    for sign in GAPS:
+        if sign != "\n±" and fits(columns, sign, many):
+            return [_table(sheet, names, columns, sign, best)], []
+    for sign in ("±", "\n±"):
+        if fits(needed, sign, few):
+            shown = [*needed]
+            for column in spare:
+                if fits([*shown, column], sign, many):
+                    shown.append(column)
+            shown.sort(key=columns.index)
+            absent = [column for column in spare if column not in shown]
+            return [_table(sheet, names, shown, sign, best)], absent
     groups: list[list[SheetColumn]] = [[]]
-    for metric in metrics:
-        if groups[-1] and _width(sheet, [*groups[-1], metric], one_line=False) > room:
+    for column in needed:
+        if groups[-1] and not fits([*groups[-1], column], "\n±", few):
             groups.append([])
-        groups[-1].append(metric)
-    return groups
+        groups[-1].append(column)
+    return [_table(sheet, names, group, "\n±", best) for group in groups], spare
 
 
-def _width(sheet: Sheet, columns: Sequence[SheetColumn], *, one_line: bool) -> int:
-    width = 0
-    for column in columns:
-        texts = "\n".join(text.plain for text in _texts(sheet, column, one_line)).split("\n")
-        width += max(map(len, [column.short or column.title, *texts])) + GAP
-    return width
+def _width(sheet: Sheet, column: SheetColumn, sign: str, best: str) -> int:
+    lines = "\n".join(text.plain for text in _texts(sheet, column, sign, best)).split("\n")
+    return max(map(len, [column.short or column.title, *lines])) + GAPS[sign]
 
 
 def _table(
-    sheet: Sheet, columns: Sequence[SheetColumn], below: Sequence[SheetColumn], *, one_line: bool
+    sheet: Sheet, names: Sequence[str], columns: Sequence[SheetColumn], sign: str, best: str
 ) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
+                  padding=(0, GAPS[sign] - 1, 0, 0))
     table.add_column("Method", overflow="fold")
     for column in columns:
         table.add_column(Text(column.short or column.title), justify="right", no_wrap=True)
-    numbers = zip(*(_texts(sheet, column, one_line) for column in columns), strict=True)
-    for row, cells in zip(sheet.rows, numbers, strict=True):
+    numbers = zip(*(_texts(sheet, column, sign, best) for column in columns), strict=True)
+    for row, name, cells in zip(sheet.rows, names, [*numbers] or [()] * len(names), strict=True):
         style = "dim" if row.kind == "incomplete" else ""
-        table.add_row(_label(sheet, row, below), *cells, style=style)
+        # Of balanced accuracy where it is shown, else of the first metric.
+        splits = {c.key: row.cells[c.key].split for c in sheet.of_role("metric")}
+        split = splits.get("bacc", next(iter(splits.values()), ""))
+        label = Text(name + (f"\n± {split}" if split else ""))
+        table.add_row(label, *cells, style=style)
     return table
 
 
-def _texts(sheet: Sheet, column: SheetColumn, one_line: bool) -> list[Text]:
+def _texts(sheet: Sheet, column: SheetColumn, sign: str, best: str) -> list[Text]:
     """The column's cells. Where some of them are marked, the digits stay in line."""
     cells = [row.cells[column.key] for row in sheet.rows]
-    marked = any(cell.alike for cell in cells)
-    texts = [cell.joined(" ± " if one_line else "\n±") for cell in cells]
+    texts = [cell.joined(sign, best=best) for cell in cells]
+    marked = any(text.endswith((SIGN, STAR)) for text in texts)
     return [
         Text(
-            text + (" " if marked and not text.endswith(SIGN) else ""),
+            text + (" " if marked and not text.endswith((SIGN, STAR)) else ""),
             style="bold green" if cell.best else "",
         )
         for cell, text in zip(cells, texts, strict=True)
     ]
-
-
-def _label(sheet: Sheet, row: SheetRow, below: Sequence[SheetColumn]) -> Text:
-    """Everything that names a row, one thing under the other."""
-    cells = [(column, row.cells[column.key]) for column in sheet.columns]
-    cells = [(column, cell) for column, cell in cells if cell.text not in ("", "-")]
-    names = [cell.text for c, cell in cells if c.role == "name" and c.key != "part"] or [""]
-    lines = [Text(names[0], style="bold" if row.kind in ("own", "control") else "")]
-    for column, cell in cells:
-        if column.key == "part":
-            lines[0].append(f" ({cell.text})", style="not bold")
-    lines.append(Text(", ".join(names[1:])))
-    for column, cell in sorted(cells, key=lambda item: item[0].role == "gain"):
-        if column.role == "remark" or column in below:
-            text = cell.text if column.role == "remark" else f"{column.title} {cell.text}"
-            lines.append(Text(text, STYLES.get(cell.tone, "")))
-    # Of balanced accuracy where it is shown, else of the first metric.
-    splits = {column.key: row.cells[column.key].split for column in sheet.of_role("metric")}
-    if split := splits.get("bacc", next(iter(splits.values()))):
-        lines.append(Text(f"± {split}", style="dim"))
-    return Text("\n").join(line for line in lines if line)

@@ -31,9 +31,10 @@ class Metric:
         """`BACC (%)`"""
         return f"{self.title} (%)" if self.percent else self.title
 
-    def text(self, value: float, sign: str = "") -> str:
-        """As it is printed: `64.7` for a BACC of 0.6471, `0.912` for an NLL. `sign`: "+" or ""."""
-        digits = 1 if self.percent else 3
+    def text(self, value: float, sign: str = "", digits: int = 1) -> str:
+        """As it is printed: `64.7` for a BACC of 0.6471, `0.912` for an NLL. `sign`: "+" or "".
+        `digits`: of a percentage; what is no percentage has two more."""
+        digits += 0 if self.percent else 2
         return f"{round(self.scale * value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: never "-0.0"
 
     def difference(self, value: float) -> str:
