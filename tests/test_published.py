@@ -442,8 +442,8 @@ def test_published_text_is_never_markup() -> None:
     assert "\\input{x}" not in latex
     assert latex.count("\\begin{table}") == latex.count("\\end{table}") == 2
     body = latex.split("\\midrule")[2].split("\\bottomrule")[0].strip().splitlines()
-    columns = re.findall(r"\\begin\{tabular\}\{([lr]+)\}", latex)[1]
-    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {len(columns) - 1}
+    columns = re.findall(r"\\begin\{tabular\}\{@\{\}p\{.*?\}(r+)@", latex)[1]
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {len(columns)}
     table = pd.read_csv(io.StringIO(render(ours(), "csv", published=shown)))
     assert table["fusion"].str[0].tolist()[1] == "'" and len(table) == 3
 

@@ -18,7 +18,7 @@ COMMANDS = {
     "run": ("run", "Train and evaluate one method over the folds of a protocol."),
     "sweep": ("sweep", "Run what a table or a grid still lacks, here or on a Ray cluster."),
     "leaderboard": ("leaderboard", "Show finished runs as a table."),
-    "show": ("show", "Show one finished or failed run, or name them all."),
+    "show": ("show", "Show one row or run, or name them all."),
     "compare": ("compare", "Test two methods against each other, in words for a paper."),
     "rank": ("rank", "Rank methods across datasets, with a critical-difference diagram."),
     "subgroups": ("subgroups", "Show for whom a method works worse: skin type, sex, age, region."),

@@ -75,7 +75,7 @@ SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
     "labels",
     multiple=True,
     metavar="ROW=TEXT",
-    help="What the table calls a row: a method, method@backbone, the row's key or part of a run id.",
+    help="What the table calls a row: a method, method@backbone, its key or part of a run id.",
 )
 @click.option(
     "--digits",

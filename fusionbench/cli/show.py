@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.filesize import decimal
@@ -41,7 +41,7 @@ def show_command(run: str, store: Path, as_json: bool) -> None:
         lines = store_output.lines_of(found)
         terminal.print_json(lines) if as_json else store_output.print_runs(lines)
         return
-    if not found.has(run) and (row := _row(found, run)) is not None:
+    if (row := _row(found, run)) is not None:
         _print_row(*row, found, as_json)
         return
     record = found.read(found.find(run))
@@ -57,7 +57,7 @@ def _row(store: Store, text: str) -> tuple[Block, Row] | None:
     from fusionbench.leaderboard.select import select_row
 
     names = {p.stem for kind in ("records", "failed") for p in store.files(kind)}
-    if sum(text in name for name in names) == 1:
+    if text in names or sum(text in name for name in names) == 1:
         return None
     blocks = Reading(store.folder).blocks()
     if not any(text == row.key or text in row.name for block in blocks for row in block.rows):
@@ -80,7 +80,7 @@ def _print_row(block: Block, row: Row, store: Store, as_json: bool) -> None:
         for part in row.parts
     }
     if as_json:
-        data = {"key": row.key, "name": row.name, "dataset": block.dataset}
+        data: dict[str, Any] = {"key": row.key, "name": row.name, "dataset": block.dataset}
         data |= {"protocol": block.protocol, "runs_expected": row.runs_expected, "classes": classes}
         parts = {
             name: {"n": part.n, "confusion": matrices[name], "metrics": {

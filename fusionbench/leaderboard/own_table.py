@@ -146,10 +146,12 @@ def _columns(block: Block) -> tuple[list[SheetColumn], list[SheetColumn]]:
     after = [
         *GAINS,
         SheetColumn("n", "n", "count", _n, right=True),
-        SheetColumn("parameters", "Params (M)", "count", _millions, right=True, short="M par.",
-                    spare=True),
-        SheetColumn("images_per_s", "images/s", "count", _speed, right=True, short="img/s",
-                    spare=True),
+        SheetColumn(
+            "parameters", "Params (M)", "count", _millions, right=True, short="M par.", spare=True
+        ),
+        SheetColumn(
+            "images_per_s", "images/s", "count", _speed, right=True, short="img/s", spare=True
+        ),
         SheetColumn("audit", "Audit", "remark", lambda f: _badge(f, block.verdict is not None)),
         SheetColumn(
             "notes",
@@ -277,7 +279,8 @@ def _caption(
     )
     text = (
         f"{names}; {scale}. Mean ± sample standard deviation (ddof=1) over {over}"
-        f"{'' if brief else more}. Data {plain(block.data_fingerprint)[:12]}, split {plain(block.split_hash)[:12]}."
+        f"{'' if brief else more}. "
+        f"Data {plain(block.data_fingerprint)[:12]}, split {plain(block.split_hash)[:12]}."
     )
     text += means_over_fewer(block.rows, metrics)
     if any(not row.ranked for row in block.rows):

@@ -27,7 +27,9 @@ from fusionbench.leaderboard.table_model import (
 from fusionbench.metrics.names import Metric, describe
 from fusionbench.plugin.registry import key_of
 
-COUNT = SheetColumn("n", "n", "count", lambda f: f"{f['n']:,}" if f["n"] else "-", right=True, spare=True)
+COUNT = SheetColumn(
+    "n", "n", "count", lambda f: f"{f['n']:,}" if f["n"] else "-", right=True, spare=True
+)
 # Their cells are no facts: they depend on the metrics shown, and on the rows above.
 DIFFERENCE = SheetColumn("delta", "Ours minus published", "gain", spare=True)
 SOURCE = SheetColumn("source", "Source", "count")
@@ -156,7 +158,11 @@ def published_sheet(
 
 
 def _row(
-    row: PublishedRow, values: Mapping[str, Value], metrics: Sequence[Metric], source: int, digits: int
+    row: PublishedRow,
+    values: Mapping[str, Value],
+    metrics: Sequence[Metric],
+    source: int,
+    digits: int,
 ) -> SheetRow:
     facts = {
         "dataset": row.dataset,

@@ -16,7 +16,7 @@ from fusionbench.errors import UsageError
 from fusionbench.leaderboard.block import Block
 from fusionbench.leaderboard.own_table import own_sheet
 from fusionbench.leaderboard.published_table import PublishedBlock, published_sheet
-from fusionbench.leaderboard.table_model import Sheet, SheetRow, chosen
+from fusionbench.leaderboard.table_model import Cell, Sheet, SheetRow, chosen
 from fusionbench.metrics.names import METRICS, RECALL, SCALED
 
 FORMATS = ("markdown", "csv", "latex", "json")
@@ -36,9 +36,10 @@ def sheets(
 ) -> list[Sheet]:
     """Each block, and below it what papers report on its dataset.
 
-    `metrics`: exact names, by default PAPER. `columns`: keys of the columns to show beside them; ():
-    all that differ between the rows. `digits`: decimals of a percentage. Published rows that report none of them are left out,
-    unless `every` row is wanted. Raises UsageError for an unknown metric.
+    `metrics`: exact names, by default PAPER. `columns`: keys of the columns to show beside them;
+    (): all that differ between the rows. `digits`: decimals of a percentage. Published rows that
+    report none of the metrics are left out, unless `every` row is wanted. Raises UsageError for an
+    unknown metric.
     """
     numbers = chosen(metrics)
     drawn: list[Sheet | None] = []
@@ -130,7 +131,17 @@ def _markdown(sheet: Sheet) -> Iterator[str]:
 
 
 # In em of Computer Modern, the widest of the usual fonts of papers; digits of other fonts are .5.
-_EMS = {".": 0.3, "±": 0.8, "°": 0.0, " ": 0.33}
+_EMS = {
+    ".": 0.3,
+    "±": 0.8,
+    "+": 0.8,
+    "°": 0.0,
+    " ": 0.35,
+    "M": 0.95,
+    "m": 0.86,
+    "w": 0.75,
+    "%": 0.86,
+}
 # Of the widths that two-column classes have the narrowest, in em of the size that is used there.
 _ROOM = {False: 28.5, True: 55.0}
 
@@ -164,7 +175,7 @@ def _latex(sheet: Sheet, name: str, two_column: bool) -> Iterator[str]:
         for name, row in zip(names, zip(*cells, strict=True), strict=True)
     ]
     star = "*" if two_column else ""
-    yield f"% {sheet.caption}"
+    yield f"% {latex(sheet.caption)}"
     yield f"\\begin{{table{star}}}"
     yield "\\centering" + ("\\footnotesize" if two_column else "\\scriptsize")
     yield "\\setlength{\\tabcolsep}{2pt}"
@@ -193,14 +204,14 @@ def _latex(sheet: Sheet, name: str, two_column: bool) -> Iterator[str]:
 
 
 def _ems(text: str) -> float:
-    return sum(_EMS.get(c, 0.75 if c.isupper() else 0.45 if c.isalpha() else 0.5) for c in text)
+    return sum(_EMS.get(c, 0.76 if c.isupper() else 0.48 if c.isalpha() else 0.5) for c in text)
 
 
 def _wide(cell: Cell, stacked: bool) -> float:
     """A bold mean is wider, a spread in the subscript is smaller."""
     mean = _ems(cell.text) * (1.16 if cell.best else 1)
     spread = _ems(f"±{cell.spread}") if cell.spread else 0
-    return max(mean, spread) if stacked else mean + 0.8 * spread
+    return max(mean, spread) if stacked else mean + 0.8 * spread + 0.1
 
 
 def _tex_cell(cell: Cell, stacked: bool) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -59,8 +59,8 @@ class Terminal:
             if absent:
                 titles = ", ".join(column.title for column in absent)
                 notes.append(f"Not shown, for lack of room: {titles} (or name them: --columns).")
-            text = sheet.brief.replace(f" {BOLD}:", f" {best}:") if best else sheet.brief
-            for text in (*sheet.remarks, *notes, text):
+            caption = sheet.brief.replace(f" {BOLD}:", f" {best}:") if best else sheet.brief
+            for text in (*sheet.remarks, *notes, caption):
                 if text:
                     yield Text(text, style="dim")
 
@@ -107,8 +107,9 @@ def _width(sheet: Sheet, column: SheetColumn, sign: str, best: str) -> int:
 def _table(
     sheet: Sheet, names: Sequence[str], columns: Sequence[SheetColumn], sign: str, best: str
 ) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
-                  padding=(0, GAPS[sign] - 1, 0, 0))
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAPS[sign] - 1, 0, 0)
+    )
     table.add_column("Method", overflow="fold")
     for column in columns:
         table.add_column(Text(column.short or column.title), justify="right", no_wrap=True)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from statistics import fmean, stdev
 
+import numpy as np
 import pytest
 from made_up_records import control, failed, finished
 from msgspec import structs
@@ -212,7 +216,7 @@ def test_per_class_metrics_are_columns(cli, mixed: Path) -> None:
     out = cli("leaderboard", "--store", mixed, "--format", "markdown", "--metrics", names).out
     header = next(line for line in out.splitlines() if line.startswith("| Method"))
     titles = ["Recall MEL", "Precision MEL", "F1 MEL", "AUC MEL", "Sens@90 MEL", "NLL (scaled)"]
-    assert [c.strip() for c in header.split("|")][4:10] == titles
+    assert [c.strip() for c in header.split("|")][2:8] == titles
     for bad, near in (
         ("sens_at_spec90", "sens_at_spec90/<CLASS>"),
         ("auc", "auc_ovr_macro or auc_ovr_weighted or auc/<CLASS>"),
@@ -253,3 +257,85 @@ def test_show_says_what_the_audit_found_and_counts_lesions(cli, mixed: Path) -> 
     control_ = cli("show", kept["missingness"].run_id, "--store", mixed).out
     assert "missingness, a control: no photograph" in control_
     assert "lesions" not in control_ and "weights" not in control_ and " -" not in control_[:400]
+
+
+def test_twelve_rows_fit_a_screen_and_say_once_what_they_share(
+    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Store(tmp_path / "twelve")
+    for i in range(12):
+        for fold in range(5):
+            kept.write(*finished(fold=fold, seed=10 * i + fold, fusion=f"method-{i}", n=60))
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = cli("leaderboard", "--store", kept.folder).out.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
+    assert sum(line.startswith("method-") for line in lines) == 12
+    assert sum("resnet18" in line for line in lines) == 1
+    # Plain text has no bold letters: a star marks the best.
+    top = [line for line in lines if line.startswith("method-") and "*" in line]
+    assert top and "*: the best mean of its column." in " ".join(lines)
+    monkeypatch.setenv("COLUMNS", "120")
+    assert "img/s" in cli("leaderboard", "--store", kept.folder).out
+
+
+def test_columns_labels_and_digits_are_chosen(cli, store: Path) -> None:
+    shown = ("leaderboard", "--store", store, "--dataset", "synthetic")
+    text = cli(
+        *(*shown, "--format", "markdown", "--columns", "bacc,loss,n", "--digits", "2"),
+        *("--label", "sgmc=Ours, whole", "--label", "none=Image"),
+    ).out
+    header = next(line for line in text.splitlines() if line.startswith("| Row"))
+    assert [c.strip() for c in header.strip("|").split("|")] == ["Row", "Loss", "BACC", "n"]
+    row = next(line for line in text.splitlines() if line.startswith("| Ours, whole"))
+    assert re.search(r"\*\*\d\d\.\d\d ± \d+\.\d\d\*\*", row)
+    for words, message in (
+        (("--columns", "bacc", "--metrics", "acc"), "leave out --metrics"),
+        (("--columns", "bak"), "no metric called 'bak'"),
+        (("--columns", "n", "--json"), "leave out --columns"),
+        (("--label", "sgmc"), "write ROW=TEXT"),
+        (("--label", "sgcm=x"), "Did you mean sgmc"),
+        (("--two-column",), "is for --format latex"),
+    ):
+        answer = cli(*shown, *words)
+        assert answer.code == 2 and message in answer.err, (words, answer.err)
+
+
+def test_latex_is_a_table_of_a_paper(cli, store: Path) -> None:
+    shown = ("leaderboard", "--store", store, "--dataset", "synthetic", "--format", "latex")
+    text = cli(*shown).out
+    head = text[text.index("\\toprule") :].splitlines()[1]
+    assert head == "Method & ACC & Precision & BACC & F1 & AUC & n \\\\"  # one row is incomplete
+    assert "\\label{tab:synthetic-grouped-5fold}" in text and "\\columnwidth" in text
+    assert len(re.findall(r"\\usepackage", text)) == 1
+    wide = cli(*shown, "--two-column").out
+    assert "\\begin{table*}" in wide and "\\textwidth" in wide and "M par." in wide
+    if shutil.which("pdflatex") is None:
+        return
+    for name, table in (("one", text), ("two", wide), ("fine", cli(*shown, "--digits", "2").out)):
+        page = "\\documentclass[twocolumn]{article}\\usepackage{booktabs}\\begin{document}\n"
+        (store / f"{name}.tex").write_text(page + table + "\\end{document}\n", "utf-8")
+        made = subprocess.run(
+            ["pdflatex", "-interaction=nonstopmode", f"{name}.tex"], cwd=store, capture_output=True
+        )
+        assert made.returncode == 0 and b"Overfull" not in made.stdout, made.stdout.decode("latin")
+
+
+def test_show_of_a_row(cli, store: Path) -> None:
+    """Mean and deviation, the summed matrix and the folds, against the records."""
+    records = [r for r in Store(store).records() if r.identity.method.fusion.name == "sgmc"]
+    records = [r for r in records if r.identity.data.dataset == "synthetic"]
+    data = cli("show", "sgmc@resnet18", "--store", store, "--json")
+    assert data.code == 2 and "means 2 rows" in data.err  # on two datasets
+    key = next(r.identity.row.digest for r in records)
+    data = cli("show", key, "--store", store, "--json").json
+    values = [r.result.metrics["bacc"] for r in records if r.result]
+    found = data["parts"]["test"]
+    assert found["metrics"]["bacc"]["mean"] == pytest.approx(
+        fmean(v for v in values if v), abs=1e-12
+    )
+    summed = sum(np.array(r.result.parts["test"].confusion) for r in records if r.result)
+    assert found["confusion"] == np.asarray(summed).tolist()
+    out = cli("show", key, "--store", store).out
+    assert f"{fmean(v for v in values if v):.4f} ± " in out and "5 of 5" in out
+    for record in records:
+        assert record.run_id.rpartition("_")[2] in out
