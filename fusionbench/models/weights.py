@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fusionbench.errors import FusionbenchError, UsageError
-from fusionbench.files import sha256_of
+from fusionbench.files import check_header, sha256_of
 from fusionbench.models.backbones import create_net, known_config
 from fusionbench.progress import SILENT, Progress
 
@@ -82,6 +82,7 @@ def read_weights(path: Path) -> dict[str, dict[str, Tensor]]:
     _present(path)
     try:
         if path.suffix == ".safetensors":
+            check_header(path)
             with safe_open(path, "pt") as file:
                 names = file.keys()
                 if len(names) > MAX_TENSORS:
