@@ -81,7 +81,7 @@ def guarded(*, json: bool = False) -> Iterator[None]:
             stream.reconfigure(errors="spelled-out")
     if json and streams[0] is sys.__stdout__:
         with suppress(OSError):
-            encoding = streams[0].encoding
+            encoding = streams[0].encoding if streams[0] else "utf-8"
             streams[0] = os.fdopen(os.dup(1), "w", encoding=encoding, errors="spelled-out")
             os.dup2(2, 1)
     sys.stdout, sys.stderr = (Guarded(streams[i], is_error=bool(i)) for i in range(2))
