@@ -3,11 +3,13 @@ folder."""
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -55,7 +57,8 @@ def write_output(path: Path, contents: str | bytes) -> None:
     such as /dev/stdout is written to directly. Raises FusionbenchError where that fails."""
     try:
         if path.exists() and not path.is_file():
-            path.write_bytes(contents.encode("utf-8") if isinstance(contents, str) else contents)
+            with open(_open_pipe(path), "wb") as file:
+                file.write(contents.encode("utf-8") if isinstance(contents, str) else contents)
         else:
             write_atomically(path.resolve(), contents)
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
@@ -63,6 +66,21 @@ def write_output(path: Path, contents: str | bytes) -> None:
         raise FusionbenchError(
             f"{path} cannot be written: {reason}.", "Name another file."
         ) from error
+
+
+def _open_pipe(path: Path, patience: float = 2) -> int:
+    """Open for writing, without waiting for ever for a process that reads the pipe."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+        else:
+            os.set_blocking(handle, True)
+            return handle
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -11,7 +12,7 @@ import click
 from fusionbench import __version__
 from fusionbench.cli.streams import guarded
 from fusionbench.config.wording import printable
-from fusionbench.errors import DataError, FusionbenchError, PluginError, message_of
+from fusionbench.errors import DataError, FusionbenchError, PluginError, message_of, plain
 
 # command -> (module, one line of help). Modules are imported when their command is asked for.
 COMMANDS = {
@@ -81,6 +82,9 @@ def main(arguments: list[str] | None = None) -> None:
     with guarded(json="--json" in arguments and not {"--help", "-h"} & {*arguments}):
         try:
             try:
+                for argument in arguments:
+                    if not _can_be_named(argument):
+                        raise click.UsageError(f"No file can be called {plain(argument)}.")
                 # A command returns its exit code where finishing is not succeeding.
                 code = cli.main(args=arguments, prog_name="fusionbench", standalone_mode=False)
             except click.exceptions.Exit as error:
@@ -93,6 +97,14 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(1)  # the reader of our output has gone, as `| head` does
         except (Exception, KeyboardInterrupt) as error:
             sys.exit(_report(error, debug, arguments))
+
+
+def _can_be_named(argument: str) -> bool:
+    """Whether the system could have passed on this argument. A caller in Python can pass more."""
+    try:
+        return b"\0" not in os.fsencode(argument)
+    except UnicodeEncodeError:
+        return False
 
 
 def _report(error: BaseException, debug: bool, arguments: list[str]) -> int:
@@ -121,10 +133,12 @@ def _report(error: BaseException, debug: bool, arguments: list[str]) -> int:
             "install the library again.",
         )
         return 1
-    if isinstance(error, OSError):  # of a file or a machine, which nothing nearer has explained
-        where = f"{error.filename}: " if error.filename else ""
+    if isinstance(error, OSError) or str(error).startswith("Symlink loop"):  # a RuntimeError
+        # Of a file or a machine, which nothing nearer has explained.
+        where = f"{name}: " if (name := getattr(error, "filename", None)) else ""
         print_error(
-            f"{where}{error.strerror or error}.", "Check the file, its folder and the disk."
+            f"{where}{getattr(error, 'strerror', None) or error}.",
+            "Check the file, its folder and the disk.",
         )
         return 1
     print_error(

@@ -8,6 +8,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.fields import FieldInfo
 
 from fusionbench.config.problems import problems_of
-from fusionbench.errors import UsageError
+from fusionbench.errors import UsageError, plain
 from fusionbench.plugin.registry import key_of, unknown_name
 
 Select = Literal["last", "inner-val", "test-best"]
@@ -276,6 +277,11 @@ class RunConfig(_Settings):
         for name, value in settings.items():
             if name not in SETTINGS:
                 raise UsageError(*unknown_name("setting", name, SETTINGS))
+            if re.search("[\ud800-\udfff]", json.dumps(value, default=str, ensure_ascii=False)):
+                # A Linux file name in another encoding: no record could hold it.
+                raise UsageError(
+                    f"{name}: {plain(str(value))} is not valid UTF-8.", "Rename the file or folder."
+                )
             part = SETTINGS[name].part
             (whole[part] if part else whole)[name] = value
         # As JSON: there a list is a tuple, even where types are strict.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ def file_digests(
     Digests are remembered below the cache folder, by path, size, modification and change time, one
     index per data root; a file that changed is read again. Raises DataError for unreadable files.
     """
-    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
     memory = Memory(cache_folder() / "digests" / f"{name}.json", str)
     files, fleeting, now = {}, set(), time.time_ns()
     for path in paths:

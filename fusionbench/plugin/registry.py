@@ -90,7 +90,8 @@ def key_of(stem: str) -> str:
 
 
 def plugin_paths(extra: Sequence[str | Path] = ()) -> list[Path]:
-    """`--plugins` paths and `$FUSIONBENCH_PLUGINS`, in that order. Raises UsageError if absent."""
+    """`--plugins` paths and `$FUSIONBENCH_PLUGINS`, in that order. Raises UsageError where one is
+    absent, or is a folder that cannot be read, which `glob` finds empty."""
     named = [Path(p) for p in extra]
     named += [Path(p) for p in os.environ.get("FUSIONBENCH_PLUGINS", "").split(os.pathsep) if p]
     for path in named:
@@ -99,6 +100,15 @@ def plugin_paths(extra: Sequence[str | Path] = ()) -> list[Path]:
                 f"There is no plugin file or folder at {path}.",
                 "Check --plugins / $FUSIONBENCH_PLUGINS.",
             )
+        try:
+            for folder in (path, *(path / name for name in (*KINDS, "datasets"))):
+                if folder.is_dir():
+                    os.scandir(folder).close()
+        except OSError as error:
+            raise UsageError(
+                f"The plugin folder {error.filename} cannot be read: {error.strerror}.",
+                "Check its permissions, or leave it out of --plugins / $FUSIONBENCH_PLUGINS.",
+            ) from error
     return list(dict.fromkeys(p.resolve() for p in named))
 
 
@@ -256,7 +266,7 @@ def source_hash(entry: Entry) -> str:
     digest = hashlib.sha256(_normalised(path))
     for file in imported_files(path, roots, package):
         root = next((r for r in roots if file.is_relative_to(r)), file.parent)
-        digest.update(b"\0%s\0" % file.relative_to(root).as_posix().encode())
+        digest.update(b"\0%s\0" % os.fsencode(file.relative_to(root).as_posix()))
         digest.update(_normalised(file))
     return digest.hexdigest()[:16]
 
@@ -334,7 +344,7 @@ def _import_file(entry: Entry, copy: str = "") -> ModuleType:
     `copy`."""
     path = entry.path
     assert path is not None
-    digest = hashlib.sha256(f"{path} {source_hash(entry)}".encode()).hexdigest()[:12]
+    digest = hashlib.sha256(os.fsencode(f"{path} {source_hash(entry)}")).hexdigest()[:12]
     package = f"fusionbench_plugins.{entry.kind}_{digest}{copy}"
     folders = {package: roots_of(path)[-1]}
     name = re.sub(r"\W", "_", path.stem)
