@@ -397,7 +397,9 @@ CASES: list[tuple[str, dict[str, object], Oracle]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "params", "oracle"), CASES, ids=lambda v: "" if callable(v) else str(v))
+@pytest.mark.parametrize(
+    ("name", "params", "oracle"), CASES, ids=lambda v: "" if callable(v) else str(v)
+)
 def test_value_and_gradient(name: str, params: dict[str, object], oracle: Oracle) -> None:
     torch.manual_seed(5)
     fusion: Any = made(name, **params)
