@@ -36,7 +36,7 @@ MADE: dict[str, Callable[[Path], Any]] = {
     **{kind: partial(Path.write_bytes, data=text) for kind, text in CONTENTS.items()},
 }
 COMMANDS = """
-list --plugins @.py
+list losses --plugins @.py
 check @.py
 new fusion mine --folder @
 data status @.toml
