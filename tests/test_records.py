@@ -51,7 +51,7 @@ def test_a_run_id_reads_and_is_stable() -> None:
     assert re.fullmatch(r"synthetic_grouped-5fold_metadata-forest_f0_s0_[0-9a-f]{12}", alone)
 
 
-PINNED = "3e82335d8af5"
+PINNED = "b277e5552d38"
 
 
 def _changed(value: Any) -> Any:
@@ -89,7 +89,8 @@ def test_every_part_of_the_identity_changes_the_run_id() -> None:
             ids.add(Identity.model_validate(other).run_id)
             count += 1
         except ValidationError as error:
-            assert error.errors()[0]["type"] in ("literal_error", "less_than", "less_than_equal")
+            limits = ("literal_error", "less_than", "less_than_equal", "string_pattern_mismatch")
+            assert error.errors()[0]["type"] in limits
     assert count > 40 and len(ids) == count
 
 

@@ -299,7 +299,7 @@ def test_values_may_go_under_one_name() -> None:
         ('column = "gender"', 'column = "gender"\nbands = [1, 2]', "bands need a numeric"),
         ('trunk = ["ABDOMEN"', 'trunk = ["TUMMY"', "no values of region: TUMMY"),
         ('trunk = ["ABDOMEN"', 'trunk = ["EAR"', "merged twice: EAR"),
-        ('name = "sex"', 'name = "age"', "subgroups repeat"),
+        ('name = "sex"', 'name = "age"', "subgroups: the name"),
     ],
 )
 def test_a_card_with_bad_subgroups_says_why(

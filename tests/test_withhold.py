@@ -62,11 +62,12 @@ def built(
 def cells_of(features: np.ndarray, encoder: MetadataEncoder) -> dict[str, np.ndarray]:
     """Column -> (n,) whether it is hidden; every feature of a column alike."""
     found = {}
-    for name, positions in encoder.groups.items():
+    for column in encoder.described:
+        positions = [*column.features, *([] if column.missing is None else [column.missing])]
         if positions:
-            own = features[:, list(positions)]
+            own = features[:, positions]
             assert (own == own[:, :1]).all()
-            found[name] = own[:, 0]
+            found[column.name] = own[:, 0]
     return found
 
 

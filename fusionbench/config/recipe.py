@@ -111,7 +111,7 @@ def recipe_names() -> list[str]:
 
 def find_recipe(name: str) -> Recipe:
     """The recipe of that name. Raises UsageError with the nearest names."""
-    key, known = key_of(name), recipe_names()
+    key, known = key_of(str(name)), recipe_names()
     if key not in known:
         raise UsageError(*unknown_name("recipe", name, known))
     return read_recipe(RECIPES / f"{key}.toml")

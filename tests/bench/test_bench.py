@@ -86,11 +86,11 @@ def test_rows_are_compared_with_the_bare_network_and_the_first_method(quick: Run
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--fusion", "sgmk"), "Did you mean sgmc?"),
+        (("--fusion", "sgmk"), "Did you mean sgmc"),
         (("--fusion", "sgmc:cee"), "Did you mean ce"),
         (("--fusion", "metadata-logistic"), "sees no photograph"),
         (("--fusion", ","), "name at least one method"),
-        (("--output", "speed.txt"), "must end in .md, .csv, .json"),
+        (("--output", "speed.txt"), "must end in .md, .csv or .json"),
         (("--backbone", "resnet"), "timm has no backbone called 'resnet'"),
         (("--batch-size", "1"), "--batch-size 1: must be greater than or equal to 2"),
     ],

@@ -39,7 +39,7 @@ WRONG_USE = [
     (["data", "look", "synthetic"], "No such command 'look'. See fusionbench data --help."),
     (["data", "status"], "Missing argument 'NAME'. See fusionbench data status --help."),
     (["data", "status", "synthetik"], "Did you mean synthetic?"),
-    (["check"], "Missing argument 'FILE'"),
+    (["check"], "Missing argument 'PLUGIN'"),
     (["check", "no/such.py"], "no/such.py"),
     (["new", "metric", "mine"], "'fusion', 'loss'"),
     (["new", "fusion", "sgmc"], "There is a fusion called 'sgmc' already"),

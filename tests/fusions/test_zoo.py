@@ -80,8 +80,7 @@ def outputs(
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """One vector through a linear layer, unit by unit."""
-    units = [sum(w * v for w, v in zip(row, x, strict=True)) for row in layer.weight]
-    out = torch.stack(units)
+    out = torch.stack([(row * x).sum() for row in layer.weight])
     return out if layer.bias is None else out + layer.bias
 
 
