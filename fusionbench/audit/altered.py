@@ -8,8 +8,7 @@ thumbnails, then on the photographs themselves. A pair counts where their fine s
 correlates by SAME or more, as a mean over that half of the picture's parts where it does least: a
 disc on an even ground looks like any other disc, but its ground has no structure to agree in.
 
-tests/audit/test_altered.py holds what is found of each kind. README.md of leaderboards says what
-was measured.
+tests/audit/test_altered.py holds what is found of each kind.
 """
 
 from __future__ import annotations
