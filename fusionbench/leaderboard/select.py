@@ -62,6 +62,7 @@ def relabelled(blocks: Sequence[Block], text: str, label: str) -> list[Block]:
 def _several(text: str, found: Sequence[tuple[Block, Row]]) -> str:
     lines = [
         f"  {row.key}  {row.name}, {block.place}"
+        + (f", {row.loss}" if row.loss else "")
         + "".join(f", {k}={v}" for k, v in row.differences.items())
         for block, row in found[:SHOWN]
     ]
