@@ -347,6 +347,24 @@ def test_good_fusions_pass(cls: type[Fusion]) -> None:
     assert_ok(check_fusion(cls, backbones=("test_vit",), only=set(FUSION_CHECKS) - {"compiled"}))
 
 
+class CountsBatches(Gated):
+    """A legitimate one: its gate opens with the batches that it has seen in training."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def fuse(self, image: Tensor, meta: Tensor) -> Tensor:
+        if self.training:
+            self.seen += 1
+        return image + torch.tanh(self.seen / 10) * super().fuse(image, meta)
+
+
+def test_a_method_that_counts_its_batches_does_not_mix_samples() -> None:
+    checks = check_fusion(CountsBatches, backbones=("test_vit",), losses={}, only={"batch mates"})
+    assert_ok(checks)
+
+
 class AttendsToOneKey(Gated):
     """The other mistake of public code: no check can call it wrong, but its author is told."""
 

@@ -286,9 +286,10 @@ def batch_mates(case: FusionCase) -> str:
         if isinstance(part, nn.modules.batchnorm._NormBase):
             part.eval()
 
-    def drawn(image: Tensor, meta: Tensor) -> dict[str, Tensor]:
+    def drawn(*batch: Any) -> dict[str, Tensor]:
+        """From the same random numbers and the same state: a method may count its batches."""
         torch.manual_seed(0)
-        return first(image, meta)
+        return {name: v[:1] for name, v in case.values(deepcopy(model), batch).items()}
 
     message = "the values of a sample depend on its batch mates in training mode"
     require_same(drawn(*mixed), drawn(image, meta), message, 1e-4)
